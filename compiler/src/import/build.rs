@@ -1,0 +1,563 @@
+//! Builds the graph: names to ids, an order, then types and shapes operator by operator.
+
+use super::ops::{Flops, Node, Out, Problem, Row, row_of, show};
+use super::{ImportError, Model, Port, dtype_from_onnx, is_standard, onnx, tensor};
+use berth_ir::DType;
+use berth_ir::expr::{Binding, Expr};
+use berth_ir::graph::{Attribute, Content, Graph, Op, Value, ValueId, Work};
+use bytes::Bytes;
+use onnx::tensor_shape_proto::dimension::Value as Dim;
+use onnx::type_proto::Value as Kind;
+use prost::Message;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
+
+/// Float constants up to this many bytes are at hand for rules (scales of a Resize).
+const DATA_MAX: usize = 1024;
+
+/// Reads an input or output declaration.
+pub(super) fn port(info: &onnx::ValueInfoProto, input: bool) -> Result<Port, ImportError> {
+    let name = info.name.clone();
+    let fail = |problem: String| ImportError::Type { name: name.clone(), problem };
+    let kind = info.r#type.as_ref().and_then(|t| t.value.as_ref());
+    let tensor = match kind {
+        Some(Kind::TensorType(tensor)) => tensor,
+        None => return Err(fail("no type is given".to_owned())),
+        Some(Kind::SequenceType(_)) => return Err(fail("sequences are not supported".to_owned())),
+        Some(Kind::OptionalType(_)) => return Err(fail("optional values are not supported".to_owned())),
+        Some(_) => return Err(fail("it is no tensor; only tensors are supported".to_owned())),
+    };
+    let Some(dtype) = dtype_from_onnx(tensor.elem_type) else {
+        return Err(fail(format!("element type {} is not known", tensor.elem_type)));
+    };
+    let shape = tensor.shape.as_ref().map(|shape| {
+        let dims = shape.dim.iter().enumerate();
+        dims.map(|(axis, dim)| match &dim.value {
+            Some(Dim::DimValue(size)) if *size >= 0 => Expr::constant(*size),
+            Some(Dim::DimParam(text)) if !text.is_empty() => dim_expr(text),
+            _ => Expr::dim(&format!("{name}:{axis}")),
+        })
+        .collect::<Vec<_>>()
+    });
+    if input && shape.is_none() {
+        return Err(fail("an input needs a shape; give the model's input one (names may stand for sizes)".to_owned()));
+    }
+    Ok(Port { name, dtype, shape })
+}
+
+/// A dim as exporters write it: a name or an expression; what cannot be read is one opaque name.
+fn dim_expr(text: &str) -> Expr {
+    // A bare hyphen or slash belongs to a name (`batch-size`), a spaced one is an operator.
+    let expression = text.contains(['+', '*', '(']) || text.contains(" - ") || text.contains("//");
+    match text.parse::<Expr>() {
+        Ok(expr) if expression && !expr.is_overflow() => expr,
+        _ => Expr::dim(text),
+    }
+}
+
+/// Builds the graph. Restarts once for each relation between dims that an operator proves.
+pub(super) fn graph(model: &Model, binding: &Binding) -> Result<Graph, ImportError> {
+    let dims: Vec<String> = model.input_dims().into_iter().map(|d| d.name).collect();
+    if let Some(name) = binding.keys().find(|name| !dims.contains(name)) {
+        let known = if dims.is_empty() { "none".to_owned() } else { dims.join(", ") };
+        return Err(ImportError::NoSuchDim { name: name.clone(), known });
+    }
+    let mut relations: BTreeMap<String, Expr> = BTreeMap::new();
+    loop {
+        let free: Vec<String> = dims.iter().filter(|d| !binding.contains_key(*d)).cloned().collect();
+        let free = free.into_iter().filter(|d| !relations.contains_key(d)).collect();
+        match Builder::new(model, binding, &relations, free).build()? {
+            Outcome::Graph(graph) => return Ok(*graph),
+            // Each dim is solved at most once, so this ends.
+            Outcome::Relation(dim, equals) => {
+                for other in relations.values_mut() {
+                    *other = other.substitute(&|name| (name == dim).then(|| equals.clone()));
+                }
+                relations.insert(dim, equals);
+            }
+        }
+    }
+}
+
+enum Outcome {
+    Graph(Box<Graph>),
+    Relation(String, Expr),
+}
+
+struct Builder<'a> {
+    model: &'a Model,
+    proto: &'a onnx::GraphProto,
+    binding: &'a Binding,
+    relations: &'a BTreeMap<String, Expr>,
+    free: Vec<String>,
+    graph: Graph,
+    ids: HashMap<&'a str, ValueId>,
+    /// Bytes of small constants.
+    data: HashMap<ValueId, Bytes>,
+    declared: HashMap<&'a str, &'a onnx::ValueInfoProto>,
+    read: HashSet<&'a str>,
+    /// Names of operators taken, each with the number to try next.
+    names: HashMap<String, u64>,
+    functions: HashSet<(&'a str, &'a str)>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(model: &'a Model, binding: &'a Binding, relations: &'a BTreeMap<String, Expr>, free: Vec<String>) -> Self {
+        static EMPTY: std::sync::OnceLock<onnx::GraphProto> = std::sync::OnceLock::new();
+        let proto = model.proto.graph.as_ref().unwrap_or_else(|| EMPTY.get_or_init(Default::default));
+        let declared = proto.value_info.iter().chain(&proto.output).map(|info| (info.name.as_str(), info)).collect();
+        let nodes = proto.node.iter().flat_map(|node| &node.input).map(String::as_str);
+        let read = nodes.chain(proto.output.iter().map(|o| o.name.as_str())).collect();
+        let opsets = model.proto.opset_import.iter();
+        let graph = Graph {
+            name: proto.name.clone(),
+            opsets: opsets.map(|s| (if is_standard(&s.domain) { "" } else { &s.domain }.to_owned(), s.version)).collect(),
+            ir_version: model.proto.ir_version,
+            ..Graph::default()
+        };
+        let functions = model.proto.functions.iter().map(|f| (f.domain.as_str(), f.name.as_str())).collect();
+        let (ids, data, names) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Builder { model, proto, binding, relations, free, graph, ids, data, declared, read, names, functions }
+    }
+
+    fn build(mut self) -> Result<Outcome, ImportError> {
+        for (dim, equals) in self.relations {
+            self.graph.assumptions.push(format!("dim `{dim}` is {equals}, as the operators need"));
+        }
+        self.inputs()?;
+        self.initializers()?;
+        for node in self.order()? {
+            if let Some((dim, equals)) = self.node(node)? {
+                return Ok(Outcome::Relation(dim, equals));
+            }
+        }
+        for output in &self.proto.output {
+            match self.ids.get(output.name.as_str()) {
+                Some(id) => self.graph.outputs.push(*id),
+                None => {
+                    return Err(ImportError::Undefined { name: output.name.clone(), by: "the graph's outputs".to_owned() });
+                }
+            }
+        }
+        Ok(Outcome::Graph(Box::new(self.graph)))
+    }
+
+    fn add(&mut self, name: &'a str, what: &'static str, value: Value) -> Result<ValueId, ImportError> {
+        let id = ValueId(u32::try_from(self.graph.values.len()).unwrap_or(u32::MAX));
+        if self.ids.insert(name, id).is_some() {
+            return Err(ImportError::Duplicate { name: name.to_owned(), what });
+        }
+        self.graph.values.push(value);
+        Ok(id)
+    }
+
+    fn settle(&self, expr: &Expr) -> Expr {
+        if expr.as_constant().is_some() {
+            return expr.clone();
+        }
+        expr.substitute(&|name| match self.binding.get(name) {
+            Some(size) => Some(Expr::constant(*size)),
+            None => self.relations.get(name).cloned(),
+        })
+    }
+
+    fn inputs(&mut self) -> Result<(), ImportError> {
+        let model = self.model;
+        for port in &model.inputs {
+            let shape = port.shape.iter().flatten().map(|e| self.settle(e)).collect();
+            let value = Value { name: port.name.clone(), dtype: port.dtype, shape, content: Content::Computed };
+            let id = self.add(&port.name, "two graph inputs", value)?;
+            self.graph.inputs.push(id);
+        }
+        Ok(())
+    }
+
+    fn initializers(&mut self) -> Result<(), ImportError> {
+        for proto in &self.proto.initializer {
+            let tensor = tensor::describe(proto, self.model)?;
+            self.constant(&proto.name, "two initializers", tensor)?;
+        }
+        Ok(())
+    }
+
+    fn constant(&mut self, name: &'a str, what: &'static str, tensor: tensor::Tensor) -> Result<(), ImportError> {
+        let shape = tensor.dims.iter().map(|d| Expr::constant(*d)).collect();
+        let value = Value { name: name.to_owned(), dtype: tensor.dtype, shape, content: tensor.content };
+        let id = self.add(name, what, value)?;
+        if let Some(data) = tensor.data.filter(|d| d.len() <= DATA_MAX) {
+            self.data.insert(id, data);
+        }
+        Ok(())
+    }
+
+    /// The nodes in an order in which each reads only what stands before: the file's, or the first such order.
+    fn order(&self) -> Result<Vec<&'a onnx::NodeProto>, ImportError> {
+        let nodes = &self.proto.node;
+        let mut producer: HashMap<&str, usize> = HashMap::new();
+        for (index, node) in nodes.iter().enumerate() {
+            for output in node.output.iter().filter(|o| !o.is_empty()) {
+                if self.ids.contains_key(output.as_str()) {
+                    let what = "a node, and an input or initializer";
+                    return Err(ImportError::Duplicate { name: output.clone(), what });
+                }
+                if producer.insert(output, index).is_some() {
+                    return Err(ImportError::Duplicate { name: output.clone(), what: "two results of nodes" });
+                }
+            }
+        }
+        let mut waits = vec![0usize; nodes.len()];
+        let mut readers: Vec<Vec<usize>> = vec![Vec::new(); nodes.len()];
+        for (index, node) in nodes.iter().enumerate() {
+            for input in node.input.iter().filter(|i| !i.is_empty()) {
+                match producer.get(input.as_str()) {
+                    Some(from) => {
+                        readers[*from].push(index);
+                        waits[index] += 1;
+                    }
+                    None if self.ids.contains_key(input.as_str()) => {}
+                    None => {
+                        let by = format!("{} (node `{}`)", node.op_type, node_name(node));
+                        return Err(ImportError::Undefined { name: input.clone(), by });
+                    }
+                }
+            }
+        }
+        let mut ready: BinaryHeap<std::cmp::Reverse<usize>> =
+            (0..nodes.len()).filter(|i| waits[*i] == 0).map(std::cmp::Reverse).collect();
+        let mut order = Vec::with_capacity(nodes.len());
+        while let Some(std::cmp::Reverse(index)) = ready.pop() {
+            order.push(&nodes[index]);
+            for reader in &readers[index] {
+                waits[*reader] -= 1;
+                if waits[*reader] == 0 {
+                    ready.push(std::cmp::Reverse(*reader));
+                }
+            }
+        }
+        match waits.iter().position(|w| *w > 0) {
+            None => Ok(order),
+            Some(stuck) => Err(cycle(nodes, &producer, &waits, stuck)),
+        }
+    }
+
+    /// Adds one node. A relation between dims that it needs is given back, and nothing added.
+    fn node(&mut self, node: &'a onnx::NodeProto) -> Result<Option<(String, Expr)>, ImportError> {
+        let domain = if is_standard(&node.domain) { "" } else { node.domain.as_str() };
+        if self.constant_node(node, domain)? {
+            return Ok(None);
+        }
+        let name = node_name(node);
+        if self.functions.contains(&(node.domain.as_str(), node.op_type.as_str())) {
+            return Err(ImportError::Unsupported {
+                what: format!("the local function `{}` (node `{name}`); inline functions when exporting", node.op_type),
+            });
+        }
+        if let Some(body) = node.attribute.iter().find(|a| a.g.is_some() || !a.graphs.is_empty()) {
+            return Err(ImportError::Unsupported {
+                what: format!("{} (node `{name}`), which holds a graph in its attribute `{}`,", node.op_type, body.name),
+            });
+        }
+        let Some((_, opset)) = self.graph.opsets.iter().find(|(d, _)| d == domain).cloned() else {
+            let set = if domain.is_empty() { "the standard domain" } else { domain };
+            return Err(self.fail(node, format!("its operator set, {set}, is not imported by the model")));
+        };
+        let attributes = node.attribute.iter().map(|a| attribute(a).map_err(|p| self.fail(node, p)));
+        let attributes: Vec<(String, Attribute)> = attributes.collect::<Result<_, _>>()?;
+        let inputs: Vec<Option<ValueId>> = node.input.iter().map(|i| self.ids.get(i.as_str()).copied()).collect();
+        let row = row_of(domain, &node.op_type);
+        if let Some(row) = row {
+            self.arity(node, row)?;
+        }
+        let facts = Node {
+            kind: &node.op_type,
+            opset,
+            inputs: inputs.iter().map(|id| id.map(|id| self.graph.value(id))).collect(),
+            data: inputs.iter().map(|id| id.and_then(|id| self.data.get(&id).cloned())).collect(),
+            outputs: &node.output,
+            attributes: &attributes,
+            free: &self.free,
+            notes: RefCell::default(),
+            fresh: RefCell::default(),
+        };
+        let outs = match row.map(|row| (row.rule)(&facts)) {
+            Some(Ok(outs)) => outs,
+            Some(Err(Problem::Relation { dim, equals })) => return Ok(Some((dim, equals))),
+            Some(Err(Problem::Wrong(problem))) => return Err(self.fail(node, problem)),
+            Some(Err(Problem::Unknown(problem))) => self.declared_outs(node, &problem, opset, &facts)?,
+            None => self.declared_outs(node, "", opset, &facts)?,
+        };
+        let flops = match row.map(|row| row.flops) {
+            None | Some(Flops::None) => Expr::constant(0),
+            Some(Flops::PerOutput(n)) => outs.first().map_or(Expr::default(), |o| product(&o.shape)) * Expr::constant(n),
+            Some(Flops::PerInput(n)) => {
+                facts.inputs.first().copied().flatten().map_or(Expr::default(), Value::elements) * Expr::constant(n)
+            }
+            Some(Flops::Rule(rule)) => rule(&facts, &outs),
+        };
+        let notes = facts.notes.take();
+        let fresh = facts.fresh.take();
+        self.graph.assumptions.extend(notes.into_iter().map(|note| format!("{} (node `{name}`): {note}", node.op_type)));
+        self.graph.data_dims.extend(fresh);
+        let outputs = self.outputs(node, row, outs)?;
+        let name = self.unique(name);
+        let kind = node.op_type.clone();
+        let work = Work { flops };
+        self.graph.ops.push(Op { name, domain: domain.to_owned(), kind, inputs, outputs, attributes, work });
+        Ok(None)
+    }
+
+    /// A Constant of tensor form becomes a constant value and no operator.
+    fn constant_node(&mut self, node: &'a onnx::NodeProto, domain: &str) -> Result<bool, ImportError> {
+        if node.op_type != "Constant" || !domain.is_empty() {
+            return Ok(false);
+        }
+        let ([output], [attribute]) = (node.output.as_slice(), node.attribute.as_slice()) else {
+            return Err(self.fail(node, "it needs one attribute and one result".to_owned()));
+        };
+        let list = |data_type: i32, dims: Vec<i64>, raw: Vec<u8>| onnx::TensorProto {
+            name: output.clone(),
+            data_type,
+            dims,
+            raw_data: raw.into(),
+            ..Default::default()
+        };
+        let tensor = match attribute.name.as_str() {
+            "value" => attribute.t.clone().map(|t| onnx::TensorProto { name: output.clone(), ..t }),
+            "value_int" => attribute.i.map(|i| list(7, Vec::new(), i.to_le_bytes().to_vec())),
+            "value_float" => attribute.f.map(|f| list(1, Vec::new(), f.to_le_bytes().to_vec())),
+            "value_ints" => {
+                let raw = attribute.ints.iter().flat_map(|i| i.to_le_bytes()).collect();
+                Some(list(7, vec![attribute.ints.len() as i64], raw))
+            }
+            "value_floats" => {
+                let raw = attribute.floats.iter().flat_map(|f| f.to_le_bytes()).collect();
+                Some(list(1, vec![attribute.floats.len() as i64], raw))
+            }
+            _ => None,
+        };
+        let Some(tensor) = tensor else {
+            return Err(self.fail(node, format!("its attribute `{}` is not supported or empty", attribute.name)));
+        };
+        let tensor = tensor::describe(&tensor, self.model)?;
+        self.constant(output, "two results of nodes", tensor)?;
+        Ok(true)
+    }
+
+    fn arity(&self, node: &onnx::NodeProto, row: &Row) -> Result<(), ImportError> {
+        let given = |names: &[String]| names.iter().rposition(|n| !n.is_empty()).map_or(0, |at| at + 1);
+        for (what, found, (least, most)) in
+            [("operands", given(&node.input), row.inputs), ("results", given(&node.output), row.outputs)]
+        {
+            let most_found = found > usize::from(most) && most != u8::MAX;
+            if found < usize::from(least) || most_found {
+                let range = match (least, most) {
+                    (a, b) if a == b => format!("{a}"),
+                    (a, u8::MAX) => format!("at least {a}"),
+                    (a, b) => format!("{a} to {b}"),
+                };
+                return Err(self.fail(node, format!("it has {found} {what}, {range} are needed")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Results from what the file declares, where no rule gives them.
+    fn declared_outs(&self, node: &onnx::NodeProto, why: &str, opset: i64, facts: &Node) -> Result<Vec<Out>, ImportError> {
+        let mut outs = Vec::new();
+        for output in &node.output {
+            let port = self.declared.get(output.as_str()).and_then(|info| port(info, false).ok());
+            match port {
+                Some(Port { dtype, shape: Some(shape), .. }) => {
+                    let shape: Vec<Expr> = shape.iter().map(|e| self.settle(e)).collect();
+                    outs.push(Out { dtype, shape, known: None });
+                }
+                _ if output.is_empty() => outs.push(Out { dtype: DType::F32, shape: Vec::new(), known: None }),
+                _ if why.is_empty() => {
+                    let domain = if node.domain.is_empty() { "the standard domain" } else { &node.domain };
+                    return Err(ImportError::UnknownOp {
+                        kind: node.op_type.clone(),
+                        node: node_name(node).to_owned(),
+                        set: format!("{domain}, operator set {opset}"),
+                        output: output.clone(),
+                    });
+                }
+                _ => return Err(self.fail(node, format!("{why}, and the model declares no shape for `{output}`"))),
+            }
+        }
+        let shapes: Vec<String> = outs.iter().map(|o| show(&o.shape)).collect();
+        let why = if why.is_empty() { "the operator is not known" } else { why };
+        facts.notes.borrow_mut().push(format!("{why}; the declared shape {} is taken", shapes.join(", ")));
+        Ok(outs)
+    }
+
+    fn outputs(
+        &mut self,
+        node: &'a onnx::NodeProto,
+        row: Option<&Row>,
+        outs: Vec<Out>,
+    ) -> Result<Vec<Option<ValueId>>, ImportError> {
+        let needed = |index: usize, read: &HashSet<&str>| {
+            let used = |i: usize| node.output.get(i).is_some_and(|o| !o.is_empty() && read.contains(o.as_str()));
+            let Some(row) = row else { return true };
+            let paired = row.paired && (index == 1 || index == 2) && (used(1) || used(2));
+            // Training mode writes the running statistics whether or not they are read.
+            let training = node.op_type == "BatchNormalization" && node.output.len() > 1;
+            index < usize::from(row.outputs.0.max(1)) || used(index) || paired || training
+        };
+        let mut ids = Vec::with_capacity(node.output.len());
+        let mut outs = outs.into_iter();
+        for (index, output) in node.output.iter().enumerate() {
+            let out = outs.next();
+            if output.is_empty() || !needed(index, &self.read) {
+                ids.push(None);
+                continue;
+            }
+            let Some(out) = out else {
+                return Err(self.fail(node, format!("it has no result {index} (`{output}`)")));
+            };
+            self.compare(node, output, &out)?;
+            let content = out.known.map_or(Content::Computed, Content::Known);
+            let value = Value { name: output.clone(), dtype: out.dtype, shape: out.shape, content };
+            ids.push(Some(self.add(output, "two results of nodes", value)?));
+        }
+        while ids.last() == Some(&None) {
+            ids.pop();
+        }
+        Ok(ids)
+    }
+
+    /// Compares what the file declares of a value with what was inferred.
+    fn compare(&mut self, node: &onnx::NodeProto, name: &str, out: &Out) -> Result<(), ImportError> {
+        for (size, axis) in out.shape.iter().zip(0..) {
+            let size = if size.is_overflow() { -1 } else { size.as_constant().unwrap_or(0) };
+            if size < 0 || size > i128::from(u64::MAX) {
+                return Err(self.fail(node, format!("the shape of `{name}`, {}, is impossible at axis {axis}", show(&out.shape))));
+            }
+        }
+        let elements = product(&out.shape);
+        let bytes = elements * Expr::constant(i128::from(out.dtype.bits().unwrap_or(0)));
+        if bytes.is_overflow() || bytes.as_constant().is_some_and(|b| b / 8 > i128::from(i64::MAX)) {
+            return Err(self.fail(node, format!("the size of `{name}`, {}, does not fit in 63 bits", show(&out.shape))));
+        }
+        let Some(info) = self.declared.get(name) else { return Ok(()) };
+        let Some(Kind::TensorType(declared)) = info.r#type.as_ref().and_then(|t| t.value.as_ref()) else { return Ok(()) };
+        let conflict = |declared: String, inferred: String| ImportError::Conflict {
+            value: name.to_owned(),
+            kind: node.op_type.clone(),
+            node: node_name(node).to_owned(),
+            declared,
+            inferred,
+            hint: self.hint(),
+        };
+        if let Some(dtype) = dtype_from_onnx(declared.elem_type)
+            && dtype != out.dtype
+        {
+            return Err(conflict(format!("{dtype:?}"), format!("{:?}", out.dtype)));
+        }
+        let Some(shape) = &declared.shape else { return Ok(()) };
+        let same = shape.dim.len() == out.shape.len()
+            && shape.dim.iter().zip(&out.shape).all(|(declared, inferred)| match (&declared.value, inferred.as_constant()) {
+                (Some(Dim::DimValue(size)), Some(inferred)) if *size >= 0 => i128::from(*size) == inferred,
+                _ => true,
+            });
+        if !same {
+            let dims = shape.dim.iter().map(|d| match &d.value {
+                Some(Dim::DimValue(size)) => size.to_string(),
+                Some(Dim::DimParam(text)) => text.clone(),
+                None => "?".to_owned(),
+            });
+            let declared = format!("[{}]", dims.collect::<Vec<_>>().join(", "));
+            return Err(conflict(declared, show(&out.shape)));
+        }
+        Ok(())
+    }
+
+    fn unique(&mut self, name: &str) -> String {
+        let mut unique = name.to_owned();
+        // Ends: each round takes a number that was not tried, and taken names are fewer.
+        while self.names.contains_key(&unique) {
+            let number = self.names.entry(name.to_owned()).or_insert(1);
+            *number += 1;
+            unique = format!("{name}#{number}");
+        }
+        self.names.insert(unique.clone(), 1);
+        unique
+    }
+
+    fn hint(&self) -> String {
+        if self.binding.is_empty() {
+            return String::new();
+        }
+        let bound: Vec<String> = self.binding.iter().map(|(name, size)| format!("{name}={size}")).collect();
+        format!("; the dims are bound to {}: these sizes contradict the model or each other", bound.join(", "))
+    }
+
+    fn fail(&self, node: &onnx::NodeProto, problem: String) -> ImportError {
+        let hint = if problem.contains("broadcast") || problem.contains(" and ") { self.hint() } else { String::new() };
+        ImportError::Op { kind: node.op_type.clone(), node: node_name(node).to_owned(), problem, hint }
+    }
+}
+
+fn product(shape: &[Expr]) -> Expr {
+    shape.iter().fold(Expr::constant(1), |a, b| a * b)
+}
+
+/// The node's name, or its first result's.
+fn node_name(node: &onnx::NodeProto) -> &str {
+    if node.name.is_empty() {
+        node.output.iter().find(|o| !o.is_empty()).map_or(&node.op_type, |o| o)
+    } else {
+        &node.name
+    }
+}
+
+/// Follows operands that wait until a node comes up again.
+fn cycle(nodes: &[onnx::NodeProto], producer: &HashMap<&str, usize>, waits: &[usize], from: usize) -> ImportError {
+    let mut path = vec![from];
+    let mut seen = HashSet::from([from]);
+    let mut at = from;
+    loop {
+        let inputs = nodes[at].input.iter();
+        let Some(next) = inputs.filter_map(|i| producer.get(i.as_str())).copied().find(|i| waits[*i] > 0) else { break };
+        path.push(next);
+        if !seen.insert(next) {
+            break;
+        }
+        at = next;
+    }
+    let last = path.last().copied().unwrap_or(from);
+    let start = path.iter().position(|i| *i == last).unwrap_or(0);
+    let mut names: Vec<String> = path[start..].iter().rev().map(|i| format!("`{}`", node_name(&nodes[*i]))).collect();
+    if names.len() > 8 {
+        let more = names.len() - 8;
+        names.truncate(8);
+        names.push(format!("and {more} more"));
+    }
+    ImportError::Cycle(names.join(", "))
+}
+
+/// An attribute in the IR's form.
+fn attribute(proto: &onnx::AttributeProto) -> Result<(String, Attribute), String> {
+    if !proto.ref_attr_name.is_empty() {
+        return Err(format!("attribute `{}` refers to a function's attribute outside of a function", proto.name));
+    }
+    let message = || Attribute::Message(proto.encode_to_vec().into());
+    // Files older than IR version 3 give no type.
+    let value = match (proto.r#type, &proto.f, &proto.i, &proto.s) {
+        (1, Some(f), ..) | (0, Some(f), ..) => Attribute::Float(*f),
+        (1, ..) => Attribute::Float(0.0),
+        (2, _, Some(i), _) | (0, _, Some(i), _) => Attribute::Int(*i),
+        (2, ..) => Attribute::Int(0),
+        (3, _, _, Some(s)) | (0, _, _, Some(s)) => Attribute::String(s.clone()),
+        (3, ..) => Attribute::String(Bytes::new()),
+        (6, ..) => Attribute::Floats(proto.floats.clone()),
+        (7, ..) => Attribute::Ints(proto.ints.clone()),
+        (8, ..) => Attribute::Strings(proto.strings.clone()),
+        (0, ..) if !proto.ints.is_empty() => Attribute::Ints(proto.ints.clone()),
+        (0, ..) if !proto.floats.is_empty() => Attribute::Floats(proto.floats.clone()),
+        (0, ..) if !proto.strings.is_empty() => Attribute::Strings(proto.strings.clone()),
+        _ => message(),
+    };
+    Ok((proto.name.clone(), value))
+}
+

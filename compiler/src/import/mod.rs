@@ -1,0 +1,176 @@
+//! Reads an ONNX file as a graph with exact, symbolic sizes.
+//!
+//! Reads:    the model file (mapped, weights not looked at), the sizes that the user binds.
+//! Decides:  the shape and type of each value, the contents of small integer ones, an order where the file has none.
+//! Promises: each value's shape is what the engine will compute; external data lies inside the model's folder; a broken
+//!           or hostile file is an [`ImportError`], without a panic and without memory that its size does not justify.
+//! Why:      sizes decide plans, so they are derived from the operators; what the file claims is only compared.
+
+mod build;
+mod error;
+mod external;
+mod fold;
+mod map;
+pub mod ops;
+mod tensor;
+
+/// The ONNX messages, generated from `proto/onnx.proto`.
+#[allow(missing_docs, clippy::all)]
+pub mod onnx {
+    include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
+}
+
+pub use error::ImportError;
+pub use tensor::{dtype_from_onnx, dtype_to_onnx};
+
+use berth_ir::expr::{Binding, Expr};
+use berth_ir::graph::Graph;
+use berth_ir::DType;
+use bytes::Bytes;
+use prost::Message;
+use std::collections::{BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
+
+/// Newest version of the standard operator set whose rules are known.
+pub const OPSET_MAX: i64 = 28;
+/// Newest ONNX IR version that is read.
+pub const IR_MAX: i64 = 14;
+
+/// A decoded model file.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// The mapped file; weights are slices of it.
+    file: Bytes,
+    /// Absolute.
+    path: PathBuf,
+    proto: onnx::ModelProto,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+}
+
+/// An input or output as the file declares it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Port {
+    /// Name.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// The declared shape; `None` where the file gives none (outputs only).
+    pub shape: Option<Vec<Expr>>,
+}
+
+/// A named dim, and the inputs in whose shapes it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InputDim {
+    /// Name.
+    pub name: String,
+    /// Names of the inputs, in file order.
+    pub inputs: Vec<String>,
+}
+
+/// Opens a model file: maps and decodes it, and checks what can be checked without sizes.
+pub fn open(path: &Path) -> Result<Model, ImportError> {
+    let io = |source| ImportError::Io { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(io)?;
+    let metadata = file.metadata().map_err(io)?;
+    if !metadata.is_file() {
+        return Err(ImportError::NotOnnx { path: path.to_owned(), what: "it is no regular file".to_owned() });
+    }
+    if metadata.len() == 0 {
+        return Err(ImportError::NotOnnx { path: path.to_owned(), what: "it is empty".to_owned() });
+    }
+    let bytes = map::map(&file).map_err(io)?;
+    // The folder of the name that was given, not of what a link points to: external data lies beside the name.
+    let name = path.file_name().map(PathBuf::from).unwrap_or_default();
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder.canonicalize().map_err(io)?;
+    Model::decode(bytes, folder.join(name))
+}
+
+impl Model {
+    /// Decodes a model from bytes; `path` names it and says where external data may lie.
+    pub fn decode(file: Bytes, path: PathBuf) -> Result<Model, ImportError> {
+        let not_onnx = |what: String| ImportError::NotOnnx { path: path.clone(), what };
+        let proto = onnx::ModelProto::decode(file.clone()).map_err(|e| not_onnx(e.to_string()))?;
+        let Some(graph) = &proto.graph else {
+            return Err(not_onnx("it holds no graph".to_owned()));
+        };
+        if proto.ir_version > IR_MAX {
+            return Err(ImportError::IrVersion { found: proto.ir_version, newest: IR_MAX });
+        }
+        for set in &proto.opset_import {
+            if is_standard(&set.domain) && !(1..=OPSET_MAX).contains(&set.version) {
+                return Err(ImportError::Opset { found: set.version, newest: OPSET_MAX });
+            }
+        }
+        if let Some(sparse) = graph.sparse_initializer.first() {
+            let name = sparse.values.as_ref().map_or(String::new(), |t| t.name.clone());
+            return Err(ImportError::Unsupported { what: format!("the sparse initializer `{name}`") });
+        }
+        let initializers: HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
+        let mut seen = HashSet::new();
+        let mut inputs = Vec::new();
+        for info in &graph.input {
+            if !seen.insert(info.name.as_str()) {
+                return Err(ImportError::Duplicate { name: info.name.clone(), what: "two graph inputs" });
+            }
+            if !initializers.contains(info.name.as_str()) {
+                inputs.push(build::port(info, true)?);
+            }
+        }
+        let outputs = graph.output.iter().map(|info| build::port(info, false)).collect::<Result<_, _>>()?;
+        Ok(Model { file, path, proto, inputs, outputs })
+    }
+
+    /// The absolute path of the file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The decoded message.
+    pub fn proto(&self) -> &onnx::ModelProto {
+        &self.proto
+    }
+
+    /// The inputs that have no initializer, in file order.
+    pub fn inputs(&self) -> &[Port] {
+        &self.inputs
+    }
+
+    /// The outputs, in file order.
+    pub fn outputs(&self) -> &[Port] {
+        &self.outputs
+    }
+
+    /// The named dims of the inputs, in the order in which they appear.
+    pub fn input_dims(&self) -> Vec<InputDim> {
+        let mut dims: Vec<InputDim> = Vec::new();
+        for port in &self.inputs {
+            let names: BTreeSet<String> = port.shape.iter().flatten().flat_map(Expr::dims).collect();
+            // In the order of the axes, not of the names.
+            let mut names: Vec<String> = names.into_iter().collect();
+            let axis = |name: &String| {
+                port.shape.iter().flatten().position(|e| e.dims().contains(name)).unwrap_or(usize::MAX)
+            };
+            names.sort_by_key(axis);
+            for name in names {
+                match dims.iter_mut().find(|d| d.name == name) {
+                    Some(dim) => dim.inputs.push(port.name.clone()),
+                    None => dims.push(InputDim { name, inputs: vec![port.name.clone()] }),
+                }
+            }
+        }
+        dims
+    }
+
+    /// The graph with these dims bound; dims that are not named stay symbolic. Where operators prove a relation between
+    /// dims (`past_plus_seq` is `past + seq`), the one on the left need not be bound.
+    pub fn graph(&self, binding: &Binding) -> Result<Graph, ImportError> {
+        build::graph(self, binding)
+    }
+}
+
+/// The standard domain has two names.
+fn is_standard(domain: &str) -> bool {
+    matches!(domain, "" | "ai.onnx")
+}

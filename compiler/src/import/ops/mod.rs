@@ -1,0 +1,455 @@
+//! What berth knows of each operator: one row each.
+//!
+//! A row says how many operands there are, what the results are, what the operator costs, and what memory rights it
+//! has: whether its result may be the same bytes as an operand (a view, in place), and whether it reads all of an
+//! operand or rows of it. Rows are data; the rules beside them are plain functions from operands to results.
+
+mod attention;
+mod control;
+mod elementwise;
+mod matmul;
+mod movement;
+mod norm;
+mod quantised;
+mod reduction;
+
+use super::fold;
+use super::tensor::KNOWN_MAX;
+use berth_ir::DType;
+use berth_ir::expr::Expr;
+use berth_ir::graph::{Attribute, Value};
+use bytes::Bytes;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+/// The contrib domain of ONNX Runtime.
+pub const MICROSOFT: &str = "com.microsoft";
+
+/// What is known of one operator type.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// Domain; empty for the standard one.
+    pub domain: &'static str,
+    /// Operator type.
+    pub kind: &'static str,
+    /// Least and most operands; absent trailing ones do not count.
+    pub inputs: (u8, u8),
+    /// Least and most results. A result beyond the least is optional: it is not computed where nobody reads it.
+    pub outputs: (u8, u8),
+    /// Optional results 1 and 2 come together or not at all (key and value).
+    pub paired: bool,
+    /// The first result is the first operand with another shape: the same bytes in the same order.
+    pub view: bool,
+    /// The first result may take the place of an operand of equal type and shape: each element is read before it is
+    /// written and not after.
+    pub in_place: bool,
+    /// This operand is read by rows along its first axis, not whole.
+    pub rows_of: Option<u8>,
+    /// Arithmetic.
+    pub flops: Flops,
+    /// Types and shapes of the results.
+    pub rule: Rule,
+}
+
+/// Types and shapes of the results from those of the operands.
+pub type Rule = fn(&Node) -> Result<Vec<Out>, Problem>;
+
+/// How much arithmetic an operator does; a multiply-add counts as two.
+#[derive(Clone, Copy, Debug)]
+pub enum Flops {
+    /// None: it moves bytes at most.
+    None,
+    /// So many for each element of the first result.
+    PerOutput(u32),
+    /// So many for each element of the first operand.
+    PerInput(u32),
+    /// By a function of operands and results.
+    Rule(fn(&Node, &[Out]) -> Expr),
+}
+
+const fn row(kind: &'static str, inputs: (u8, u8), outputs: (u8, u8), flops: Flops, rule: Rule) -> Row {
+    let (domain, paired, view, in_place, rows_of) = ("", false, false, false, None);
+    Row { domain, kind, inputs, outputs, paired, view, in_place, rows_of, flops, rule }
+}
+
+impl Row {
+    const fn microsoft(self) -> Row {
+        Row { domain: MICROSOFT, ..self }
+    }
+    const fn view(self) -> Row {
+        Row { view: true, ..self }
+    }
+    const fn in_place(self) -> Row {
+        Row { in_place: true, ..self }
+    }
+    const fn paired(self) -> Row {
+        Row { paired: true, ..self }
+    }
+    const fn rows_of(self, input: u8) -> Row {
+        Row { rows_of: Some(input), ..self }
+    }
+}
+
+/// Any number of operands or results.
+const MANY: u8 = u8::MAX;
+
+/// All rows, by family.
+pub fn rows() -> impl Iterator<Item = &'static Row> {
+    let families: [&'static [Row]; 8] = [
+        elementwise::ROWS,
+        movement::ROWS,
+        reduction::ROWS,
+        matmul::ROWS,
+        norm::ROWS,
+        attention::ROWS,
+        quantised::ROWS,
+        control::ROWS,
+    ];
+    families.into_iter().flatten()
+}
+
+/// The row of an operator type.
+pub fn row_of(domain: &str, kind: &str) -> Option<&'static Row> {
+    static TABLE: OnceLock<HashMap<(&str, &str), &Row>> = OnceLock::new();
+    let table = TABLE.get_or_init(|| rows().map(|row| ((row.domain, row.kind), row)).collect());
+    let domain = if domain == "ai.onnx" { "" } else { domain };
+    table.get(&(domain, kind)).copied()
+}
+
+/// One result of an operator.
+#[derive(Clone, Debug)]
+pub struct Out {
+    /// Element type.
+    pub dtype: DType,
+    /// Shape.
+    pub shape: Vec<Expr>,
+    /// Each element, where the whole is a small known integer tensor.
+    pub known: Option<Vec<Expr>>,
+}
+
+impl Out {
+    fn new(dtype: DType, shape: impl Into<Vec<Expr>>) -> Out {
+        Out { dtype, shape: shape.into(), known: None }
+    }
+
+    /// The same with these contents, if they are integers and as many as the shape says.
+    fn known(mut self, known: Option<Vec<Expr>>) -> Out {
+        let integers = matches!(self.dtype, DType::I64 | DType::I32 | DType::Bool);
+        let elements = constant_shape(&self.shape).and_then(|s| product(&s));
+        self.known = known.filter(|k| {
+            integers && Some(k.len()) == elements && k.len() as u64 <= KNOWN_MAX && k.iter().all(|e| fold::fits(e, self.dtype))
+        });
+        self
+    }
+}
+
+/// Why a rule gives no results.
+#[derive(Clone, Debug)]
+pub enum Problem {
+    /// The operands contradict the operator.
+    Wrong(String),
+    /// The shape depends on something that is not known here.
+    Unknown(String),
+    /// The operator needs this dim to be that expression.
+    Relation {
+        /// The dim.
+        dim: String,
+        /// What it is equal to.
+        equals: Expr,
+    },
+}
+
+fn wrong<T>(what: impl Into<String>) -> Result<T, Problem> {
+    Err(Problem::Wrong(what.into()))
+}
+
+fn unknown<T>(what: impl Into<String>) -> Result<T, Problem> {
+    Err(Problem::Unknown(what.into()))
+}
+
+/// An operator as its rule sees it.
+pub struct Node<'a> {
+    /// Operator type.
+    pub kind: &'a str,
+    /// Version of its operator set.
+    pub opset: i64,
+    /// The operands; `None` where absent.
+    pub inputs: Vec<Option<&'a Value>>,
+    /// The bytes of small constant operands.
+    pub data: Vec<Option<Bytes>>,
+    /// Names of the results; empty where absent.
+    pub outputs: &'a [String],
+    /// Attributes.
+    pub attributes: &'a [(String, Attribute)],
+    /// Dims of the model's inputs that are not bound.
+    pub free: &'a [String],
+    /// What a rule had to assume.
+    pub notes: RefCell<Vec<String>>,
+    /// Dims that only the data decide, with their upper bounds.
+    pub fresh: RefCell<Vec<(String, Expr)>>,
+}
+
+impl<'a> Node<'a> {
+    fn given(&self, index: usize) -> Option<&'a Value> {
+        self.inputs.get(index).copied().flatten()
+    }
+
+    fn input(&self, index: usize) -> Result<&'a Value, Problem> {
+        match self.given(index) {
+            Some(value) => Ok(value),
+            None => wrong(format!("operand {index} is absent")),
+        }
+    }
+
+    fn shape(&self, index: usize) -> Result<&'a [Expr], Problem> {
+        Ok(&self.input(index)?.shape)
+    }
+
+    /// The shape, which must have this many axes.
+    fn shape_of_rank(&self, index: usize, rank: usize) -> Result<&'a [Expr], Problem> {
+        let value = self.input(index)?;
+        if value.shape.len() != rank {
+            let has = show(&value.shape);
+            return wrong(format!("`{}` {has} has {} axes, {rank} are needed", value.name, value.shape.len()));
+        }
+        Ok(&value.shape)
+    }
+
+    fn dtype(&self, index: usize) -> Result<DType, Problem> {
+        Ok(self.input(index)?.dtype)
+    }
+
+    fn known(&self, index: usize) -> Option<&'a [Expr]> {
+        match &self.given(index)?.content {
+            berth_ir::graph::Content::Known(elements) => Some(elements),
+            _ => None,
+        }
+    }
+
+    /// The known elements of an operand that decides the shape.
+    fn elements(&self, index: usize, what: &str) -> Result<&'a [Expr], Problem> {
+        let value = self.input(index)?;
+        match self.known(index) {
+            Some(elements) => Ok(elements),
+            None => unknown(format!("{what} `{}` is computed at run time", value.name)),
+        }
+    }
+
+    /// The same, as numbers.
+    fn integers(&self, index: usize, what: &str) -> Result<Vec<i64>, Problem> {
+        let elements = self.elements(index, what)?;
+        let numbers = elements.iter().map(|e| i64::try_from(e.as_constant()?).ok());
+        match numbers.collect() {
+            Some(numbers) => Ok(numbers),
+            None => unknown(format!("{what} `{}` depends on dims", self.input(index)?.name)),
+        }
+    }
+
+    /// The elements of a small constant of floats.
+    fn floats_of(&self, index: usize) -> Option<Vec<f64>> {
+        let data = self.data.get(index)?.as_ref()?;
+        match self.given(index)?.dtype {
+            DType::F32 => {
+                Some(data.chunks_exact(4).map(|c| f64::from(f32::from_le_bytes(c.try_into().unwrap_or_default()))).collect())
+            }
+            DType::F64 => Some(data.chunks_exact(8).map(|c| f64::from_le_bytes(c.try_into().unwrap_or_default())).collect()),
+            _ => None,
+        }
+    }
+
+    fn attribute(&self, name: &str) -> Option<&'a Attribute> {
+        self.attributes.iter().find(|(n, _)| n == name).map(|(_, a)| a)
+    }
+
+    fn int(&self, name: &str, default: i64) -> i64 {
+        match self.attribute(name) {
+            Some(Attribute::Int(value)) => *value,
+            _ => default,
+        }
+    }
+
+    fn ints(&self, name: &str) -> Option<&'a [i64]> {
+        match self.attribute(name) {
+            Some(Attribute::Ints(values)) => Some(values),
+            _ => None,
+        }
+    }
+
+    fn text(&self, name: &str) -> &'a str {
+        match self.attribute(name) {
+            Some(Attribute::String(bytes)) => std::str::from_utf8(bytes).unwrap_or(""),
+            _ => "",
+        }
+    }
+
+    fn floats(&self, name: &str) -> Option<&'a [f32]> {
+        match self.attribute(name) {
+            Some(Attribute::Floats(values)) => Some(values),
+            _ => None,
+        }
+    }
+
+    /// The tensor in an attribute.
+    fn tensor(&self, name: &str) -> Option<super::onnx::TensorProto> {
+        match self.attribute(name) {
+            Some(Attribute::Message(bytes)) => {
+                let message: super::onnx::AttributeProto = prost::Message::decode(bytes.clone()).ok()?;
+                message.t
+            }
+            _ => None,
+        }
+    }
+
+    /// An element type in an attribute.
+    fn type_attribute(&self, name: &str, default: DType) -> Result<DType, Problem> {
+        match self.attribute(name) {
+            Some(Attribute::Int(0)) | None => Ok(default),
+            Some(Attribute::Int(number)) => match i32::try_from(*number).ok().and_then(super::dtype_from_onnx) {
+                Some(dtype) => Ok(dtype),
+                None => wrong(format!("attribute `{name}` names element type {number}, which is not known")),
+            },
+            Some(_) => wrong(format!("attribute `{name}` is no integer")),
+        }
+    }
+
+    fn note(&self, text: String) {
+        self.notes.borrow_mut().push(text);
+    }
+
+    /// A dim that only the data decide, at most `bound`.
+    fn fresh(&self, output: usize, axis: usize, bound: Expr) -> Expr {
+        let name = format!("{}:{axis}", self.outputs.get(output).map_or("", String::as_str));
+        self.fresh.borrow_mut().push((name.clone(), bound));
+        Expr::dim(&name)
+    }
+
+    /// Two sizes that the operator needs to be equal: that size.
+    fn same(&self, a: &Expr, b: &Expr, what: impl FnOnce() -> String) -> Result<Expr, Problem> {
+        if a == b {
+            return Ok(a.clone());
+        }
+        let apart = a - b;
+        if let Some(difference) = apart.as_constant()
+            && difference != 0
+        {
+            return wrong(format!("{}: {a} and {b}", what()));
+        }
+        // The dim that stands furthest back in the inputs is the derived one, unless it would be a difference.
+        let mut ways: Vec<(String, Expr)> = apart.isolate();
+        ways.retain(|(dim, _)| self.free.contains(dim));
+        ways.sort_by_key(|(dim, equals)| {
+            (!equals.is_nonnegative(), std::cmp::Reverse(self.free.iter().position(|f| f == dim)))
+        });
+        if let Some((dim, equals)) = ways.into_iter().next() {
+            return Err(Problem::Relation { dim, equals });
+        }
+        self.note(format!("{}: taken as equal: {a} and {b}", what()));
+        Ok(if a.as_constant().is_some() { a.clone() } else { b.clone() })
+    }
+
+    /// The shape to which operands broadcast.
+    fn broadcast(&self, indices: &[usize]) -> Result<Vec<Expr>, Problem> {
+        let operands: Vec<&Value> = indices.iter().filter_map(|i| self.given(*i)).collect();
+        let mut shape: Vec<Expr> = Vec::new();
+        for value in &operands {
+            shape = self.broadcast_shapes(&shape, &value.shape, || {
+                let all: Vec<String> = operands.iter().map(|v| format!("`{}` {}", v.name, show(&v.shape))).collect();
+                all.join(" and ")
+            })?;
+        }
+        Ok(shape)
+    }
+
+    fn broadcast_shapes(&self, a: &[Expr], b: &[Expr], who: impl Fn() -> String) -> Result<Vec<Expr>, Problem> {
+        let one = Expr::constant(1);
+        let rank = a.len().max(b.len());
+        let at = |s: &[Expr], axis: usize| (axis + s.len()).checked_sub(rank).map_or(one.clone(), |i| s[i].clone());
+        (0..rank)
+            .map(|axis| {
+                let (x, y) = (at(a, axis), at(b, axis));
+                if x == one || x == y {
+                    return Ok(y);
+                }
+                if y == one {
+                    return Ok(x);
+                }
+                match (x.as_constant(), y.as_constant()) {
+                    // A size beside a number other than one is that number or one; the result is the number.
+                    (Some(_), None) => Ok(x),
+                    (None, Some(_)) => Ok(y),
+                    _ => self.same(&x, &y, || format!("{} do not broadcast at axis {axis}", who())),
+                }
+            })
+            .collect()
+    }
+}
+
+/// A shape for people.
+pub fn show(shape: &[Expr]) -> String {
+    let dims: Vec<String> = shape.iter().map(Expr::to_string).collect();
+    format!("[{}]", dims.join(", "))
+}
+
+fn count(shape: &[Expr]) -> Expr {
+    shape.iter().fold(Expr::constant(1), |a, b| a * b)
+}
+
+fn constant_shape(shape: &[Expr]) -> Option<Vec<usize>> {
+    shape.iter().map(|e| usize::try_from(e.as_constant()?).ok()).collect()
+}
+
+fn product(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |a, b| a.checked_mul(*b))
+}
+
+/// An axis that may count from the end.
+fn axis(axis: i64, rank: usize) -> Result<usize, Problem> {
+    let rank_signed = i64::try_from(rank).unwrap_or(i64::MAX);
+    let at = if axis < 0 { axis.saturating_add(rank_signed) } else { axis };
+    match usize::try_from(at) {
+        Ok(at) if at < rank => Ok(at),
+        _ => wrong(format!("axis {axis} is outside of {rank} axes")),
+    }
+}
+
+/// Known elements of a result of `shape` (at most [`KNOWN_MAX`]), each found at a place of a source of `source` shape.
+fn pick(
+    shape: &[Expr],
+    source: &[Expr],
+    elements: Option<&[Expr]>,
+    place: impl Fn(&[usize]) -> Option<Vec<usize>>,
+) -> Option<Vec<Expr>> {
+    let (shape, source, elements) = (constant_shape(shape)?, constant_shape(source)?, elements?);
+    let total = product(&shape).filter(|n| *n as u64 <= KNOWN_MAX)?;
+    let mut picked = Vec::with_capacity(total);
+    let mut index = vec![0; shape.len()];
+    for _ in 0..total {
+        let at = place(&index)?;
+        let flat = at.iter().zip(&source).try_fold(0usize, |flat, (i, n)| (i < n).then_some(flat * n + i))?;
+        picked.push(elements.get(flat)?.clone());
+        for axis in (0..shape.len()).rev() {
+            index[axis] += 1;
+            if index[axis] < shape[axis] {
+                break;
+            }
+            index[axis] = 0;
+        }
+    }
+    Some(picked)
+}
+
+/// Known elements of an operand broadcast to a shape.
+fn spread(shape: &[Expr], source: &[Expr], elements: Option<&[Expr]>) -> Option<Vec<Expr>> {
+    let sizes = constant_shape(source)?;
+    pick(shape, source, elements, |index| {
+        let from = index.len().checked_sub(sizes.len())?;
+        Some(index[from..].iter().zip(&sizes).map(|(i, n)| if *n == 1 { 0 } else { *i }).collect())
+    })
+}
+
+/// The first operand's type and shape.
+fn as_first(node: &Node) -> Result<Vec<Out>, Problem> {
+    let first = node.input(0)?;
+    Ok(vec![Out::new(first.dtype, first.shape.clone())])
+}

@@ -1,0 +1,120 @@
+//! Operators that reduce or normalise along axes.
+
+use super::super::fold;
+use super::*;
+
+const fn reduce(kind: &'static str) -> Row {
+    row(kind, (1, 2), (1, 1), Flops::PerInput(1), reduction)
+}
+
+pub(super) const ROWS: &[Row] = &[
+    reduce("ReduceL1"),
+    reduce("ReduceL2"),
+    reduce("ReduceLogSum"),
+    reduce("ReduceLogSumExp"),
+    reduce("ReduceMax"),
+    reduce("ReduceMean"),
+    reduce("ReduceMin"),
+    reduce("ReduceProd"),
+    reduce("ReduceSum"),
+    reduce("ReduceSumSquare"),
+    row("ArgMax", (1, 1), (1, 1), Flops::PerInput(1), arg),
+    row("ArgMin", (1, 1), (1, 1), Flops::PerInput(1), arg),
+    row("Softmax", (1, 1), (1, 1), Flops::PerOutput(8), as_first).in_place(),
+    row("LogSoftmax", (1, 1), (1, 1), Flops::PerOutput(8), as_first).in_place(),
+    row("Hardmax", (1, 1), (1, 1), Flops::PerOutput(1), as_first),
+    row("CumSum", (2, 2), (1, 1), Flops::PerOutput(1), as_first),
+    row("CumProd", (2, 2), (1, 1), Flops::PerOutput(1), as_first),
+    row("TopK", (1, 2), (2, 2), Flops::PerInput(4), top_k),
+    row("Det", (1, 1), (1, 1), Flops::PerInput(4), det),
+    row("NegativeLogLikelihoodLoss", (2, 3), (1, 1), Flops::PerInput(1), loss),
+    row("SoftmaxCrossEntropyLoss", (2, 3), (1, 2), Flops::PerInput(8), loss),
+];
+
+fn reduction(node: &Node) -> Result<Vec<Out>, Problem> {
+    let from = node.input(0)?;
+    let rank = from.shape.len();
+    let axes = match (node.ints("axes"), node.given(1)) {
+        (Some(axes), _) => axes.to_vec(),
+        (None, Some(_)) => node.integers(1, "the list of axes")?,
+        (None, None) => Vec::new(),
+    };
+    if axes.is_empty() && node.int("noop_with_empty_axes", 0) != 0 {
+        return as_first(node);
+    }
+    let mut gone = vec![axes.is_empty(); rank];
+    for at in &axes {
+        gone[axis(*at, rank)?] = true;
+    }
+    let keep = node.int("keepdims", 1) != 0;
+    let sizes = from.shape.iter().zip(&gone);
+    let shape: Vec<Expr> = sizes
+        .filter(|(_, gone)| keep || !**gone)
+        .map(|(size, gone)| if *gone { Expr::constant(1) } else { size.clone() })
+        .collect();
+    // Shape arithmetic reduces whole lists.
+    let known = if gone.contains(&false) { None } else { node.known(0).and_then(|all| total(node.kind, all)) };
+    Ok(vec![Out::new(from.dtype, shape).known(known.map(|one| vec![one]))])
+}
+
+fn total(kind: &str, all: &[Expr]) -> Option<Expr> {
+    let (step, start) = match kind {
+        "ReduceSum" => ("Add", Some(Expr::constant(0))),
+        "ReduceProd" => ("Mul", Some(Expr::constant(1))),
+        "ReduceMin" => ("Min", None),
+        "ReduceMax" => ("Max", None),
+        _ => return None,
+    };
+    let mut all = all.iter();
+    let first = match start {
+        Some(start) => start,
+        None => all.next()?.clone(),
+    };
+    all.try_fold(first, |sum, next| fold::binary(step, &sum, next))
+}
+
+fn arg(node: &Node) -> Result<Vec<Out>, Problem> {
+    let from = node.shape(0)?;
+    let at = axis(node.int("axis", 0), from.len())?;
+    let mut shape = from.to_vec();
+    if node.int("keepdims", 1) != 0 {
+        shape[at] = Expr::constant(1);
+    } else {
+        shape.remove(at);
+    }
+    Ok(vec![Out::new(DType::I64, shape)])
+}
+
+fn top_k(node: &Node) -> Result<Vec<Out>, Problem> {
+    let from = node.input(0)?;
+    let at = axis(node.int("axis", -1), from.shape.len())?;
+    let k = match node.given(1) {
+        Some(_) => match node.elements(1, "the number of elements")? {
+            [k] => k.clone(),
+            _ => return wrong("the number of elements is not one number"),
+        },
+        None => Expr::constant(node.int("k", 0)),
+    };
+    if let (Some(k), Some(size)) = (k.as_constant(), from.shape[at].as_constant())
+        && (k < 0 || k > size)
+    {
+        return wrong(format!("{k} elements of `{}` are asked for, axis {at} has {size}", from.name));
+    }
+    let mut shape = from.shape.clone();
+    shape[at] = k;
+    Ok(vec![Out::new(from.dtype, shape.clone()), Out::new(DType::I64, shape)])
+}
+
+fn det(node: &Node) -> Result<Vec<Out>, Problem> {
+    let from = node.shape(0)?;
+    match from.len().checked_sub(2) {
+        Some(outer) => Ok(vec![Out::new(node.dtype(0)?, &from[..outer])]),
+        None => wrong(format!("{} is no matrix", show(from))),
+    }
+}
+
+fn loss(node: &Node) -> Result<Vec<Out>, Problem> {
+    let scores = node.input(0)?;
+    let shape = if node.text("reduction") == "none" { node.shape(1)?.to_vec() } else { Vec::new() };
+    Ok(vec![Out::new(scores.dtype, shape), Out::new(scores.dtype, scores.shape.clone())])
+}

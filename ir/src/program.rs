@@ -1,0 +1,479 @@
+//! What a memory program is: where every tensor lives at every moment, and when each byte moves.
+//!
+//! One step is one run of a body. Instances of instructions are ordered only by what is written here:
+//!
+//! - each engine runs its tasks in written order, across steps too;
+//! - an instruction starts after all in its `after` have ended; `x~1` is the previous step's `x`, and is
+//!   satisfied where the previous step has no `x`;
+//! - an instruction ends before its next instance starts;
+//! - all of step n ends before any of step n + 2 starts.
+//!
+//! There is no barrier at the loop edge, and queues give copies no order. The prologue counts as the step before
+//! the first, a transition as a step of its own.
+
+use crate::{DType, Expr};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The version of the form that this crate reads and writes.
+pub const FORMAT: u32 = 1;
+
+/// A whole memory program. The text form speaks in names; dense ids exist only inside the verifier and executor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Program {
+    /// What it was made from and for.
+    pub header: Header,
+    /// The blocks of memory that it uses, one a tier at most.
+    pub arenas: Vec<Arena>,
+    /// What it moves and computes on.
+    pub tensors: Vec<Tensor>,
+    /// What it computes, in the order that defines the result: each task sees the writes of those before it.
+    pub tasks: Vec<Task>,
+    /// Every address, once.
+    pub berths: Vec<Berth>,
+    /// Run once, before the first step.
+    pub prologue: Vec<Instruction>,
+    /// One per bucket of dims.
+    pub bodies: Vec<Body>,
+    /// From the end of a step of one body to the start of a step of another.
+    #[serde(default)]
+    pub transitions: Vec<Transition>,
+    /// What can be counted, and bounds with their witness.
+    pub facts: Facts,
+}
+
+/// What a program was made from and for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Header {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// Hash of the graph and its dims, not of weight bytes.
+    pub model: String,
+    /// Name of the target, for people.
+    pub target: String,
+    /// [`crate::Target::layout_hash`] of the target that it is safe on.
+    pub layout: String,
+    /// How tasks may compute.
+    pub numerics: Numerics,
+    /// Whether the body repeats.
+    pub mode: Mode,
+    /// Named dims: one value, or the range over which the program is safe.
+    pub dims: BTreeMap<String, DimRange>,
+    /// By how much a dim grows each step.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub growth: BTreeMap<String, u64>,
+}
+
+/// How tasks may compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Numerics {
+    /// Bits do not depend on the cut or the capacity.
+    Exact,
+    /// Bits are those of the same tasks with one buffer per tensor.
+    Fast,
+}
+
+/// Whether the body repeats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mode {
+    /// Steps follow each other; the edge state at the end of one is that at its start.
+    Loop,
+    /// One step.
+    Once,
+}
+
+/// Inclusive range of a dim. Text: `128` or `0..4096` (both ends included).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DimRange {
+    /// Least value.
+    pub low: u64,
+    /// Greatest value.
+    pub high: u64,
+}
+
+/// The block of a tier that the program uses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Arena {
+    /// Name of the tier.
+    pub tier: String,
+    /// Bytes; addresses are offsets in it.
+    pub bytes: u64,
+}
+
+/// The unit of memory. Several values of a graph may share one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tensor {
+    /// Unique; has no `~` and no ` + `.
+    pub name: String,
+    /// What it is for.
+    pub kind: Kind,
+    /// Element type.
+    pub dtype: DType,
+    /// Exact size in bytes, as an expression of dims.
+    pub bytes: Expr,
+    /// Where its bytes lie before the program starts, or nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<Home>,
+}
+
+/// What a tensor is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// Never written; its home keeps it.
+    Weight,
+    /// Written by `Feed` each step.
+    Input,
+    /// Read by `Fetch` each step.
+    Output,
+    /// Lives inside a step.
+    Activation,
+    /// Outlives a step.
+    State,
+    /// Scratch of one task; never read.
+    Workspace,
+}
+
+/// Bytes in a file of the model's folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Home {
+    /// The tier that holds files.
+    pub tier: String,
+    /// Path relative to the model's folder.
+    pub file: String,
+    /// Offset of the first byte.
+    pub offset: u64,
+}
+
+/// A convex set of operators that one engine runs as one call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Task {
+    /// Unique among tasks.
+    pub name: String,
+    /// The engine that runs it.
+    pub engine: String,
+    /// The graph's operators that it computes, in order.
+    pub ops: Vec<String>,
+    /// What it reads and writes; a `Run` binds one place to each, in this order.
+    pub accesses: Vec<Access>,
+    /// Bytes of scratch it needs; where not zero, a `Run` binds one more berth, of a workspace tensor.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub workspace: u64,
+    /// Pairs (read, written) of accesses by index that may lie at the same address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub in_place: Vec<(usize, usize)>,
+}
+
+/// One tensor that a task reads or writes. Text: `Read("w")`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Access {
+    /// Reads the whole tensor, which must be contiguous.
+    Read(String),
+    /// Reads some rows of it (a Gather from a table), chosen when the task runs.
+    ReadRows(String),
+    /// Writes the whole tensor; what it held is gone.
+    Write(String),
+    /// Reads the whole tensor and writes it grown by one step, in place.
+    Append(String),
+}
+
+impl Access {
+    /// The tensor's name.
+    pub fn tensor(&self) -> &str {
+        match self {
+            Access::Read(t) | Access::ReadRows(t) | Access::Write(t) | Access::Append(t) => t,
+        }
+    }
+    /// Whether the task sees the tensor's old bytes.
+    pub fn reads(&self) -> bool {
+        !matches!(self, Access::Write(_))
+    }
+    /// Whether the task makes a new version of the tensor.
+    pub fn writes(&self) -> bool {
+        matches!(self, Access::Write(_) | Access::Append(_))
+    }
+}
+
+/// A byte range of an arena, held by one tensor for one span of the program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Berth {
+    /// Unique among berths; has no `~` and no ` + `.
+    pub name: String,
+    /// The tensor that holds it.
+    pub tensor: String,
+    /// The part of the tensor, as a half-open byte range; the whole where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<(u64, u64)>,
+    /// The tier whose arena it lies in.
+    pub arena: String,
+    /// First byte in the arena.
+    pub offset: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// The instructions after whose end the bytes may be reused; empty where they never are. Each names the first
+    /// instance after the berth was written: in the same step where that follows the write, else in the next.
+    pub until: Vec<String>,
+}
+
+/// One bucket of dims and what a step does in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Body {
+    /// Unique among bodies and transitions.
+    pub name: String,
+    /// The part of the header's ranges that it serves; dims that are not named keep the header's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dims: BTreeMap<String, DimRange>,
+    /// Run each step.
+    pub code: Vec<Instruction>,
+}
+
+/// What is done once between a step of one body and a step of another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Transition {
+    /// Unique among bodies and transitions.
+    pub name: String,
+    /// The body that ended.
+    pub from: String,
+    /// The body that starts.
+    pub to: String,
+    /// Run once. Copies only.
+    pub code: Vec<Instruction>,
+}
+
+/// One instruction. Its name is unique within its prologue, body or transition, and has no `~`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub enum Instruction {
+    /// Moves bytes of one tensor between two places.
+    Copy {
+        /// Such as `load layers.7.up`.
+        name: String,
+        /// Where the bytes are.
+        from: Place,
+        /// The berth that takes them.
+        to: String,
+        /// Which bytes.
+        #[serde(default, skip_serializing_if = "is_whole")]
+        extent: Extent,
+        /// The link that carries them.
+        queue: String,
+        /// How urgent it is.
+        class: Class,
+        /// The run that waits for it, if one does.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        wanted: Option<String>,
+        /// What must have ended.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        after: Vec<After>,
+    },
+    /// Runs a task.
+    Run {
+        /// Such as `run layers.7`.
+        name: String,
+        /// The task.
+        task: String,
+        /// One entry per access, then one for workspace if any: a berth, or adjacent parts as `a + b`.
+        berths: Vec<String>,
+        /// What must have ended.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        after: Vec<After>,
+    },
+    /// From here the caller's bytes may be written over an input's berth.
+    Feed {
+        /// Such as `feed input_ids`.
+        name: String,
+        /// The berth that takes them.
+        berth: String,
+        /// What must have ended.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        after: Vec<After>,
+    },
+    /// From here an output may be read.
+    Fetch {
+        /// Such as `fetch logits`.
+        name: String,
+        /// The berth that holds it.
+        berth: String,
+        /// What must have ended.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        after: Vec<After>,
+    },
+    /// Reserved: a read through a speculative copy that may have been cancelled. Refused in format 1.
+    Require {
+        /// Such as `require expert.3`.
+        name: String,
+        /// The berth that is read.
+        berth: String,
+        /// What must have ended.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        after: Vec<After>,
+    },
+    /// Reserved: a berth whose content is chosen at run time within a verified range. Refused in format 1.
+    Pool {
+        /// Such as `pool experts`.
+        name: String,
+        /// The berth that is shared out.
+        berth: String,
+        /// What must have ended.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        after: Vec<After>,
+    },
+}
+
+impl Instruction {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        use Instruction::*;
+        match self {
+            Copy { name, .. }
+            | Run { name, .. }
+            | Feed { name, .. }
+            | Fetch { name, .. }
+            | Require { name, .. }
+            | Pool { name, .. } => name,
+        }
+    }
+    /// What must have ended before it starts.
+    pub fn after(&self) -> &[After] {
+        use Instruction::*;
+        match self {
+            Copy { after, .. }
+            | Run { after, .. }
+            | Feed { after, .. }
+            | Fetch { after, .. }
+            | Require { after, .. }
+            | Pool { after, .. } => after,
+        }
+    }
+}
+
+/// Where a copy reads. Text: `Home` or `Berth("x")`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Place {
+    /// The tensor's home.
+    Home,
+    /// A berth.
+    Berth(String),
+}
+
+/// Which bytes a copy moves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Extent {
+    /// All of the target berth's part of the tensor, as many as the dims say, packed on both sides.
+    #[default]
+    Whole,
+    /// A byte range of the tensor, half open.
+    Bytes(u64, u64),
+    /// The whole tensor as rows that lie a pitch apart on each side.
+    Rows {
+        /// Number of rows.
+        rows: Expr,
+        /// Bytes of a row.
+        bytes: Expr,
+        /// Bytes from row to row where it reads.
+        from_pitch: Expr,
+        /// Bytes from row to row where it writes.
+        to_pitch: Expr,
+    },
+}
+
+/// How urgent a copy is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Class {
+    /// An engine is waiting.
+    Demand,
+    /// The plan counts on it.
+    Planned,
+    /// It may turn out to be needless.
+    Speculative,
+}
+
+/// An instruction that must have ended. Text: `run a`, or `run a~1` for the previous step's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct After {
+    /// The instruction's name.
+    pub name: String,
+    /// How many steps back. More than one is refused by the verifier.
+    pub steps: u32,
+}
+
+impl After {
+    /// In the same step.
+    pub fn this(name: impl Into<String>) -> After {
+        After { name: name.into(), steps: 0 }
+    }
+    /// In the step before.
+    pub fn previous(name: impl Into<String>) -> After {
+        After { name: name.into(), steps: 1 }
+    }
+}
+
+/// What can be counted, checked by the verifier.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Facts {
+    /// Runs in one step, by body.
+    pub calls: BTreeMap<String, u64>,
+    /// Bytes over each link, at the upper end of the dims.
+    pub traffic: Vec<Traffic>,
+    /// End of the highest berth, by tier.
+    pub peaks: BTreeMap<String, u64>,
+    /// What no program with these tasks can beat.
+    pub bounds: Vec<Bound>,
+}
+
+/// Bytes that cross a link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Traffic {
+    /// The prologue (empty), a body or a transition.
+    pub part: String,
+    /// The link.
+    pub link: String,
+    /// Bytes, once through that part.
+    pub bytes: u64,
+}
+
+/// Something that no program with these tasks, engines and capacities can beat, with what shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub enum Bound {
+    /// In every step of `body` at least `bytes` must enter the memory of the engine. Witness: the tier's room, and the
+    /// task `at` during which it also holds that task's other operands; what else the step reads cannot be there.
+    Traffic {
+        /// The body.
+        body: String,
+        /// The tier that the bytes enter.
+        tier: String,
+        /// At least so many, each step.
+        bytes: u64,
+        /// The task of the witness.
+        at: String,
+    },
+    /// The tier needs at least `bytes`. Witness: the operands and workspace of the task `at`, which are there together.
+    Room {
+        /// The body.
+        body: String,
+        /// The tier.
+        tier: String,
+        /// At least so many.
+        bytes: u64,
+        /// The task of the witness.
+        at: String,
+    },
+}
+
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+fn is_whole(extent: &Extent) -> bool {
+    *extent == Extent::Whole
+}

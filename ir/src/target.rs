@@ -1,0 +1,294 @@
+//! What a machine is: memories, engines, links, each figure with its source.
+
+use crate::DType;
+use crate::units::{Bytes, BytesPerSec, Nanos, OpsPerSec};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
+
+/// A description of a machine. Nothing here assumes one device or one link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// What people call the machine.
+    pub name: String,
+    /// Where the figures come from.
+    pub source: String,
+    /// Memories, fastest first by custom; names are unique.
+    pub tiers: Vec<Tier>,
+    /// What computes. The memory of the first one is what `device` means on the command line.
+    pub engines: Vec<Engine>,
+    /// What moves bytes between two tiers, one direction each.
+    pub links: Vec<Link>,
+}
+
+/// A memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tier {
+    /// Unique in the target.
+    pub name: String,
+    /// Bytes that it has in all.
+    pub capacity: Bytes,
+    /// Rate at which an engine attached to it reads it.
+    pub bandwidth: BytesPerSec,
+    /// Every berth starts at a multiple of this.
+    pub alignment: u64,
+    /// What driver and engine take outside the arena.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub reserve: Bytes,
+    /// True for a store of files: it holds the homes of weights, and no arena.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub files: bool,
+}
+
+impl Tier {
+    /// Bytes that an arena may have.
+    pub fn room(&self) -> Bytes {
+        Bytes(self.capacity.0.saturating_sub(self.reserve.0))
+    }
+}
+
+/// What computes: one queue, one memory that it writes, and those that it reads in place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Engine {
+    /// Unique in the target.
+    pub name: String,
+    /// The tier that it computes in.
+    pub tier: String,
+    /// Other tiers that it reads in place, at the rate of the slower of the two.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub reads: Vec<String>,
+    /// Operations per second by element type; the first is used for types that are not listed.
+    pub rates: Vec<(DType, OpsPerSec)>,
+    /// What one call costs beyond its work.
+    pub launch: Nanos,
+}
+
+impl Engine {
+    /// The rate for this element type; the first listed one where it is not named.
+    pub fn rate(&self, dtype: DType) -> OpsPerSec {
+        let named = self.rates.iter().find(|(d, _)| *d == dtype);
+        named.or(self.rates.first()).map_or(OpsPerSec(0), |(_, rate)| *rate)
+    }
+}
+
+/// What moves bytes from one tier to another. Its name is also the name of its queue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// Unique in the target.
+    pub name: String,
+    /// Tier that it reads.
+    pub from: String,
+    /// Tier that it writes.
+    pub to: String,
+    /// Sustained rate with the best chunk.
+    pub rate: BytesPerSec,
+    /// From the start of a copy to its first byte.
+    pub latency: Nanos,
+    /// What the issuing thread pays for each copy.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub submit: Nanos,
+    /// The chunk at which the rate is reached; the executor splits copies into such chunks.
+    pub chunk: Bytes,
+    /// The least copy, and the grain of all copies: sizes are multiples of it. One byte where there is no such rule.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub grain: Bytes,
+    /// Links of one group share the rate of the fastest of them (a bus used in both directions, one disk).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub group: Option<String>,
+    /// Whether it works.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub state: LinkState,
+}
+
+impl Link {
+    /// The rate that the link has in its present state; zero where it is cut.
+    pub fn present_rate(&self) -> BytesPerSec {
+        match self.state {
+            LinkState::Good => self.rate,
+            LinkState::Degraded(rate) => rate.min(self.rate),
+            LinkState::Cut => BytesPerSec(0),
+        }
+    }
+}
+
+/// Whether a link works.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LinkState {
+    /// At its rate.
+    #[default]
+    Good,
+    /// Alive, at this rate.
+    Degraded(BytesPerSec),
+    /// Not usable: a program that uses it is refused.
+    Cut,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+fn one() -> Bytes {
+    Bytes(1)
+}
+fn is_one(value: &Bytes) -> bool {
+    *value == one()
+}
+
+/// What is wrong with a target.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadTarget {
+    /// The text does not read as a target.
+    #[error("the target does not read: {0}")]
+    Text(String),
+    /// A name stands twice.
+    #[error("the target names {what} `{name}` twice; give each its own name")]
+    Twice {
+        /// Tier, engine or link.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// A name that must be a tier's is not.
+    #[error("{what} `{name}` names tier `{tier}`, which the target does not have (it has {known})")]
+    NoTier {
+        /// Engine or link.
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// The tier it names.
+        tier: String,
+        /// The tiers there are.
+        known: String,
+    },
+    /// A figure that cannot be.
+    #[error("{what} `{name}`: {problem}")]
+    Figure {
+        /// Tier, engine or link.
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// There is no engine.
+    #[error("the target has no engine: nothing could compute")]
+    NoEngine,
+}
+
+impl Target {
+    /// Reads a target's RON text and checks that it makes sense.
+    pub fn from_ron(text: &str) -> Result<Target, BadTarget> {
+        let target: Target = ron::from_str(text).map_err(|e| BadTarget::Text(e.to_string()))?;
+        target.check()?;
+        Ok(target)
+    }
+
+    /// The RON text, which reads back the same.
+    pub fn to_ron(&self) -> String {
+        let pretty = ron::ser::PrettyConfig::new().depth_limit(2).new_line("\n".to_owned());
+        // Writing to a string fails for no value of this type: maps with string keys and plain enums only.
+        let mut text = ron::ser::to_string_pretty(self, pretty).expect("a target is plain data");
+        text.push('\n');
+        text
+    }
+
+    /// Names are unique and known, figures are possible.
+    pub fn check(&self) -> Result<(), BadTarget> {
+        unique("tier", self.tiers.iter().map(|t| &t.name))?;
+        unique("engine", self.engines.iter().map(|e| &e.name))?;
+        unique("link", self.links.iter().map(|l| &l.name))?;
+        let figure = |what, name: &String, problem| BadTarget::Figure { what, name: name.clone(), problem };
+        for tier in &self.tiers {
+            if !tier.alignment.is_power_of_two() || tier.alignment > 1 << 30 {
+                return Err(figure("tier", &tier.name, "the alignment is not a power of two up to 1 GiB"));
+            }
+        }
+        let known = |what, name: &String, tier: &String| match self.tier(tier) {
+            Some(found) => Ok(found),
+            None => Err(BadTarget::NoTier {
+                what,
+                name: name.clone(),
+                tier: tier.clone(),
+                known: self.tiers.iter().map(|t| t.name.as_str()).collect::<Vec<_>>().join(", "),
+            }),
+        };
+        if self.engines.is_empty() {
+            return Err(BadTarget::NoEngine);
+        }
+        for engine in &self.engines {
+            if known("engine", &engine.name, &engine.tier)?.files {
+                return Err(figure("engine", &engine.name, "it computes in a store of files"));
+            }
+            for tier in &engine.reads {
+                known("engine", &engine.name, tier)?;
+            }
+            if engine.rates.is_empty() || engine.rates.iter().any(|(_, rate)| rate.0 == 0) {
+                return Err(figure("engine", &engine.name, "a rate is missing or zero"));
+            }
+        }
+        for link in &self.links {
+            known("link", &link.name, &link.from)?;
+            known("link", &link.name, &link.to)?;
+            if link.chunk.0 == 0 || link.grain.0 == 0 || link.rate.0 == 0 {
+                return Err(figure("link", &link.name, "rate, chunk or grain is zero (a dead link has `state: Cut`)"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The tier of this name.
+    pub fn tier(&self, name: &str) -> Option<&Tier> {
+        self.tiers.iter().find(|t| t.name == name)
+    }
+
+    /// The tier of this name, for changing a capacity.
+    pub fn tier_mut(&mut self, name: &str) -> Option<&mut Tier> {
+        self.tiers.iter_mut().find(|t| t.name == name)
+    }
+
+    /// The memory of the first engine: what `device` means, whatever the target calls it.
+    pub fn device(&self) -> &str {
+        self.engines.first().map_or("", |e| e.tier.as_str())
+    }
+
+    /// The fastest link that works from one tier to another.
+    pub fn link(&self, from: &str, to: &str) -> Option<&Link> {
+        let joins = self.links.iter().filter(|l| l.from == from && l.to == to && l.state != LinkState::Cut);
+        joins.reduce(|best, l| if l.present_rate() > best.present_rate() { l } else { best })
+    }
+
+    /// A hash of what makes a program unsafe elsewhere: tiers with capacity and alignment, engines, links with
+    /// grain and whether they are cut. Rates are left out: another rate makes a program slower, not wrong.
+    pub fn layout_hash(&self) -> String {
+        let mut hash = Sha256::new();
+        let mut line = |text: String| hash.update(format!("{text}\n"));
+        for t in &self.tiers {
+            line(format!("tier {:?} {} {} {} {}", t.name, t.capacity.0, t.reserve.0, t.alignment, t.files));
+        }
+        for e in &self.engines {
+            line(format!("engine {:?} {:?} {:?}", e.name, e.tier, e.reads));
+        }
+        for l in &self.links {
+            line(format!("link {:?} {:?} {:?} {} {}", l.name, l.from, l.to, l.grain.0, l.state == LinkState::Cut));
+        }
+        hex(&hash.finalize()[..8])
+    }
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn unique<'a>(what: &'static str, names: impl Iterator<Item = &'a String>) -> Result<(), BadTarget> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(BadTarget::Twice { what, name: name.clone() });
+        }
+    }
+    Ok(())
+}

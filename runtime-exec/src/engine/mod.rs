@@ -1,0 +1,276 @@
+//! The compute engine: runs one task's arithmetic on tensors that lie where the program put them.
+//!
+//! A task is a small ONNX model. [`Engine::prepare`] makes a session of it, [`Engine::bind`] ties a session's ports to
+//! addresses, [`Engine::run`] computes. All outputs are written in place; what the engine needs besides comes from the
+//! workspace range that the program planned for the task. `docs/engine.md` says what was measured and why it is so.
+//!
+//! This file holds the types and the trait; [`ort`] is the one engine there is.
+
+pub mod ort;
+mod placement;
+
+use berth_ir::DType;
+use bytes::Bytes;
+use std::path::PathBuf;
+
+/// Where tensors and workspaces must start, in bytes: a cache line, and the widest vector of the engine's kernels.
+pub const ALIGNMENT: u64 = 64;
+
+/// What an engine needs to run one task: a small ONNX model and its ports, in the model's order.
+#[derive(Clone, Debug)]
+pub struct TaskCode {
+    /// For people: errors name it.
+    pub name: String,
+    /// The model file's bytes. Tasks with identical bytes share a session, whatever their names and shapes.
+    pub model: Bytes,
+    /// The graph's inputs.
+    pub inputs: Vec<Port>,
+    /// The graph's outputs.
+    pub outputs: Vec<Port>,
+}
+
+impl TaskCode {
+    /// All ports, inputs first.
+    pub fn ports(&self) -> impl Iterator<Item = &Port> {
+        self.inputs.iter().chain(&self.outputs)
+    }
+
+    /// Where each port lies when all lie back to back, each on [`ALIGNMENT`], and the bytes of the whole: the layout
+    /// that [`Engine::measure`] uses. `None` where a size does not fit in memory or is not defined.
+    pub fn scratch_layout(&self) -> Option<(Vec<u64>, u64)> {
+        let mut end = 0_u64;
+        let mut offsets = Vec::new();
+        for port in self.ports() {
+            offsets.push(end);
+            end = end.checked_add(port.bytes()?)?.checked_next_multiple_of(ALIGNMENT)?;
+        }
+        Some((offsets, end))
+    }
+}
+
+/// A graph input or output of a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// The name in the model.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Exact size of each axis; zero is a size.
+    pub shape: Vec<u64>,
+}
+
+impl Port {
+    /// Bytes of the tensor; `None` for strings and on overflow.
+    pub fn bytes(&self) -> Option<u64> {
+        let elements = self.shape.iter().try_fold(1_u64, |n, axis| n.checked_mul(*axis))?;
+        self.dtype.bytes(elements)
+    }
+}
+
+/// How to open an engine.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// The library file, or a folder that holds it; `None` searches as [`ort::find_library`] says.
+    pub library: Option<PathBuf>,
+    /// Threads that share one operator's arithmetic, the calling one included. Results depend on it: some kernels split
+    /// their sums by it.
+    pub threads: usize,
+}
+
+/// Names a prepared session of one engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(u32);
+
+/// Names a binding of one engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BindingId(u32);
+
+/// What one task costs, as measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Measured {
+    /// Bytes of workspace with which a run of this task, at these shapes and this thread count, never spills.
+    pub workspace_bytes: u64,
+    /// The shortest run seen, in wall nanoseconds.
+    pub run_nanos: u64,
+}
+
+/// One engine queue, used from one thread at a time.
+#[allow(unsafe_code, reason = "declares what only a caller can promise: that addresses are valid; no code here")]
+pub trait Engine: Send {
+    /// Makes a session for the task's model, or finds the one that identical bytes already have, and checks that the
+    /// model's ports are those of `code`.
+    fn prepare(&mut self, code: &TaskCode) -> Result<SessionId, EngineError>;
+
+    /// Runs the task `runs` times (at least once) on scratch memory that holds its ports as
+    /// [`TaskCode::scratch_layout`] says and starts on [`ALIGNMENT`].
+    ///
+    /// The inputs are what the scratch holds on entry: zeros suit most operators, and what the cost or the legality of
+    /// a task depends on (indices, counts) is the caller's to write.
+    fn measure(
+        &mut self,
+        session: SessionId,
+        code: &TaskCode,
+        scratch: &mut [u8],
+        runs: u32,
+    ) -> Result<Measured, EngineError>;
+
+    /// Ties the ports of a session to addresses. The shapes are those of `code`, so one session with open dims can have
+    /// bindings of several shapes.
+    ///
+    /// # Safety
+    /// While a run of this binding is in flight, each address must be valid for the bytes of its port, inputs for
+    /// reads and outputs for writes, and no one else may write an input or touch an output.
+    unsafe fn bind(
+        &mut self,
+        session: SessionId,
+        code: &TaskCode,
+        inputs: &[*mut u8],
+        outputs: &[*mut u8],
+    ) -> Result<BindingId, EngineError>;
+
+    /// Gives a binding other addresses, and other shapes where the session's dims are open. After an error the binding
+    /// is gone.
+    ///
+    /// # Safety
+    /// As [`Engine::bind`].
+    unsafe fn rebind(
+        &mut self,
+        binding: BindingId,
+        code: &TaskCode,
+        inputs: &[*mut u8],
+        outputs: &[*mut u8],
+    ) -> Result<(), EngineError>;
+
+    /// Forgets a binding; its id may be given again.
+    fn unbind(&mut self, binding: BindingId);
+
+    /// Runs a binding to its end. What the engine needs besides the ports lies in `workspace` (start, bytes), whose
+    /// start is on [`ALIGNMENT`]. An `Err` means that the outputs hold nothing of use.
+    ///
+    /// # Safety
+    /// What [`Engine::bind`] asks holds, and the workspace is valid and no one else's until this returns.
+    unsafe fn run(&mut self, binding: BindingId, workspace: (*mut u8, usize)) -> Result<(), EngineError>;
+
+    /// A handle with which another thread asks this engine's runs to end.
+    fn stopper(&self) -> Stopper;
+}
+
+/// Asks an engine's run in flight to end. It ends at the next operator's edge with [`EngineError::Stopped`]; a stop
+/// asked between runs ends the next one. The run that reports it uses it up, so later runs start clean.
+#[derive(Clone)]
+pub struct Stopper(std::sync::Arc<dyn StopFlag>);
+
+impl Stopper {
+    /// Asks for the stop. Never waits.
+    pub fn stop(&self) {
+        self.0.set(true);
+    }
+
+    /// Takes back a stop that no run has reported yet.
+    pub fn withdraw(&self) {
+        self.0.set(false);
+    }
+}
+
+impl std::fmt::Debug for Stopper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Stopper")
+    }
+}
+
+/// What an engine keeps behind a [`Stopper`].
+trait StopFlag: Send + Sync {
+    fn set(&self, stop: bool);
+}
+
+/// Why the engine could not do something. Words in quotes after "engine:" are the engine's own.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// The library is nowhere.
+    #[error("no compute engine found (looked in: {looked}); run `cargo xtask setup`, or name it with BERTH_ENGINE")]
+    Missing {
+        /// The places that were searched.
+        looked: String,
+    },
+    /// The file is not the library.
+    #[error("{} is not a usable ONNX Runtime library: {reason}; `cargo xtask setup` fetches the right one", path.display())]
+    Library {
+        /// The file.
+        path: PathBuf,
+        /// The loader's words.
+        reason: String,
+    },
+    /// The library is too old.
+    #[error("{} is ONNX Runtime {found}, wanted {wanted}; `cargo xtask setup` fetches the right one", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// What it says it is.
+        found: String,
+        /// What would do.
+        wanted: &'static str,
+    },
+    /// The process already has an engine that this one would have to share and cannot.
+    #[error("this process already runs the engine with {running}; {asked} cannot be had beside it")]
+    AlreadyOpen {
+        /// What is open.
+        running: String,
+        /// What was asked for.
+        asked: String,
+    },
+    /// The engine refused.
+    #[error("task `{task}`: could not {step}; engine: {status}")]
+    Engine {
+        /// The task.
+        task: String,
+        /// What was being done.
+        step: &'static str,
+        /// The engine's status text.
+        status: String,
+    },
+    /// The model and the description of its ports disagree.
+    #[error("task `{task}`: {what}")]
+    Ports {
+        /// The task.
+        task: String,
+        /// Where they disagree.
+        what: String,
+    },
+    /// A run needed more workspace than was planned for it; its outputs are not to be used.
+    #[error("task `{task}` needs {needed_bytes} bytes of workspace, {planned_bytes} were planned (a request of {asked_bytes} did not fit)")]
+    Spilled {
+        /// The task.
+        task: String,
+        /// The first request that did not fit.
+        asked_bytes: u64,
+        /// What `run` was given.
+        planned_bytes: u64,
+        /// What would have sufficed.
+        needed_bytes: u64,
+    },
+    /// The engine kept part of the workspace after the run's end, so the range cannot be given to the next task.
+    #[error("task `{task}`: the engine still holds {bytes} bytes of the workspace after the run")]
+    Kept {
+        /// The task.
+        task: String,
+        /// What it holds.
+        bytes: u64,
+    },
+    /// Memory that the caller passed is too small, or not aligned.
+    #[error("task `{task}`: {what}")]
+    Memory {
+        /// The task.
+        task: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A [`Stopper`] ended the run.
+    #[error("task `{task}` was stopped")]
+    Stopped {
+        /// The task.
+        task: String,
+    },
+    /// An id that this engine did not give, or whose binding is gone.
+    #[error("the engine knows no {0}")]
+    Unknown(String),
+}

@@ -1,0 +1,746 @@
+//! ONNX Runtime as the engine, loaded at run time.
+//!
+//! The `ort` crate finds the library and its C table; everything else goes through that table, because only it binds
+//! tensors at addresses that we choose, takes our allocator, and lets a run be ended. The settings are the exact ones:
+//! no graph optimisation, no prepacked weights, no memory pattern, operators one after another, one thread pool of a
+//! fixed size that does not spin. With them a task's bits do not depend on where the model was cut.
+//!
+//! The library knows one environment per process, with one thread pool and one allocator for the CPU. So all engines
+//! of a process share a [`World`], which stays until the process ends, and their runs take turns in it.
+#![allow(unsafe_code)] // The engine's one file that calls C.
+
+use super::placement::Placement;
+use super::{ALIGNMENT, BindingId, Engine, EngineError, EngineOptions, Measured, Port, SessionId, StopFlag, Stopper, TaskCode};
+use ::ort::api as c;
+use ::ort::sys;
+use berth_ir::DType;
+use bytes::Bytes;
+use std::alloc::Layout;
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, c_void};
+use std::path::{Path, PathBuf};
+use std::ptr::{null, null_mut};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// The versions of the library that this file is written for.
+pub const WANTED: &str = "1.24 or newer, below 2";
+
+/// The environment variable that names the library's file or folder.
+pub const VARIABLE: &str = "BERTH_ENGINE";
+
+/// Where the set-up command puts the library, under the repository's root.
+const FOLDER: &str = ".berth/engine";
+
+const ALIGN: usize = ALIGNMENT as usize;
+
+/// Kernels for 64-bit ARM read so many bytes past the end of a quantised operand; the library's own allocator adds them.
+const OVERRUN: usize = if cfg!(target_arch = "aarch64") { 30 } else { 0 };
+
+/// Blocks of workspace that a run may hold at once before our table of them has to grow.
+const BLOCKS: usize = 1024;
+
+// ---- Finding the library ----
+
+/// Looks for the library: the path given, else the variable `BERTH_ENGINE` (each a file or a folder), else
+/// `.berth/engine` under the current folder or one above it, else beside the executable, else `.berth/engine` under a
+/// folder above the executable.
+pub fn find_library(given: Option<&Path>) -> Result<PathBuf, EngineError> {
+    let named = given.map(Path::to_path_buf).or_else(|| std::env::var_os(VARIABLE).map(PathBuf::from));
+    let missing = |looked: String| EngineError::Missing { looked };
+    if let Some(path) = named {
+        return library_at(&path).ok_or_else(|| missing(path.display().to_string()));
+    }
+    let under = |start: &Path| start.ancestors().find_map(|folder| library_at(&folder.join(FOLDER)));
+    let here = std::env::current_dir().unwrap_or_default();
+    let executable = std::env::current_exe().unwrap_or_default();
+    let beside = executable.parent().unwrap_or(Path::new(""));
+    under(&here).or_else(|| library_at(beside)).or_else(|| under(beside)).ok_or_else(|| {
+        missing(format!("${VARIABLE}, {FOLDER} under {} and above, {} and above", here.display(), beside.display()))
+    })
+}
+
+/// The library if the path is it, or a folder that holds it: the plain name first, else the highest version.
+fn library_at(path: &Path) -> Option<PathBuf> {
+    let found = if path.is_dir() {
+        let stem = format!("{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+        let names = std::fs::read_dir(path).ok()?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let mut names: Vec<String> = names.filter(|n| *n == stem || n.starts_with(&format!("{stem}."))).collect();
+        names.sort();
+        let name = if names.first() == Some(&stem) { names.swap_remove(0) } else { names.pop()? };
+        path.join(name)
+    } else {
+        path.to_path_buf()
+    };
+    // An absolute path, so that no search path of the loader comes into it, and equal libraries compare equal.
+    found.canonicalize().ok().filter(|file| file.is_file())
+}
+
+/// Loads the library and its table of functions; the first one loaded is the process's for good.
+fn load(path: &Path) -> Result<(), EngineError> {
+    static LOADED: Mutex<Option<PathBuf>> = Mutex::new(None);
+    let mut loaded = lock(&LOADED);
+    if let Some(first) = &*loaded {
+        return if first == path {
+            Ok(())
+        } else {
+            Err(EngineError::AlreadyOpen { running: first.display().to_string(), asked: path.display().to_string() })
+        };
+    }
+    let unusable = |reason: String| EngineError::Library { path: path.to_path_buf(), reason };
+    // The crate asserts on libraries that are odd enough; a panic there must not become ours.
+    let outcome = std::panic::catch_unwind(|| ::ort::init_from(path).map(|_builder| c()).map(|_table| ()));
+    match outcome {
+        Ok(Ok(())) => {}
+        Ok(Err(::ort::LoadDynamicError::BadVersion { version_str, .. })) => {
+            return Err(EngineError::Version { path: path.to_path_buf(), found: version_str, wanted: WANTED });
+        }
+        Ok(Err(other)) => return Err(unusable(other.to_string())),
+        Err(_panic) => return Err(unusable("it gives no table of functions".into())),
+    }
+    *loaded = Some(path.to_path_buf());
+    Ok(())
+}
+
+// ---- C objects and statuses ----
+
+/// An object of the library, released when dropped.
+struct Owned<T> {
+    ptr: *mut T,
+    release: unsafe extern "system" fn(*mut T),
+}
+
+// SAFETY: the library's objects are tied to no thread.
+unsafe impl<T> Send for Owned<T> {}
+// SAFETY: sharing one hands out its address only; who may call what at once is the care of each unsafe call.
+unsafe impl<T> Sync for Owned<T> {}
+
+impl<T> Owned<T> {
+    /// Makes an object with a function of the table that writes its address.
+    fn make(
+        release: unsafe extern "system" fn(*mut T),
+        create: impl FnOnce(*mut *mut T) -> sys::OrtStatusPtr,
+    ) -> Result<Self, String> {
+        let mut ptr = null_mut();
+        check(create(&mut ptr))?;
+        if ptr.is_null() { Err("it gave no object and no reason".into()) } else { Ok(Owned { ptr, release }) }
+    }
+}
+
+impl<T> Drop for Owned<T> {
+    fn drop(&mut self) {
+        // SAFETY: `ptr` came from the function that pairs with `release`, and nothing uses it after this.
+        unsafe { (self.release)(self.ptr) }
+    }
+}
+
+/// Turns a status into its text.
+fn check(status: sys::OrtStatusPtr) -> Result<(), String> {
+    if status.0.is_null() {
+        return Ok(());
+    }
+    // SAFETY: a status that is not null is a live object, whose text lives as long; we copy the text, then release it.
+    unsafe {
+        let text = CStr::from_ptr((c().GetErrorMessage)(status.0)).to_string_lossy().into_owned();
+        (c().ReleaseStatus)(status.0);
+        Err(text)
+    }
+}
+
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What the mutexes guard is whole at every step, so another thread's panic does not spoil it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// ---- The allocator that serves from the workspace ----
+
+/// What the allocator knows. Blocks of a run lie where `placement` says, in the workspace as far as it reaches and on
+/// the heap beyond it; blocks of no run (a session's own) lie on the heap.
+struct Ledger {
+    in_run: bool,
+    base: usize,
+    limit: usize,
+    placement: Placement,
+    /// The first request of this run that did not fit.
+    first_spill: Option<usize>,
+    /// Blocks on the heap by address, with the offset that a run's block would have in the workspace.
+    heap: HashMap<usize, (Layout, Option<usize>)>,
+}
+
+/// What one run asked of its workspace.
+struct Tally {
+    peak: usize,
+    first_spill: Option<usize>,
+    kept: usize,
+}
+
+impl Ledger {
+    fn begin(&mut self, workspace: (*mut u8, usize)) {
+        self.placement.clear();
+        self.first_spill = None;
+        (self.base, self.limit) = (workspace.0 as usize, workspace.1);
+        self.in_run = true;
+    }
+
+    fn end(&mut self) -> Tally {
+        self.in_run = false;
+        let tally = Tally { peak: self.placement.peak(), first_spill: self.first_spill, kept: self.placement.held() };
+        if tally.kept > 0 {
+            // A later run must not take these for its own.
+            self.heap.values_mut().for_each(|block| block.1 = None);
+        }
+        tally
+    }
+
+    fn alloc(&mut self, size: usize) -> *mut c_void {
+        if size == 0 {
+            return null_mut(); // As the library's own allocator does.
+        }
+        let padded = size.saturating_add(OVERRUN);
+        let offset = if self.in_run { self.placement.take(padded, ALIGN) } else { None };
+        if let Some(offset) = offset
+            && padded <= self.limit.saturating_sub(offset)
+        {
+            return (self.base + offset) as *mut c_void;
+        }
+        if self.in_run {
+            self.first_spill.get_or_insert(size);
+        }
+        let Ok(layout) = Layout::from_size_align(padded, ALIGN) else {
+            // Null would be a wild write in the library. There is no such memory, so this is the same as running out.
+            std::alloc::handle_alloc_error(Layout::new::<[u8; ALIGN]>());
+        };
+        // SAFETY: the layout's size is not zero.
+        let block = unsafe { std::alloc::alloc(layout) };
+        if block.is_null() {
+            std::alloc::handle_alloc_error(layout);
+        }
+        self.heap.insert(block as usize, (layout, offset));
+        block.cast()
+    }
+
+    fn free(&mut self, block: *mut c_void) {
+        if block.is_null() {
+            return;
+        }
+        let offset = match self.heap.remove(&(block as usize)) {
+            Some((layout, offset)) => {
+                // SAFETY: the table says that `alloc` gave this block with this layout and that it was not freed since.
+                unsafe { std::alloc::dealloc(block.cast(), layout) };
+                offset
+            }
+            // A block of the workspace. One that an earlier run kept is none of ours any more, wherever it lies.
+            None => (block as usize).checked_sub(self.base).filter(|offset| *offset < self.limit),
+        };
+        if let Some(offset) = offset
+            && self.in_run
+        {
+            self.placement.give(offset);
+        }
+    }
+}
+
+/// The allocator as the library sees it: its table of functions first, so that a pointer to one is a pointer to both.
+#[repr(C)]
+struct Allocator {
+    table: sys::OrtAllocator,
+    info: *const sys::OrtMemoryInfo,
+    ledger: Mutex<Ledger>,
+}
+
+// SAFETY: the table and the memory info are read only once made, by any thread; the ledger is behind its mutex.
+unsafe impl Sync for Allocator {}
+
+impl Allocator {
+    fn new(info: *const sys::OrtMemoryInfo) -> Self {
+        // SAFETY: only fills in the version and leaves every function empty.
+        let mut table = unsafe { sys::OrtAllocator::default() };
+        table.Alloc = Some(alloc);
+        table.Free = Some(free);
+        table.Info = Some(info_of);
+        table.Reserve = Some(reserve);
+        let ledger = Ledger {
+            in_run: false,
+            base: 0,
+            limit: 0,
+            placement: Placement::with_capacity(BLOCKS),
+            first_spill: None,
+            heap: HashMap::new(),
+        };
+        Allocator { table, info, ledger: Mutex::new(ledger) }
+    }
+}
+
+unsafe extern "system" fn alloc(this: *mut sys::OrtAllocator, size: usize) -> *mut c_void {
+    // SAFETY: the library passes back the table that was registered, which is the first field of an `Allocator` that
+    // outlives the environment; only shared references to it are made.
+    let this = unsafe { &*this.cast::<Allocator>().cast_const() };
+    lock(&this.ledger).alloc(size)
+}
+
+unsafe extern "system" fn reserve(this: *const sys::OrtAllocator, size: usize) -> *mut c_void {
+    // SAFETY: as in `alloc`.
+    unsafe { alloc(this.cast_mut(), size) }
+}
+
+unsafe extern "system" fn free(this: *mut sys::OrtAllocator, block: *mut c_void) {
+    // SAFETY: as in `alloc`.
+    let this = unsafe { &*this.cast::<Allocator>().cast_const() };
+    lock(&this.ledger).free(block);
+}
+
+unsafe extern "system" fn info_of(this: *const sys::OrtAllocator) -> *const sys::OrtMemoryInfo {
+    // SAFETY: as in `alloc`.
+    unsafe { (*this.cast::<Allocator>()).info }
+}
+
+// ---- The environment, one per process ----
+
+/// What all engines of the process share.
+struct World {
+    library: PathBuf,
+    threads: usize,
+    /// Held while the library runs or builds, so that every request for memory belongs to one known run or to none.
+    turn: Mutex<()>,
+    env: Owned<sys::OrtEnv>,
+    info: Owned<sys::OrtMemoryInfo>,
+    allocator: &'static Allocator,
+}
+
+impl World {
+    /// The process's world, made at the first call that succeeds.
+    fn open(library: &Path, threads: usize) -> Result<&'static World, EngineError> {
+        static WORLD: Mutex<Option<&'static World>> = Mutex::new(None);
+        let mut current = lock(&WORLD);
+        load(library)?;
+        if let Some(world) = *current {
+            let running = format!("{} threads", world.threads);
+            return if world.threads == threads {
+                Ok(world)
+            } else {
+                Err(EngineError::AlreadyOpen { running, asked: format!("{threads} threads") })
+            };
+        }
+        let unusable = |reason| EngineError::Library { path: library.to_path_buf(), reason };
+        Ok(*current.insert(Box::leak(Box::new(World::build(library, threads).map_err(unusable)?))))
+    }
+
+    fn build(library: &Path, threads: usize) -> Result<World, String> {
+        let count = i32::try_from(threads).map_err(|_| format!("{threads} threads are too many"))?;
+        let c = c();
+        // SAFETY: every function of the table gets live objects of its own kind and a place for its result; names are
+        // literals that end in zero, and the library copies them.
+        unsafe {
+            let pool = Owned::make(c.ReleaseThreadingOptions, |out| (c.CreateThreadingOptions)(out))?;
+            check((c.SetGlobalIntraOpNumThreads)(pool.ptr, count))?;
+            check((c.SetGlobalInterOpNumThreads)(pool.ptr, 1))?;
+            check((c.SetGlobalSpinControl)(pool.ptr, 0))?;
+            // Its log goes to stderr; what it reports as a status is reported once, by us.
+            let level = sys::OrtLoggingLevel::ORT_LOGGING_LEVEL_FATAL;
+            let env = Owned::make(c.ReleaseEnv, |out| {
+                (c.CreateEnvWithGlobalThreadPools)(level, c"berth".as_ptr(), pool.ptr, out)
+            })?;
+            check((c.DisableTelemetryEvents)(env.ptr))?;
+            let (kind, place) = (sys::OrtAllocatorType::OrtDeviceAllocator, sys::OrtMemType::OrtMemTypeDefault);
+            let info = Owned::make(c.ReleaseMemoryInfo, |out| (c.CreateCpuMemoryInfo)(kind, place, out))?;
+            // The environment may hold on to it until the process ends.
+            let allocator: &'static Allocator = Box::leak(Box::new(Allocator::new(info.ptr)));
+            check((c.RegisterAllocator)(env.ptr, (&raw const *allocator).cast_mut().cast()))?;
+            Ok(World { library: library.to_path_buf(), threads, turn: Mutex::new(()), env, info, allocator })
+        }
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        lock(&self.allocator.ledger)
+    }
+}
+
+// ---- The engine ----
+
+struct Session {
+    object: Owned<sys::OrtSession>,
+}
+
+struct Binding {
+    task: Arc<str>,
+    session: SessionId,
+    object: Owned<sys::OrtIoBinding>,
+}
+
+/// The run options that all runs of an engine use; they carry the flag that ends a run.
+struct RunOptions {
+    object: Owned<sys::OrtRunOptions>,
+    /// Held while the flag is set, here and in the object.
+    setting: Mutex<()>,
+    stop: AtomicBool,
+}
+
+impl StopFlag for RunOptions {
+    fn set(&self, stop: bool) {
+        let _turn = lock(&self.setting);
+        self.stop.store(stop, Ordering::SeqCst);
+        let (ptr, c) = (self.object.ptr, c());
+        // SAFETY: a live object; setters take turns, and the library provides both for use beside a run that reads it.
+        let status = unsafe { if stop { (c.RunOptionsSetTerminate)(ptr) } else { (c.RunOptionsUnsetTerminate)(ptr) } };
+        // Neither function has a way to fail; if one did, the flag of ours is still seen between runs.
+        let _ = check(status);
+    }
+}
+
+/// ONNX Runtime with the exact settings; one queue.
+pub struct OrtEngine {
+    // Dropped in this order: bindings before their sessions, sessions before the environment.
+    bindings: Vec<Option<Binding>>,
+    sessions: Vec<Session>,
+    by_model: HashMap<Bytes, SessionId>,
+    options: Arc<RunOptions>,
+    world: &'static World,
+}
+
+impl std::fmt::Debug for OrtEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (library, threads) = (&self.world.library, self.world.threads);
+        f.debug_struct("OrtEngine").field("library", library).field("threads", &threads).finish_non_exhaustive()
+    }
+}
+
+impl OrtEngine {
+    /// Opens the engine. A second one in the same process shares the first one's library and threads, and must ask for
+    /// the same.
+    pub fn open(options: &EngineOptions) -> Result<OrtEngine, EngineError> {
+        let library = find_library(options.library.as_deref())?;
+        let world = World::open(&library, options.threads.max(1))?;
+        // SAFETY: writes the address of a new object.
+        let object = Owned::make(c().ReleaseRunOptions, |out| unsafe { (c().CreateRunOptions)(out) })
+            .map_err(|reason| EngineError::Library { path: library, reason })?;
+        let options = Arc::new(RunOptions { object, setting: Mutex::new(()), stop: AtomicBool::new(false) });
+        Ok(OrtEngine { bindings: Vec::new(), sessions: Vec::new(), by_model: HashMap::new(), options, world })
+    }
+
+    /// The library's file.
+    pub fn library(&self) -> &Path {
+        &self.world.library
+    }
+
+    /// What the library says of its build, version included. Measured numbers and bits belong to one build.
+    pub fn build(&self) -> &'static str {
+        ::ort::info()
+    }
+
+    fn session(&self, id: SessionId) -> Result<&Session, EngineError> {
+        self.sessions.get(id.0 as usize).ok_or_else(|| EngineError::Unknown(format!("session {}", id.0)))
+    }
+
+    fn binding(&self, id: BindingId) -> Result<&Binding, EngineError> {
+        let slot = self.bindings.get(id.0 as usize).and_then(Option::as_ref);
+        slot.ok_or_else(|| EngineError::Unknown(format!("binding {}", id.0)))
+    }
+
+    fn create_session(&self, model: &Bytes) -> Result<Session, String> {
+        let c = c();
+        // SAFETY: every function gets live objects of its own kind; strings are literals that end in zero, and they
+        // and the model's bytes are copied before the calls return.
+        unsafe {
+            let options = Owned::make(c.ReleaseSessionOptions, |out| (c.CreateSessionOptions)(out))?;
+            let level = sys::GraphOptimizationLevel::ORT_DISABLE_ALL;
+            check((c.SetSessionGraphOptimizationLevel)(options.ptr, level))?;
+            check((c.SetSessionExecutionMode)(options.ptr, sys::ExecutionMode::ORT_SEQUENTIAL))?;
+            check((c.DisableMemPattern)(options.ptr))?;
+            check((c.DisablePerSessionThreads)(options.ptr))?;
+            for (key, value) in [(c"session.use_env_allocators", c"1"), (c"session.disable_prepacking", c"1")] {
+                check((c.AddSessionConfigEntry)(options.ptr, key.as_ptr(), value.as_ptr()))?;
+            }
+            // Its lasting blocks must not land in the workspace of another engine's run.
+            let _turn = lock(&self.world.turn);
+            let (data, length) = (model.as_ptr().cast(), model.len());
+            let object = Owned::make(c.ReleaseSession, |out| {
+                (c.CreateSessionFromArray)(self.world.env.ptr, data, length, options.ptr, out)
+            })?;
+            Ok(Session { object })
+        }
+    }
+
+    /// Ties every port; on an error some may be tied and the binding must not be run.
+    fn tie(
+        &self,
+        binding: &Owned<sys::OrtIoBinding>,
+        code: &TaskCode,
+        inputs: &[*mut u8],
+        outputs: &[*mut u8],
+    ) -> Result<(), EngineError> {
+        let wrong = |what: String| EngineError::Ports { task: code.name.clone(), what };
+        for (kind, ports, addresses) in [("inputs", &code.inputs, inputs), ("outputs", &code.outputs, outputs)] {
+            if ports.len() != addresses.len() {
+                return Err(wrong(format!("{} addresses for {} {kind}", addresses.len(), ports.len())));
+            }
+        }
+        let failed = |status| EngineError::Engine { task: code.name.clone(), step: "bind its ports", status };
+        let c = c();
+        let ports = code.inputs.iter().zip(inputs).map(|p| (p, c.BindInput));
+        for ((port, &address), bind) in ports.chain(code.outputs.iter().zip(outputs).map(|p| (p, c.BindOutput))) {
+            let name = CString::new(port.name.as_str()).map_err(|_| wrong(format!("the name {:?}", port.name)))?;
+            let value = self.tensor(port, address).map_err(&wrong)?;
+            // SAFETY: live objects; the binding takes a share in the value, so ours can be released.
+            check(unsafe { bind(binding.ptr, name.as_ptr(), value.ptr) }).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// A tensor over memory that is not the library's.
+    fn tensor(&self, port: &Port, address: *mut u8) -> Result<Owned<sys::OrtValue>, String> {
+        let unsized_port = || format!("`{}` has no size in bytes that memory could hold", port.name);
+        let length = port.bytes().and_then(|n| usize::try_from(n).ok()).ok_or_else(unsized_port)?;
+        let shape: Result<Vec<i64>, _> = port.shape.iter().map(|axis| i64::try_from(*axis)).collect();
+        let shape = shape.map_err(|_| unsized_port())?;
+        let dtype = element_type(port.dtype).ok_or_else(unsized_port)?;
+        if address.is_null() && length > 0 {
+            return Err(format!("`{}` has no address", port.name));
+        }
+        // A tensor of no bytes still needs an address that is not null.
+        let data = if length == 0 { null::<u8>().wrapping_add(ALIGN).cast_mut() } else { address };
+        let c = c();
+        // SAFETY: only describes the memory, nothing is read; the shape is copied.
+        Owned::make(c.ReleaseValue, |out| unsafe {
+            let (shape, axes) = (shape.as_ptr(), shape.len());
+            (c.CreateTensorWithDataAsOrtValue)(self.world.info.ptr, data.cast(), length, shape, axes, dtype, out)
+        })
+    }
+
+    /// Runs a binding with what memory there is, and says what it asked for.
+    ///
+    /// # Safety
+    /// As [`Engine::run`].
+    unsafe fn run_counted(&self, binding: &Binding, workspace: (*mut u8, usize)) -> Result<Tally, EngineError> {
+        let task = || binding.task.to_string();
+        let stopped = || {
+            self.options.set(false);
+            EngineError::Stopped { task: task() }
+        };
+        if self.options.stop.load(Ordering::SeqCst) {
+            return Err(stopped());
+        }
+        let session = self.session(binding.session)?.object.ptr;
+        let _turn = lock(&self.world.turn);
+        self.world.ledger().begin(workspace);
+        // SAFETY: session and binding are live and belong together; the memory behind the binding and the workspace is
+        // the caller's promise.
+        let outcome = check(unsafe { (c().RunWithBinding)(session, self.options.object.ptr, binding.object.ptr) });
+        let tally = self.world.ledger().end();
+        match outcome {
+            Ok(()) => Ok(tally),
+            Err(_) if self.options.stop.load(Ordering::SeqCst) => Err(stopped()),
+            Err(status) => Err(EngineError::Engine { task: task(), step: "run it", status }),
+        }
+    }
+
+    /// Measures a binding.
+    ///
+    /// # Safety
+    /// As [`Engine::bind`].
+    unsafe fn measure_bound(&self, id: BindingId, runs: u32) -> Result<Measured, EngineError> {
+        let binding = self.binding(id)?;
+        // With no workspace at all every request goes to the heap, and the placement says what would have sufficed.
+        // SAFETY: the ports are the caller's promise; there is no workspace.
+        let mut peak = unsafe { self.run_counted(binding, (null_mut(), 0))? }.peak;
+        let mut workspace = vec![0_u8; peak + ALIGN];
+        let mut run_nanos = u64::MAX;
+        for _ in 0..runs {
+            let skip = workspace.as_ptr().align_offset(ALIGN);
+            let range = &mut workspace[skip..];
+            let began = Instant::now();
+            // SAFETY: the ports as above; the workspace is this call's own.
+            let tally = unsafe { self.run_counted(binding, (range.as_mut_ptr(), range.len()))? };
+            run_nanos = run_nanos.min(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
+            if tally.kept > 0 {
+                return Err(EngineError::Kept { task: binding.task.to_string(), bytes: tally.kept as u64 });
+            }
+            peak = peak.max(tally.peak);
+        }
+        Ok(Measured { workspace_bytes: peak as u64, run_nanos })
+    }
+
+    /// Checks that the session's ports are those that the code names, in its order.
+    fn check_ports(&self, session: &Session, code: &TaskCode) -> Result<(), EngineError> {
+        let c = c();
+        let (inputs, outputs) = ((c.SessionGetInputCount, c.SessionGetInputName), (c.SessionGetOutputCount, c.SessionGetOutputName));
+        for (kind, ports, (count, name)) in [("inputs", &code.inputs, inputs), ("outputs", &code.outputs, outputs)] {
+            let failed = |status| EngineError::Engine { task: code.name.clone(), step: "read its ports", status };
+            let mut names = Vec::new();
+            // SAFETY: live objects and places for the results; each name is copied, then freed by the allocator that
+            // gave it.
+            unsafe {
+                let mut allocator = null_mut();
+                check((c.GetAllocatorWithDefaultOptions)(&mut allocator)).map_err(failed)?;
+                let mut many = 0;
+                check(count(session.object.ptr, &mut many)).map_err(failed)?;
+                for index in 0..many {
+                    let mut text = null_mut();
+                    check(name(session.object.ptr, index, allocator, &mut text)).map_err(failed)?;
+                    names.push(CStr::from_ptr(text).to_string_lossy().into_owned());
+                    check((c.AllocatorFree)(allocator, text.cast())).map_err(failed)?;
+                }
+            }
+            if !ports.iter().map(|port| &port.name).eq(&names) {
+                let wanted: Vec<&String> = ports.iter().map(|port| &port.name).collect();
+                let what = format!("its model has the {kind} {names:?}, its description {wanted:?}");
+                return Err(EngineError::Ports { task: code.name.clone(), what });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Engine for OrtEngine {
+    fn prepare(&mut self, code: &TaskCode) -> Result<SessionId, EngineError> {
+        if let Some(&id) = self.by_model.get(&code.model) {
+            self.check_ports(self.session(id)?, code)?;
+            return Ok(id);
+        }
+        let failed = |status| EngineError::Engine { task: code.name.clone(), step: "make a session", status };
+        let session = self.create_session(&code.model).map_err(failed)?;
+        self.check_ports(&session, code)?;
+        let id = SessionId(u32::try_from(self.sessions.len()).map_err(|_| failed("too many sessions".into()))?);
+        self.sessions.push(session);
+        self.by_model.insert(code.model.clone(), id);
+        Ok(id)
+    }
+
+    fn measure(
+        &mut self,
+        session: SessionId,
+        code: &TaskCode,
+        scratch: &mut [u8],
+        runs: u32,
+    ) -> Result<Measured, EngineError> {
+        let memory = |what: String| EngineError::Memory { task: code.name.clone(), what };
+        let layout = code.scratch_layout().and_then(|(o, n)| Some((o, usize::try_from(n).ok()?)));
+        let (offsets, bytes) = layout.ok_or_else(|| memory("its ports have no size that memory could hold".into()))?;
+        if scratch.len() < bytes {
+            return Err(memory(format!("{} bytes of scratch, {bytes} are needed", scratch.len())));
+        }
+        aligned(scratch.as_ptr(), scratch.len()).map_err(memory)?;
+        let start = scratch.as_mut_ptr();
+        // The offsets are below `bytes`, which is the length of a slice.
+        let addresses: Vec<*mut u8> = offsets.iter().map(|offset| start.wrapping_add(*offset as usize)).collect();
+        let (inputs, outputs) = addresses.split_at(code.inputs.len());
+
+        // SAFETY: the scratch is borrowed for all of this call, holds every port, and the ports do not overlap; the
+        // binding goes before the call returns.
+        unsafe {
+            let id = self.bind(session, code, inputs, outputs)?;
+            let measured = self.measure_bound(id, runs.max(1));
+            self.unbind(id);
+            measured
+        }
+    }
+
+    unsafe fn bind(
+        &mut self,
+        session: SessionId,
+        code: &TaskCode,
+        inputs: &[*mut u8],
+        outputs: &[*mut u8],
+    ) -> Result<BindingId, EngineError> {
+        let failed = |status| EngineError::Engine { task: code.name.clone(), step: "make a binding", status };
+        let target = self.session(session)?.object.ptr;
+        // SAFETY: a live session, which outlives its bindings in this engine.
+        let object = Owned::make(c().ReleaseIoBinding, |out| unsafe { (c().CreateIoBinding)(target, out) }).map_err(failed)?;
+        self.tie(&object, code, inputs, outputs)?;
+        let binding = Binding { task: code.name.as_str().into(), session, object };
+        let free = self.bindings.iter().position(Option::is_none).unwrap_or(self.bindings.len());
+        let id = BindingId(u32::try_from(free).map_err(|_| failed("too many bindings".into()))?);
+        match self.bindings.get_mut(free) {
+            Some(slot) => *slot = Some(binding),
+            None => self.bindings.push(Some(binding)),
+        }
+        Ok(id)
+    }
+
+    unsafe fn rebind(
+        &mut self,
+        binding: BindingId,
+        code: &TaskCode,
+        inputs: &[*mut u8],
+        outputs: &[*mut u8],
+    ) -> Result<(), EngineError> {
+        let bound = self.binding(binding)?;
+        let outcome = self.tie(&bound.object, code, inputs, outputs);
+        if outcome.is_err() {
+            self.unbind(binding);
+        }
+        outcome
+    }
+
+    fn unbind(&mut self, binding: BindingId) {
+        if let Some(slot) = self.bindings.get_mut(binding.0 as usize) {
+            *slot = None;
+        }
+    }
+
+    unsafe fn run(&mut self, binding: BindingId, workspace: (*mut u8, usize)) -> Result<(), EngineError> {
+        let bound = self.binding(binding)?;
+        let task = || bound.task.to_string();
+        aligned(workspace.0, workspace.1).map_err(|what| EngineError::Memory { task: task(), what })?;
+        // SAFETY: passed on from the caller.
+        let tally = unsafe { self.run_counted(bound, workspace)? };
+        if let Some(asked) = tally.first_spill {
+            return Err(EngineError::Spilled {
+                task: task(),
+                asked_bytes: asked as u64,
+                planned_bytes: workspace.1 as u64,
+                needed_bytes: tally.peak as u64,
+            });
+        }
+        if tally.kept > 0 {
+            return Err(EngineError::Kept { task: task(), bytes: tally.kept as u64 });
+        }
+        Ok(())
+    }
+
+    fn stopper(&self) -> Stopper {
+        Stopper(self.options.clone())
+    }
+}
+
+/// Says what is wrong with memory that should start on the alignment.
+fn aligned(start: *const u8, bytes: usize) -> Result<(), String> {
+    if bytes == 0 || (start as usize).is_multiple_of(ALIGN) {
+        Ok(())
+    } else {
+        Err(format!("memory at {start:p} does not start on {ALIGN} bytes"))
+    }
+}
+
+/// The library's number for an element type; strings have none that we could place.
+fn element_type(dtype: DType) -> Option<sys::ONNXTensorElementDataType> {
+    use sys::ONNXTensorElementDataType::*;
+    Some(match dtype {
+        DType::F32 => ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
+        DType::F64 => ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE,
+        DType::F16 => ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
+        DType::BF16 => ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16,
+        DType::F8E4M3FN => ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E4M3FN,
+        DType::F8E4M3FNUZ => ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E4M3FNUZ,
+        DType::F8E5M2 => ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E5M2,
+        DType::F8E5M2FNUZ => ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E5M2FNUZ,
+        DType::F8E8M0 => ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E8M0,
+        DType::F4E2M1 => ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT4E2M1,
+        DType::I64 => ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64,
+        DType::I32 => ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32,
+        DType::I16 => ONNX_TENSOR_ELEMENT_DATA_TYPE_INT16,
+        DType::I8 => ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8,
+        DType::I4 => ONNX_TENSOR_ELEMENT_DATA_TYPE_INT4,
+        DType::I2 => ONNX_TENSOR_ELEMENT_DATA_TYPE_INT2,
+        DType::U64 => ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64,
+        DType::U32 => ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT32,
+        DType::U16 => ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16,
+        DType::U8 => ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8,
+        DType::U4 => ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT4,
+        DType::U2 => ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT2,
+        DType::Bool => ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL,
+        DType::C64 => ONNX_TENSOR_ELEMENT_DATA_TYPE_COMPLEX64,
+        DType::C128 => ONNX_TENSOR_ELEMENT_DATA_TYPE_COMPLEX128,
+        DType::Str => return None,
+    })
+}

@@ -12,6 +12,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             ".onnx.AttributeProto.s",
             ".onnx.AttributeProto.strings",
         ])
+        // Most attributes are a number: they shall not be as large as a graph.
+        .boxed(".onnx.AttributeProto.t")
+        .boxed(".onnx.AttributeProto.g")
+        .boxed(".onnx.AttributeProto.tp")
+        .boxed(".onnx.AttributeProto.sparse_tensor")
         .compile_fds(descriptors)?;
     Ok(())
 }

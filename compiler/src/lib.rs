@@ -1,0 +1,14 @@
+//! From an ONNX graph and a machine to a memory program. Each module is one step; none knows the step after it.
+
+pub mod import;
+pub mod task_model;
+pub mod cost;
+pub mod emit;
+pub mod lower;
+pub mod machine;
+pub mod offset;
+pub mod residency;
+pub mod simulate;
+pub mod stay;
+pub mod baseline;
+pub mod plan;

@@ -1,6 +1,7 @@
 //! The binary form of a program: protobuf, for executors in any language. Read as hostile.
 
 use crate::program::*;
+use crate::units::{Bytes, Nanos};
 use crate::{DType, Expr};
 use prost::Message;
 use std::collections::BTreeMap;
@@ -95,6 +96,7 @@ fn write_header(h: &Header) -> wire::Header {
         mode: write_mode(h.mode),
         dims: write_dims(&h.dims),
         growth: write_named(&h.growth),
+        memory: write_named(&h.memory.iter().map(|(tier, b)| (tier.clone(), b.0)).collect()),
     }
 }
 
@@ -108,6 +110,7 @@ fn read_header(h: wire::Header) -> Result<Header, BadBinary> {
         layout: h.layout,
         dims: read_dims(h.dims)?,
         growth: read_named(h.growth, "growth")?,
+        memory: read_named(h.memory, "memory")?.into_iter().map(|(tier, b)| (tier, Bytes(b))).collect(),
     })
 }
 
@@ -179,6 +182,7 @@ fn write_task(t: &Task) -> wire::Task {
         ops: t.ops.clone(),
         accesses: t.accesses.iter().map(write_access).collect(),
         workspace: t.workspace,
+        cost_nanos: t.cost.0,
         in_place: t.in_place.iter().map(|(a, b)| wire::Pair { first: *a as u64, second: *b as u64 }).collect(),
     }
 }
@@ -193,6 +197,7 @@ fn read_task(t: wire::Task) -> Result<Task, BadBinary> {
         engine: t.engine,
         ops: t.ops,
         workspace: t.workspace,
+        cost: Nanos(t.cost_nanos),
     })
 }
 

@@ -3,7 +3,7 @@
 //! An expression is a polynomial with integer coefficients over *atoms*: a named dim, a floor or ceiling division, a
 //! minimum, a maximum. `past + seq == seq + past` by `==`, and so are `(batch*n)//batch` and `n`.
 //!
-//! Arithmetic that leaves 128 bits, or an expression that grows past [`TERMS_MAX`], [`DEPTH_MAX`] or [`SIZE_MAX`],
+//! Arithmetic that leaves 128 bits, or an expression that grows past [`TERMS_MAX`] and its like,
 //! becomes *overflowed*: it stays overflowed through further arithmetic and ends as [`EvalError::Overflow`].
 //!
 //! Dims are sizes, hence never negative; simplification uses that (`max(past, 0)` is `past`) and assumes that a
@@ -24,11 +24,13 @@ pub type Binding = BTreeMap<String, u64>;
 pub type Ranges = BTreeMap<String, (u64, u64)>;
 
 /// Most terms of one polynomial.
-pub const TERMS_MAX: usize = 512;
+pub const TERMS_MAX: usize = 64;
 /// Deepest nesting of divisions, minima and maxima, and of parentheses in text.
 pub const DEPTH_MAX: usize = 48;
 /// Most terms of an expression, its nested ones included.
-pub const SIZE_MAX: usize = 4096;
+pub const SIZE_MAX: usize = 512;
+/// Most parts of one minimum or maximum.
+pub const PARTS_MAX: usize = 32;
 /// Highest degree of one term.
 pub const DEGREE_MAX: u32 = 64;
 
@@ -425,6 +427,9 @@ impl Expr {
             parts.retain(|kept| !beats(&part, kept));
             parts.push(part);
         }
+        if parts.len() > PARTS_MAX {
+            return Expr::overflow();
+        }
         parts.sort_by(|a, b| a.0.cmp(&b.0));
         match parts.as_slice() {
             [one] => one.clone(),
@@ -653,11 +658,14 @@ fn split_quotient(a: &[(Monomial, i128)], b: &[(Monomial, i128)]) -> Option<(Ter
     Some((quotient, rest))
 }
 
+/// The least size of a dim, and the greatest if there is one; `None` where neither is known.
+type DimBounds<'a> = dyn Fn(&str) -> Option<(i128, Option<i128>)> + 'a;
+
 /// A bound at each end; `None` for no bound.
 type Bounds = (Option<i128>, Option<i128>);
 
 /// An interval around all values, `dim` giving the least and the greatest size of a dim. `None` where unknown.
-fn bounds(expr: &Expr, dim: &dyn Fn(&str) -> Option<(i128, Option<i128>)>) -> Option<Bounds> {
+fn bounds(expr: &Expr, dim: &DimBounds<'_>) -> Option<Bounds> {
     let mut sum: Bounds = (Some(0), Some(0));
     for (monomial, coefficient) in expr.terms()? {
         let mut product: Bounds = (Some(*coefficient), Some(*coefficient));
@@ -694,7 +702,7 @@ fn multiply_bounds(a: Bounds, b: Bounds) -> Bounds {
     }
 }
 
-fn atom_bounds(atom: &Atom, dim: &dyn Fn(&str) -> Option<(i128, Option<i128>)>) -> Option<Bounds> {
+fn atom_bounds(atom: &Atom, dim: &DimBounds<'_>) -> Option<Bounds> {
     Some(match atom {
         Atom::Dim(name) => {
             let (low, high) = dim(name)?;

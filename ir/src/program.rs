@@ -11,6 +11,7 @@
 //! There is no barrier at the loop edge, and queues give copies no order. The prologue counts as the step before
 //! the first, a transition as a step of its own.
 
+use crate::units::{Bytes, Nanos};
 use crate::{DType, Expr};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -34,7 +35,8 @@ pub struct Program {
     pub berths: Vec<Berth>,
     /// Run once, before the first step.
     pub prologue: Vec<Instruction>,
-    /// One per bucket of dims.
+    /// One per bucket of dims. In a loop the first follows the prologue and transitions lead to the others; in `Once`
+    /// mode any may follow the prologue.
     pub bodies: Vec<Body>,
     /// From the end of a step of one body to the start of a step of another.
     #[serde(default)]
@@ -61,6 +63,9 @@ pub struct Header {
     pub mode: Mode,
     /// Named dims: one value, or the range over which the program is safe.
     pub dims: BTreeMap<String, DimRange>,
+    /// Budgets that it keeps to, by tier, where they are less than the target has.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub memory: BTreeMap<String, Bytes>,
     /// By how much a dim grows each step.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub growth: BTreeMap<String, u64>,
@@ -164,6 +169,9 @@ pub struct Task {
     /// Bytes of scratch it needs; where not zero, a `Run` binds one more berth, of a workspace tensor.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub workspace: u64,
+    /// Time that the plan counts on for one run, estimated or measured; no safety depends on it.
+    #[serde(default, skip_serializing_if = "is_no_time")]
+    pub cost: Nanos,
     /// Pairs (read, written) of accesses by index that may lie at the same address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub in_place: Vec<(usize, usize)>,
@@ -178,7 +186,8 @@ pub enum Access {
     ReadRows(String),
     /// Writes the whole tensor; what it held is gone.
     Write(String),
-    /// Reads the whole tensor and writes it grown by one step, in place.
+    /// Reads the whole tensor and writes it grown by one step, in place. From there to the end of the step its size is
+    /// that of the grown dims; the next step starts with those.
     Append(String),
 }
 
@@ -217,7 +226,8 @@ pub struct Berth {
     /// Length in bytes.
     pub bytes: u64,
     /// The instructions after whose end the bytes may be reused; empty where they never are. Each names the first
-    /// instance after the berth was written: in the same step where that follows the write, else in the next.
+    /// instance after the berth's first write: in the same step where that is ordered after the write, else in the next
+    /// step that has it. Once all have ended, the next write starts a new span.
     pub until: Vec<String>,
 }
 
@@ -244,7 +254,7 @@ pub struct Transition {
     pub from: String,
     /// The body that starts.
     pub to: String,
-    /// Run once. Copies only.
+    /// Run once, at the dims with which the next step starts. Copies only.
     pub code: Vec<Instruction>,
 }
 
@@ -367,7 +377,8 @@ pub enum Place {
 /// Which bytes a copy moves.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Extent {
-    /// All of the target berth's part of the tensor, as many as the dims say, packed on both sides.
+    /// All of the target berth's part of the tensor, as many as the dims say, packed on both sides. Of a state as many
+    /// as the version at hand has: after this step's append, as many as the grown dims say.
     #[default]
     Whole,
     /// A byte range of the tensor, half open.
@@ -473,6 +484,9 @@ pub enum Bound {
 
 fn is_zero(value: &u64) -> bool {
     *value == 0
+}
+fn is_no_time(value: &Nanos) -> bool {
+    value.0 == 0
 }
 fn is_whole(extent: &Extent) -> bool {
     *extent == Extent::Whole

@@ -4,7 +4,7 @@ use crate::DType;
 use crate::units::{Bytes, BytesPerSec, Nanos, OpsPerSec};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A description of a machine. Nothing here assumes one device or one link.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,12 +40,24 @@ pub struct Tier {
     /// True for a store of files: it holds the homes of weights, and no arena.
     #[serde(default, skip_serializing_if = "is_default")]
     pub files: bool,
+    /// True for a memory that is used only as far as a budget says.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_request: bool,
+    /// What a program may use of it, where somebody set less than there is ([`Target::budgeted`]). No part of the
+    /// machine: it is not written, and not in the layout.
+    #[serde(skip)]
+    pub budget: Option<Bytes>,
 }
 
 impl Tier {
     /// Bytes that an arena may have.
     pub fn room(&self) -> Bytes {
-        Bytes(self.capacity.0.saturating_sub(self.reserve.0))
+        let all = Bytes(self.capacity.0.saturating_sub(self.reserve.0));
+        match self.budget {
+            Some(budget) => all.min(budget),
+            None if self.on_request => Bytes(0),
+            None => all,
+        }
     }
 }
 
@@ -247,6 +259,15 @@ impl Target {
     /// The tier of this name, for changing a capacity.
     pub fn tier_mut(&mut self, name: &str) -> Option<&mut Tier> {
         self.tiers.iter_mut().find(|t| t.name == name)
+    }
+
+    /// The same machine with budgets for what an arena may have, by tier. Names that it does not have are passed over.
+    pub fn budgeted(&self, memory: &BTreeMap<String, Bytes>) -> Target {
+        let mut target = self.clone();
+        for tier in &mut target.tiers {
+            tier.budget = memory.get(&tier.name).copied();
+        }
+        target
     }
 
     /// The memory of the first engine: what `device` means, whatever the target calls it.

@@ -1,3 +1,9 @@
-//! Runs a verified memory program on a device: copies beside compute, at the addresses that the program chose.
+//! Runs a verified memory program on a device: copies beside compute, each byte where the program put it.
+//!
+//! This crate knows no model and plans nothing.
 
+pub mod arena;
 pub mod engine;
+pub mod executor;
+pub mod store;
+mod table;

@@ -3,7 +3,10 @@
 //! One file per command, one line per command in [`COMMANDS`]. A command takes the words after its name and
 //! returns a [`Failure`]; words go to stderr, data to stdout, as everywhere in berth.
 
+mod cargo;
+mod ci;
 mod setup;
+mod test;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,11 +19,15 @@ struct Command {
 }
 
 /// Every subcommand, in the order in which the help lists them.
-const COMMANDS: &[Command] = &[Command {
-    name: "setup",
-    summary: "fetch the compute engine into .berth/engine (once; needs python3 with pip)",
-    run: setup::run,
-}];
+const COMMANDS: &[Command] = &[
+    Command {
+        name: "setup",
+        summary: "fetch the compute engine into .berth/engine (once; needs python3 with pip)",
+        run: setup::run,
+    },
+    Command { name: "test", summary: "setup, then every test; further words go to `cargo test`", run: test::run },
+    Command { name: "ci", summary: "format, clippy, documentation, then test: what a change must pass", run: ci::run },
+];
 
 /// Why a command did not do its work.
 #[derive(Debug)]

@@ -71,7 +71,8 @@ pub fn run(root: &Path, words: &[String]) -> Result<(), Failure> {
     // Everything is made in a folder of this process beside the final one, so that a stop half way leaves no engine
     // that looks whole, and two set-ups at once do not mix their files.
     let making = root.join(format!("{ENGINE}.making-{}", std::process::id()));
-    let outcome = make(root, &making, wheels.as_deref(), &wanted).and_then(|()| put(&making.join("engine"), &engine, &wanted));
+    let outcome =
+        make(root, &making, wheels.as_deref(), &wanted).and_then(|()| put(&making.join("engine"), &engine, &wanted));
     // What is left over is only scratch; failing to remove it does not spoil the engine.
     let _ = fs::remove_dir_all(&making);
     outcome?;
@@ -215,7 +216,12 @@ fn disk(verb: &str, path: &Path, error: &std::io::Error) -> Failure {
 }
 
 fn indented(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).trim().lines().map(|line| format!("  | {line}")).collect::<Vec<_>>().join("\n")
+    String::from_utf8_lossy(&output.stderr)
+        .trim()
+        .lines()
+        .map(|line| format!("  | {line}"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 #[cfg(test)]

@@ -15,6 +15,15 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 /// Float constants up to this many bytes are at hand for rules (scales of a Resize).
 const DATA_MAX: usize = 1024;
 
+/// Most axes of a value.
+pub(super) const RANK_MAX: usize = 64;
+
+/// Most relations between dims that operators prove; each costs one more round over the graph.
+const RELATIONS_MAX: usize = 32;
+
+/// Folded elements that any model may have, besides those that its size allows.
+const FOLDED_FREE: usize = 1 << 16;
+
 /// Reads an input or output declaration.
 pub(super) fn port(info: &onnx::ValueInfoProto, input: bool) -> Result<Port, ImportError> {
     let name = info.name.clone();
@@ -22,14 +31,16 @@ pub(super) fn port(info: &onnx::ValueInfoProto, input: bool) -> Result<Port, Imp
     let kind = info.r#type.as_ref().and_then(|t| t.value.as_ref());
     let tensor = match kind {
         Some(Kind::TensorType(tensor)) => tensor,
+        None if !input => return Ok(Port { name, dtype: None, shape: None }),
         None => return Err(fail("no type is given".to_owned())),
         Some(Kind::SequenceType(_)) => return Err(fail("sequences are not supported".to_owned())),
         Some(Kind::OptionalType(_)) => return Err(fail("optional values are not supported".to_owned())),
         Some(_) => return Err(fail("it is no tensor; only tensors are supported".to_owned())),
     };
-    let Some(dtype) = dtype_from_onnx(tensor.elem_type) else {
+    let dtype = dtype_from_onnx(tensor.elem_type);
+    if dtype.is_none() && (input || tensor.elem_type != 0) {
         return Err(fail(format!("element type {} is not known", tensor.elem_type)));
-    };
+    }
     let shape = tensor.shape.as_ref().map(|shape| {
         let dims = shape.dim.iter().enumerate();
         dims.map(|(axis, dim)| match &dim.value {
@@ -39,6 +50,9 @@ pub(super) fn port(info: &onnx::ValueInfoProto, input: bool) -> Result<Port, Imp
         })
         .collect::<Vec<_>>()
     });
+    if shape.as_ref().is_some_and(|s| s.len() > RANK_MAX) {
+        return Err(fail(format!("it has more than {RANK_MAX} axes")));
+    }
     if input && shape.is_none() {
         return Err(fail("an input needs a shape; give the model's input one (names may stand for sizes)".to_owned()));
     }
@@ -55,20 +69,42 @@ fn dim_expr(text: &str) -> Expr {
     }
 }
 
-/// Builds the graph. Restarts once for each relation between dims that an operator proves.
+/// Builds the graph.
 pub(super) fn graph(model: &Model, binding: &Binding) -> Result<Graph, ImportError> {
     let dims: Vec<String> = model.input_dims().into_iter().map(|d| d.name).collect();
-    if let Some(name) = binding.keys().find(|name| !dims.contains(name)) {
+    let named: HashSet<&String> = dims.iter().collect();
+    if let Some(name) = binding.keys().find(|name| !named.contains(name)) {
         let known = if dims.is_empty() { "none".to_owned() } else { dims.join(", ") };
         return Err(ImportError::NoSuchDim { name: name.clone(), known });
     }
-    let mut relations: BTreeMap<String, Expr> = BTreeMap::new();
-    loop {
-        let free: Vec<String> = dims.iter().filter(|d| !binding.contains_key(*d)).cloned().collect();
-        let free = free.into_iter().filter(|d| !relations.contains_key(d)).collect();
-        match Builder::new(model, binding, &relations, free).build()? {
+    let mut relations = relations_by_name(&dims, binding)?;
+    if !binding.is_empty() && dims.iter().any(|d| !binding.contains_key(d) && !relations.contains_key(d)) {
+        // Once sizes are numbers an operator no longer says which dim they came from, so relations are sought before.
+        let mut symbolic = relations_by_name(&dims, &Binding::new())?;
+        // What goes wrong here goes wrong below too, or does not matter.
+        let _ = solve(model, &dims, &Binding::new(), &mut symbolic);
+        for (dim, equals) in symbolic {
+            if !binding.contains_key(&dim) {
+                relations.entry(dim).or_insert(equals.bind(binding));
+            }
+        }
+    }
+    solve(model, &dims, binding, &mut relations)
+}
+
+/// Builds the graph, adding each relation between dims that an operator proves and starting over.
+fn solve(
+    model: &Model,
+    dims: &[String],
+    binding: &Binding,
+    relations: &mut BTreeMap<String, Expr>,
+) -> Result<Graph, ImportError> {
+    for round in 0..=RELATIONS_MAX {
+        // In the last round sizes are taken as equal, and the graph says so.
+        let solvable = |d: &&String| round < RELATIONS_MAX && !binding.contains_key(*d) && !relations.contains_key(*d);
+        let free = dims.iter().filter(solvable).cloned().collect();
+        match Builder::new(model, binding, relations, free).build()? {
             Outcome::Graph(graph) => return Ok(*graph),
-            // Each dim is solved at most once, so this ends.
             Outcome::Relation(dim, equals) => {
                 for other in relations.values_mut() {
                     *other = other.substitute(&|name| (name == dim).then(|| equals.clone()));
@@ -77,6 +113,32 @@ pub(super) fn graph(model: &Model, binding: &Binding) -> Result<Graph, ImportErr
             }
         }
     }
+    unreachable!("the last round has no dim to solve")
+}
+
+/// Exporters name the length of a mask after its parts: `past_plus_seq` is `past + seq`. No operator need say so.
+fn relations_by_name(dims: &[String], binding: &Binding) -> Result<BTreeMap<String, Expr>, ImportError> {
+    let mut relations = BTreeMap::new();
+    let all: HashSet<&str> = dims.iter().map(String::as_str).collect();
+    for name in dims {
+        let parts: Vec<&str> = name.split("_plus_").collect();
+        if parts.len() < 2 || !parts.iter().all(|part| all.contains(part)) {
+            continue;
+        }
+        let sum = parts.iter().fold(Expr::constant(0), |sum, part| sum + Expr::dim(part));
+        let equals = sum.bind(binding);
+        match (binding.get(name), equals.as_constant()) {
+            (Some(bound), Some(needed)) if i128::from(*bound) != needed => {
+                let needed = format!("{needed}: by its name it is {sum}");
+                return Err(ImportError::Contradiction { name: name.clone(), bound: *bound, needed });
+            }
+            (Some(_), _) => {}
+            (None, _) => {
+                relations.insert(name.clone(), equals);
+            }
+        }
+    }
+    Ok(relations)
 }
 
 enum Outcome {
@@ -99,6 +161,8 @@ struct Builder<'a> {
     /// Names of operators taken, each with the number to try next.
     names: HashMap<String, u64>,
     functions: HashSet<(&'a str, &'a str)>,
+    /// Elements that may still be folded.
+    folds_left: usize,
 }
 
 impl<'a> Builder<'a> {
@@ -111,18 +175,35 @@ impl<'a> Builder<'a> {
         let opsets = model.proto.opset_import.iter();
         let graph = Graph {
             name: proto.name.clone(),
-            opsets: opsets.map(|s| (if is_standard(&s.domain) { "" } else { &s.domain }.to_owned(), s.version)).collect(),
+            opsets: opsets
+                .map(|s| (if is_standard(&s.domain) { "" } else { &s.domain }.to_owned(), s.version))
+                .collect(),
             ir_version: model.proto.ir_version,
             ..Graph::default()
         };
         let functions = model.proto.functions.iter().map(|f| (f.domain.as_str(), f.name.as_str())).collect();
         let (ids, data, names) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Builder { model, proto, binding, relations, free, graph, ids, data, declared, read, names, functions }
+        let folds_left = FOLDED_FREE + model.file.len() / 16;
+        Builder {
+            model,
+            proto,
+            binding,
+            relations,
+            free,
+            graph,
+            ids,
+            data,
+            declared,
+            read,
+            names,
+            functions,
+            folds_left,
+        }
     }
 
     fn build(mut self) -> Result<Outcome, ImportError> {
         for (dim, equals) in self.relations {
-            self.graph.assumptions.push(format!("dim `{dim}` is {equals}, as the operators need"));
+            self.graph.assumptions.push(format!("dim `{dim}` is {equals}, as its name or the operators say"));
         }
         self.inputs()?;
         self.initializers()?;
@@ -135,11 +216,31 @@ impl<'a> Builder<'a> {
             match self.ids.get(output.name.as_str()) {
                 Some(id) => self.graph.outputs.push(*id),
                 None => {
-                    return Err(ImportError::Undefined { name: output.name.clone(), by: "the graph's outputs".to_owned() });
+                    return Err(ImportError::Undefined {
+                        name: output.name.clone(),
+                        by: "the graph's outputs".to_owned(),
+                    });
                 }
             }
         }
+        self.note_loose_names();
         Ok(Outcome::Graph(Box::new(self.graph)))
+    }
+
+    /// People name the dims of outputs loosely (`past` for what is `past + 1`), so a name that does not hold is no error.
+    fn note_loose_names(&mut self) {
+        for port in &self.model.outputs {
+            let (Some(shape), Some(id)) = (&port.shape, self.ids.get(port.name.as_str())) else { continue };
+            let declared: Vec<Expr> = shape.iter().map(|size| self.settle(size)).collect();
+            let inferred = &self.graph.value(*id).shape;
+            let differ = |(a, b): (&Expr, &Expr)| a.as_constant().zip(b.as_constant()).is_some_and(|(a, b)| a != b);
+            if declared.iter().zip(inferred).any(differ) {
+                let (name, declared, inferred) = (&port.name, show(shape), show(inferred));
+                let note =
+                    format!("output `{name}` is declared as {declared} and computed as {inferred}; the latter is used");
+                self.graph.assumptions.push(note);
+            }
+        }
     }
 
     fn add(&mut self, name: &'a str, what: &'static str, value: Value) -> Result<ValueId, ImportError> {
@@ -165,7 +266,9 @@ impl<'a> Builder<'a> {
         let model = self.model;
         for port in &model.inputs {
             let shape = port.shape.iter().flatten().map(|e| self.settle(e)).collect();
-            let value = Value { name: port.name.clone(), dtype: port.dtype, shape, content: Content::Computed };
+            // `port` gives each input a type.
+            let dtype = port.dtype.unwrap_or(DType::F32);
+            let value = Value { name: port.name.clone(), dtype, shape, content: Content::Computed };
             let id = self.add(&port.name, "two graph inputs", value)?;
             self.graph.inputs.push(id);
         }
@@ -174,7 +277,7 @@ impl<'a> Builder<'a> {
 
     fn initializers(&mut self) -> Result<(), ImportError> {
         for proto in &self.proto.initializer {
-            let tensor = tensor::describe(proto, self.model)?;
+            let tensor = tensor::describe(proto, self.model, &mut self.folds_left)?;
             self.constant(&proto.name, "two initializers", tensor)?;
         }
         Ok(())
@@ -254,7 +357,10 @@ impl<'a> Builder<'a> {
         }
         if let Some(body) = node.attribute.iter().find(|a| a.g.is_some() || !a.graphs.is_empty()) {
             return Err(ImportError::Unsupported {
-                what: format!("{} (node `{name}`), which holds a graph in its attribute `{}`,", node.op_type, body.name),
+                what: format!(
+                    "{} (node `{name}`), which holds a graph in its attribute `{}`,",
+                    node.op_type, body.name
+                ),
             });
         }
         let Some((_, opset)) = self.graph.opsets.iter().find(|(d, _)| d == domain).cloned() else {
@@ -283,12 +389,15 @@ impl<'a> Builder<'a> {
             Some(Ok(outs)) => outs,
             Some(Err(Problem::Relation { dim, equals })) => return Ok(Some((dim, equals))),
             Some(Err(Problem::Wrong(problem))) => return Err(self.fail(node, problem)),
+            Some(Err(Problem::Mismatch(problem))) => return Err(self.mismatch(node, problem)),
             Some(Err(Problem::Unknown(problem))) => self.declared_outs(node, &problem, opset, &facts)?,
             None => self.declared_outs(node, "", opset, &facts)?,
         };
         let flops = match row.map(|row| row.flops) {
             None | Some(Flops::None) => Expr::constant(0),
-            Some(Flops::PerOutput(n)) => outs.first().map_or(Expr::default(), |o| product(&o.shape)) * Expr::constant(n),
+            Some(Flops::PerOutput(n)) => {
+                outs.first().map_or(Expr::default(), |o| product(&o.shape)) * Expr::constant(n)
+            }
             Some(Flops::PerInput(n)) => {
                 facts.inputs.first().copied().flatten().map_or(Expr::default(), Value::elements) * Expr::constant(n)
             }
@@ -296,7 +405,9 @@ impl<'a> Builder<'a> {
         };
         let notes = facts.notes.take();
         let fresh = facts.fresh.take();
-        self.graph.assumptions.extend(notes.into_iter().map(|note| format!("{} (node `{name}`): {note}", node.op_type)));
+        self.graph
+            .assumptions
+            .extend(notes.into_iter().map(|note| format!("{} (node `{name}`): {note}", node.op_type)));
         self.graph.data_dims.extend(fresh);
         let outputs = self.outputs(node, row, outs)?;
         let name = self.unique(name);
@@ -322,7 +433,7 @@ impl<'a> Builder<'a> {
             ..Default::default()
         };
         let tensor = match attribute.name.as_str() {
-            "value" => attribute.t.clone().map(|t| onnx::TensorProto { name: output.clone(), ..t }),
+            "value" => attribute.t.clone().map(|t| onnx::TensorProto { name: output.clone(), ..*t }),
             "value_int" => attribute.i.map(|i| list(7, Vec::new(), i.to_le_bytes().to_vec())),
             "value_float" => attribute.f.map(|f| list(1, Vec::new(), f.to_le_bytes().to_vec())),
             "value_ints" => {
@@ -338,7 +449,7 @@ impl<'a> Builder<'a> {
         let Some(tensor) = tensor else {
             return Err(self.fail(node, format!("its attribute `{}` is not supported or empty", attribute.name)));
         };
-        let tensor = tensor::describe(&tensor, self.model)?;
+        let tensor = tensor::describe(&tensor, self.model, &mut self.folds_left)?;
         self.constant(output, "two results of nodes", tensor)?;
         Ok(true)
     }
@@ -362,12 +473,18 @@ impl<'a> Builder<'a> {
     }
 
     /// Results from what the file declares, where no rule gives them.
-    fn declared_outs(&self, node: &onnx::NodeProto, why: &str, opset: i64, facts: &Node) -> Result<Vec<Out>, ImportError> {
+    fn declared_outs(
+        &self,
+        node: &onnx::NodeProto,
+        why: &str,
+        opset: i64,
+        facts: &Node,
+    ) -> Result<Vec<Out>, ImportError> {
         let mut outs = Vec::new();
         for output in &node.output {
             let port = self.declared.get(output.as_str()).and_then(|info| port(info, false).ok());
             match port {
-                Some(Port { dtype, shape: Some(shape), .. }) => {
+                Some(Port { dtype: Some(dtype), shape: Some(shape), .. }) => {
                     let shape: Vec<Expr> = shape.iter().map(|e| self.settle(e)).collect();
                     outs.push(Out { dtype, shape, known: None });
                 }
@@ -416,7 +533,10 @@ impl<'a> Builder<'a> {
                 return Err(self.fail(node, format!("it has no result {index} (`{output}`)")));
             };
             self.compare(node, output, &out)?;
-            let content = out.known.map_or(Content::Computed, Content::Known);
+            // Folding is worth it for shapes; a file made of nothing else shall not grow in memory.
+            let known = out.known.filter(|known| known.len() <= self.folds_left);
+            self.folds_left -= known.as_ref().map_or(0, Vec::len);
+            let content = known.map_or(Content::Computed, Content::Known);
             let value = Value { name: output.clone(), dtype: out.dtype, shape: out.shape, content };
             ids.push(Some(self.add(output, "two results of nodes", value)?));
         }
@@ -431,8 +551,14 @@ impl<'a> Builder<'a> {
         for (size, axis) in out.shape.iter().zip(0..) {
             let size = if size.is_overflow() { -1 } else { size.as_constant().unwrap_or(0) };
             if size < 0 || size > i128::from(u64::MAX) {
-                return Err(self.fail(node, format!("the shape of `{name}`, {}, is impossible at axis {axis}", show(&out.shape))));
+                return Err(self
+                    .fail(node, format!("the shape of `{name}`, {}, is impossible at axis {axis}", show(&out.shape))));
             }
+        }
+        if out.shape.len() > RANK_MAX {
+            return Err(
+                self.fail(node, format!("`{name}` has {} axes, at most {RANK_MAX} are supported", out.shape.len()))
+            );
         }
         let elements = product(&out.shape);
         let bytes = elements * Expr::constant(i128::from(out.dtype.bits().unwrap_or(0)));
@@ -440,14 +566,14 @@ impl<'a> Builder<'a> {
             return Err(self.fail(node, format!("the size of `{name}`, {}, does not fit in 63 bits", show(&out.shape))));
         }
         let Some(info) = self.declared.get(name) else { return Ok(()) };
-        let Some(Kind::TensorType(declared)) = info.r#type.as_ref().and_then(|t| t.value.as_ref()) else { return Ok(()) };
+        let Some(Kind::TensorType(declared)) = info.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
+            return Ok(());
+        };
         let conflict = |declared: String, inferred: String| ImportError::Conflict {
             value: name.to_owned(),
-            kind: node.op_type.clone(),
-            node: node_name(node).to_owned(),
+            op: format!("{} (node `{}`)", node.op_type, node_name(node)),
             declared,
-            inferred,
-            hint: self.hint(),
+            inferred: inferred + &self.hint(),
         };
         if let Some(dtype) = dtype_from_onnx(declared.elem_type)
             && dtype != out.dtype
@@ -456,9 +582,11 @@ impl<'a> Builder<'a> {
         }
         let Some(shape) = &declared.shape else { return Ok(()) };
         let same = shape.dim.len() == out.shape.len()
-            && shape.dim.iter().zip(&out.shape).all(|(declared, inferred)| match (&declared.value, inferred.as_constant()) {
-                (Some(Dim::DimValue(size)), Some(inferred)) if *size >= 0 => i128::from(*size) == inferred,
-                _ => true,
+            && shape.dim.iter().zip(&out.shape).all(|(declared, inferred)| {
+                match (&declared.value, inferred.as_constant()) {
+                    (Some(Dim::DimValue(size)), Some(inferred)) if *size >= 0 => i128::from(*size) == inferred,
+                    _ => true,
+                }
             });
         if !same {
             let dims = shape.dim.iter().map(|d| match &d.value {
@@ -493,7 +621,12 @@ impl<'a> Builder<'a> {
     }
 
     fn fail(&self, node: &onnx::NodeProto, problem: String) -> ImportError {
-        let hint = if problem.contains("broadcast") || problem.contains(" and ") { self.hint() } else { String::new() };
+        let hint = String::new();
+        ImportError::Op { kind: node.op_type.clone(), node: node_name(node).to_owned(), problem, hint }
+    }
+
+    fn mismatch(&self, node: &onnx::NodeProto, problem: String) -> ImportError {
+        let hint = self.hint();
         ImportError::Op { kind: node.op_type.clone(), node: node_name(node).to_owned(), problem, hint }
     }
 }
@@ -518,7 +651,9 @@ fn cycle(nodes: &[onnx::NodeProto], producer: &HashMap<&str, usize>, waits: &[us
     let mut at = from;
     loop {
         let inputs = nodes[at].input.iter();
-        let Some(next) = inputs.filter_map(|i| producer.get(i.as_str())).copied().find(|i| waits[*i] > 0) else { break };
+        let Some(next) = inputs.filter_map(|i| producer.get(i.as_str())).copied().find(|i| waits[*i] > 0) else {
+            break;
+        };
         path.push(next);
         if !seen.insert(next) {
             break;
@@ -560,4 +695,3 @@ fn attribute(proto: &onnx::AttributeProto) -> Result<(String, Attribute), String
     };
     Ok((proto.name.clone(), value))
 }
-

@@ -23,7 +23,9 @@ pub enum ImportError {
         what: String,
     },
     /// The file's format is newer than this program.
-    #[error("the model has ONNX IR version {found}; the newest known here is {newest}; export it with an older version")]
+    #[error(
+        "the model has ONNX IR version {found}; the newest known here is {newest}; export it with an older version"
+    )]
     IrVersion {
         /// The file's version.
         found: i64,
@@ -119,20 +121,16 @@ pub enum ImportError {
         hint: String,
     },
     /// The file declares another shape or type than its operators give.
-    #[error("`{value}` is declared as {declared}, but {kind} (node `{node}`) gives {inferred}{hint}")]
+    #[error("`{value}` is declared as {declared}, but {op} gives {inferred}")]
     Conflict {
         /// The value.
         value: String,
-        /// The operator type.
-        kind: String,
-        /// The node's name.
-        node: String,
+        /// The operator type and the node's name.
+        op: String,
         /// What the file says.
         declared: String,
-        /// What the operators give.
+        /// What the operators give, and what was bound, where that may be the reason.
         inferred: String,
-        /// What was bound, where that may be the reason; empty or a sentence.
-        hint: String,
     },
     /// A dim was given a size and no input has it.
     #[error("the model has no dim `{name}`; its inputs have {known}")]

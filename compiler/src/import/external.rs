@@ -1,7 +1,7 @@
 //! Where external data may lie: inside the model's folder, and nowhere else.
 
-use super::onnx::TensorProto;
 use super::ImportError;
+use super::onnx::TensorProto;
 use berth_ir::graph::Stored;
 use std::path::{Path, PathBuf};
 

@@ -11,7 +11,10 @@ pub(super) fn binary(kind: &str, a: &Expr, b: &Expr) -> Option<Expr> {
         "Sub" => a - b,
         "Mul" => a * b,
         "Div" => return quotient(a, b),
-        "Mod" => a - quotient(a, b)? * b,
+        // The sign of the divisor, and with the attribute `fmod` the sign of the dividend.
+        "Mod" if b.as_constant() == Some(0) => return None,
+        "Mod" if b.as_constant().is_some() && a.as_constant().is_some() => a - a.floor_div(b) * b,
+        "Mod" | "Fmod" => a - quotient(a, b)? * b,
         "Min" => a.min(b),
         "Max" => a.max(b),
         "Pow" => {

@@ -5,13 +5,12 @@ use std::fs::File;
 
 /// The bytes of a file, read-only. A page is read when it is looked at.
 ///
-/// Another process that shortens the file while it is mapped ends this process (SIGBUS); that is the price of not
-/// copying, and it is in the handbook.
+/// A process that shortens the file while it is mapped ends this one (SIGBUS); that is the price of not copying.
 #[allow(unsafe_code)]
 pub(super) fn map(file: &File) -> std::io::Result<Bytes> {
-    // SAFETY: the mapping is private and read-only, and `Bytes` keeps it alive for as long as any slice of it exists.
-    // A file changed underneath gives other bytes, which nothing here relies on being constant: what is decoded is
-    // copied out of the mapping or compared by length only.
+    // SAFETY: the mapping is private and read-only, and `Bytes` keeps it alive as long as any slice of it. What no
+    // program can exclude is that another one writes to the file meanwhile: the decoder then sees either bytes, checks
+    // each length against what it was given, and keeps no reference into text, which it copies before checking it.
     let map = unsafe { memmap2::Mmap::map(file)? };
     Ok(Bytes::from_owner(map))
 }

@@ -23,12 +23,12 @@ pub mod onnx {
 pub use error::ImportError;
 pub use tensor::{dtype_from_onnx, dtype_to_onnx};
 
+use berth_ir::DType;
 use berth_ir::expr::{Binding, Expr};
 use berth_ir::graph::Graph;
-use berth_ir::DType;
 use bytes::Bytes;
 use prost::Message;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// Newest version of the standard operator set whose rules are known.
@@ -53,8 +53,8 @@ pub struct Model {
 pub struct Port {
     /// Name.
     pub name: String,
-    /// Element type.
-    pub dtype: DType,
+    /// Element type; `None` where the file gives none (outputs only).
+    pub dtype: Option<DType>,
     /// The declared shape; `None` where the file gives none (outputs only).
     pub shape: Option<Vec<Expr>>,
 }
@@ -145,18 +145,15 @@ impl Model {
     /// The named dims of the inputs, in the order in which they appear.
     pub fn input_dims(&self) -> Vec<InputDim> {
         let mut dims: Vec<InputDim> = Vec::new();
+        let mut places: HashMap<String, usize> = HashMap::new();
         for port in &self.inputs {
-            let names: BTreeSet<String> = port.shape.iter().flatten().flat_map(Expr::dims).collect();
-            // In the order of the axes, not of the names.
-            let mut names: Vec<String> = names.into_iter().collect();
-            let axis = |name: &String| {
-                port.shape.iter().flatten().position(|e| e.dims().contains(name)).unwrap_or(usize::MAX)
-            };
-            names.sort_by_key(axis);
-            for name in names {
-                match dims.iter_mut().find(|d| d.name == name) {
-                    Some(dim) => dim.inputs.push(port.name.clone()),
-                    None => dims.push(InputDim { name, inputs: vec![port.name.clone()] }),
+            for name in port.shape.iter().flatten().flat_map(Expr::dims) {
+                let place = *places.entry(name.clone()).or_insert_with(|| {
+                    dims.push(InputDim { name, inputs: Vec::new() });
+                    dims.len() - 1
+                });
+                if dims[place].inputs.last() != Some(&port.name) {
+                    dims[place].inputs.push(port.name.clone());
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! Initializers and constants: what they are, and where their bytes lie.
 
+use super::build::RANK_MAX;
 use super::onnx::TensorProto;
 use super::{ImportError, Model, external};
 use berth_ir::DType;
@@ -58,8 +59,8 @@ pub(super) struct Tensor {
     pub data: Option<Bytes>,
 }
 
-/// Describes a tensor: type, shape, where the bytes are.
-pub(super) fn describe(tensor: &TensorProto, model: &Model) -> Result<Tensor, ImportError> {
+/// Describes a tensor: type, shape, where the bytes are. Small integer ones are known while `folds_left` allows it.
+pub(super) fn describe(tensor: &TensorProto, model: &Model, folds_left: &mut usize) -> Result<Tensor, ImportError> {
     let fail = |problem: String| ImportError::Tensor { name: tensor.name.clone(), problem };
     let Some(dtype) = dtype_from_onnx(tensor.data_type) else {
         return Err(fail(format!("element type {} is not known", tensor.data_type)));
@@ -67,12 +68,17 @@ pub(super) fn describe(tensor: &TensorProto, model: &Model) -> Result<Tensor, Im
     if dtype == DType::Str {
         return Err(fail("strings have no size that a plan could hold".to_owned()));
     }
+    if tensor.dims.len() > RANK_MAX {
+        return Err(fail(format!("it has {} axes, at most {RANK_MAX} are supported", tensor.dims.len())));
+    }
     let mut dims = Vec::with_capacity(tensor.dims.len());
     let mut elements = 1u64;
     for dim in &tensor.dims {
         let dim = u64::try_from(*dim).map_err(|_| fail(format!("dimension {dim} is negative")))?;
         dims.push(dim);
-        elements = elements.checked_mul(dim).ok_or_else(|| fail(format!("shape {:?} does not fit in 64 bits", tensor.dims)))?;
+        elements = elements
+            .checked_mul(dim)
+            .ok_or_else(|| fail(format!("shape {:?} does not fit in 64 bits", tensor.dims)))?;
     }
     let Some(bytes) = dtype.bytes(elements) else {
         return Err(fail(format!("shape {:?} does not fit in 64 bits", tensor.dims)));
@@ -93,7 +99,8 @@ pub(super) fn describe(tensor: &TensorProto, model: &Model) -> Result<Tensor, Im
         let held = data.len();
         return Err(fail(format!("{held} bytes are there, but shape {:?} of {dtype:?} needs {bytes}", tensor.dims)));
     }
-    let known = integers(dtype, elements, &data);
+    let known = integers(dtype, elements, &data).filter(|known| known.len() <= *folds_left);
+    *folds_left -= known.as_ref().map_or(0, Vec::len);
     let content = match (known, offset_in(&model.file, &data)) {
         (Some(known), _) => Content::Known(known),
         (None, Some(offset)) => {
@@ -143,7 +150,11 @@ fn data(tensor: &TensorProto, dtype: DType, elements: u64) -> Result<Bytes, Stri
     }
     // Lists are as long as the decoder made them, so nothing here is larger than the file times eight.
     let count = |held: usize, per: u64| {
-        if held as u64 == elements.div_ceil(per) { Ok(()) } else { Err(format!("{held} entries for {elements} elements")) }
+        if held as u64 == elements.div_ceil(per) {
+            Ok(())
+        } else {
+            Err(format!("{held} entries for {elements} elements"))
+        }
     };
     Ok(match dtype {
         F32 | C64 if !tensor.float_data.is_empty() => tensor.float_data.clone(),
@@ -176,8 +187,12 @@ pub(super) fn integers(dtype: DType, elements: u64, data: &[u8]) -> Option<Vec<E
         return None;
     }
     Some(match dtype {
-        DType::I64 => data.chunks_exact(8).map(|c| Expr::constant(i64::from_le_bytes(c.try_into().unwrap_or_default()))).collect(),
-        DType::I32 => data.chunks_exact(4).map(|c| Expr::constant(i32::from_le_bytes(c.try_into().unwrap_or_default()))).collect(),
+        DType::I64 => {
+            data.chunks_exact(8).map(|c| Expr::constant(i64::from_le_bytes(c.try_into().unwrap_or_default()))).collect()
+        }
+        DType::I32 => {
+            data.chunks_exact(4).map(|c| Expr::constant(i32::from_le_bytes(c.try_into().unwrap_or_default()))).collect()
+        }
         DType::Bool => data.iter().map(|b| Expr::constant(i128::from(*b != 0))).collect(),
         _ => return None,
     })

@@ -42,7 +42,8 @@ fn by_part_and_link(facts: &Facts) -> BTreeMap<String, u64> {
     let mut all = BTreeMap::new();
     for t in &facts.traffic {
         let part = if t.part.is_empty() { "the prologue" } else { &t.part };
-        *all.entry(format!("{} in {part}", t.link)).or_insert(0u64) += t.bytes;
+        let bytes = all.entry(format!("{} in {part}", t.link)).or_insert(0u64);
+        *bytes = bytes.saturating_add(t.bytes);
     }
     all
 }
@@ -93,13 +94,29 @@ fn tasks<'a>(index: &'a Index, body: &str, tier: &str) -> Option<(&'a Unit<'a>, 
     Some((unit, runs.collect()))
 }
 
-/// Bytes of the tensors that a task holds at once, at the lower end of the dims: all, or all but weights.
+/// Least bytes of its engine's tier that a task needs at once, at the lower end of the dims: all, or all but weights.
+///
+/// Counted are workspace and what it writes and, unless the engine reads other tiers in place, what it reads whole. What
+/// may be written in place counts only by what it is larger.
 fn operands(index: &Index, unit: &Unit, task: usize, weights: bool) -> u64 {
-    let tensors: BTreeSet<usize> = index.task_tensors[task].iter().copied().collect();
-    let counted = tensors.iter().map(|t| &index.program.tensors[*t]);
-    let counted = counted.filter(|t| weights || t.kind != Kind::Weight);
-    let bytes = counted.map(|t| lower(&t.bytes, &unit.ranges)).fold(0u64, u64::saturating_add);
-    bytes.saturating_add(index.program.tasks[task].workspace)
+    let t = &index.program.tasks[task];
+    let elsewhere = !index.target.engines[index.task_engine[task]].reads.is_empty();
+    let bytes = |access: usize| lower(&index.program.tensors[index.task_tensors[task][access]].bytes, &unit.ranges);
+    let mut seen = BTreeSet::new();
+    let mut sum = t.workspace;
+    for (i, access) in t.accesses.iter().enumerate() {
+        let tensor = index.task_tensors[task][i];
+        let there = match access {
+            Access::Read(_) => !elsewhere && (weights || index.program.tensors[tensor].kind != Kind::Weight),
+            Access::ReadRows(_) => false,
+            Access::Write(_) | Access::Append(_) => true,
+        };
+        if there && seen.insert((tensor, access.writes())) {
+            let over = t.in_place.iter().filter(|(r, w)| !elsewhere && *w == i && *r < t.accesses.len());
+            sum = sum.saturating_add(bytes(i).saturating_sub(over.map(|(r, _)| bytes(*r)).max().unwrap_or(0)));
+        }
+    }
+    sum
 }
 
 /// Weights that tasks of this tier read whole must be there during the step. When task `at` runs, at most the room

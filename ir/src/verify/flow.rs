@@ -3,7 +3,7 @@
 use super::index::{Act, Index, Layout, Part, Role};
 use super::order::Order;
 use super::violation::Violation;
-use crate::program::{Access, Kind};
+use crate::program::{Access, Kind, Mode};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Which bytes of a tensor: those of its home, or those that an instance wrote.
@@ -26,8 +26,10 @@ struct Piece {
 struct Life {
     berth: usize,
     writes: Vec<usize>,
-    /// Empty: it lasts beyond the walk.
+    /// The instances that end it, as far as the walk shows them.
     ends: Vec<usize>,
+    /// It lasts beyond the walk: nothing ends it, or not all that ends it is in the walk.
+    open: bool,
 }
 
 #[derive(Default)]
@@ -176,7 +178,12 @@ impl Flow<'_, '_> {
     fn copy(&mut self, node: usize, from: Option<usize>, to: usize, range: Part, read: &Layout, write: &Layout) {
         let pieces = match from {
             None => vec![Piece { part: range, version: Version::Home, layout: Layout::Packed, writer: node }],
-            Some(berth) => self.read(node, berth, range, read),
+            Some(berth) => {
+                if berth == to {
+                    self.race(berth, node, node);
+                }
+                self.read(node, berth, range, read)
+            }
         };
         let moved = pieces.into_iter().map(|p| Piece { layout: write.clone(), writer: node, ..p });
         self.write(node, to, moved.collect());
@@ -200,14 +207,14 @@ impl Flow<'_, '_> {
         }
     }
 
-    /// A version, seen from a node: who wrote it, and how many steps ago.
+    /// A version in words, seen from a node: who wrote it, and how many steps ago.
     fn said(&self, version: Version, from: usize) -> String {
         match version {
-            Version::Home => "its home".to_owned(),
+            Version::Home => "the bytes of its home".to_owned(),
             Version::Written(node) => {
                 match self.order.position(from).saturating_sub(self.order.position(node)) {
-                    0 => format!("`{}`", self.name(node)),
-                    steps => format!("`{}~{steps}`", self.name(node)),
+                    0 => format!("what `{}` wrote", self.name(node)),
+                    steps => format!("what `{}~{steps}` wrote", self.name(node)),
                 }
             }
         }
@@ -250,8 +257,8 @@ impl Flow<'_, '_> {
     /// A use must end before the berth does, or be what ends it.
     fn check_alive(&mut self, node: usize, berth: usize) {
         let Some(life) = self.berths[berth].life else { return };
-        let ends = &self.lives[life].ends;
-        if !ends.is_empty() && !ends.iter().any(|end| self.order.at_or_before(node, *end)) {
+        let Life { ends, open, .. } = &self.lives[life];
+        if !open && !ends.iter().any(|end| self.order.at_or_before(node, *end)) {
             let (berth, by) = (self.berth_name(berth), self.name(node));
             self.found.insert(Violation::UsedAfterEnd { berth, by });
         }
@@ -261,8 +268,8 @@ impl Flow<'_, '_> {
         let over = match self.berths[berth].life {
             None => true,
             Some(life) => {
-                let ends = &self.lives[life].ends;
-                !ends.is_empty() && ends.iter().all(|end| self.order.before(*end, node))
+                let Life { ends, open, .. } = &self.lives[life];
+                !open && ends.iter().all(|end| self.order.before(*end, node))
             }
         };
         if over {
@@ -295,18 +302,18 @@ impl Flow<'_, '_> {
 
     fn begin_life(&mut self, node: usize, berth: usize) {
         let until = &self.index.berths[berth].until;
-        let ends = until.iter().filter_map(|name| self.end_of(node, berth, *name)).collect::<Vec<_>>();
-        // `end_of` reports what is not ordered; it borrows self, so the findings come back here.
-        let mut resolved = Vec::new();
-        for end in ends {
-            match end {
-                Ok(end) => resolved.push(end),
-                Err(violation) => {
+        let (mut ends, mut open) = (Vec::new(), until.is_empty());
+        for name in until {
+            match self.end_of(node, berth, *name) {
+                Some(Ok(end)) => ends.push(end),
+                Some(Err(violation)) => {
                     self.found.insert(violation);
+                    open = true;
                 }
+                None => open = true,
             }
         }
-        self.lives.push(Life { berth, writes: Vec::new(), ends: resolved });
+        self.lives.push(Life { berth, writes: Vec::new(), ends, open });
         let life = Some(self.lives.len() - 1);
         self.berths[berth] = BerthState { life, ..BerthState::default() };
     }
@@ -346,7 +353,7 @@ impl Flow<'_, '_> {
             held.insert(berth.begin, (berth.end, life));
             let mut seen = BTreeSet::new();
             for (from, (to, earlier)) in before {
-                if self.lives[earlier].berth != self.lives[life].berth && seen.insert(earlier) {
+                if seen.insert(earlier) {
                     self.check_overlap(earlier, life, from, to);
                 }
             }
@@ -357,13 +364,18 @@ impl Flow<'_, '_> {
         let (first, second) = (&self.lives[earlier], &self.lives[later]);
         let right = |end: usize, write: usize| end == write && self.in_place(first.berth, second.berth, end);
         let fault = second.writes.iter().find_map(|write| {
-            if first.ends.is_empty() {
-                return Some((None, *write));
-            }
             let late = first.ends.iter().find(|end| !self.order.before(**end, *write) && !right(**end, *write));
-            late.map(|end| (Some(*end), *write))
+            match late {
+                Some(end) => Some((Some(*end), *write)),
+                None if first.open => Some((None, *write)),
+                None => None,
+            }
         });
         let Some((ends, write)) = fault else { return };
+        if let (true, Some(end)) = (first.berth == second.berth, ends) {
+            // Filled again while its last content may still be in use.
+            return self.race(first.berth, end, write);
+        }
         self.found.insert(Violation::Overlap {
             first: self.berth_name(first.berth),
             second: self.berth_name(second.berth),
@@ -403,8 +415,8 @@ impl Flow<'_, '_> {
             put(&mut held.1, piece.clone());
         }
         let lives_on = |life: usize| {
-            let ends = &self.lives[life].ends;
-            ends.is_empty() || ends.iter().any(|end| self.order.position(*end) > position)
+            let Life { ends, open, .. } = &self.lives[life];
+            *open || ends.iter().any(|end| self.order.position(*end) > position)
         };
         all.into_iter().filter(|(_, (life, _))| lives_on(*life)).map(|(berth, (_, pieces))| (berth, pieces)).collect()
     }
@@ -416,46 +428,50 @@ impl Flow<'_, '_> {
         for (position, edge) in edges.iter().enumerate() {
             self.check_states(position, edge);
         }
+        let looped = self.index.program.header.mode == Mode::Loop;
         for position in 1..units.len() {
             let (before, after) = (&edges[position - 1], &edges[position]);
-            if let (Role::Body(a), Role::Body(b)) = (units[position - 1], units[position])
-                && a == b
-                && position > 1
-            {
-                let berths: BTreeSet<usize> = before.keys().chain(after.keys()).copied().collect();
-                for berth in berths {
-                    if self.relative(berth, before.get(&berth), position - 1) != self.relative(berth, after.get(&berth), position) {
-                        let body = self.index.program.bodies[a].name.clone();
-                        self.found.insert(Violation::LoopEdge { body, berth: self.berth_name(berth) });
-                    }
+            let same = |berth: &usize| {
+                let start = self.relative(*berth, before.get(berth), position - 1);
+                (start.is_empty(), start == self.relative(*berth, after.get(berth), position))
+            };
+            let mut differ: BTreeSet<&usize> = BTreeSet::new();
+            match (units[position - 1], units[position]) {
+                (Role::Body(a), Role::Body(b)) if a == b => {
+                    differ.extend(before.keys().chain(after.keys()).filter(|berth| !same(berth).1));
                 }
+                // The first step may find less than it leaves: what it loads and keeps. What it finds it leaves.
+                (Role::Prologue | Role::Transition { .. }, Role::Body(_)) if looped => {
+                    differ.extend(before.keys().filter(|berth| !matches!(same(berth), (true, _) | (_, true))));
+                }
+                _ => {}
             }
-            if let (Role::Transition { .. }, Role::Body(_)) = (units[position - 1], units[position]) {
-                for (berth, pieces) in after {
-                    let left = before.get(berth);
-                    if self.relative(*berth, left, position - 1) != self.relative(*berth, Some(pieces), position) {
+            for berth in differ {
+                let berth = self.berth_name(*berth);
+                self.found.insert(match (units[position - 1], units[position]) {
+                    (Role::Transition { .. }, _) => {
                         let transition = self.index.units[self.order.walk[position - 1]].name.to_owned();
-                        self.found.insert(Violation::TransitionEdge { transition, berth: self.berth_name(*berth) });
+                        Violation::TransitionEdge { transition, berth }
                     }
-                }
+                    _ => Violation::LoopEdge { body: self.index.units[self.order.walk[position]].name.to_owned(), berth },
+                });
             }
         }
     }
 
-    /// Contents with tensors' versions counted from what is current, so that steps compare.
-    fn relative(&self, berth: usize, pieces: Option<&Vec<Piece>>, position: usize) -> Vec<(u64, u64, usize)> {
-        let current = self.versions.last(self.index, position, self.index.berths[berth].tensor);
-        let mut all = Vec::new();
-        for piece in pieces.into_iter().flatten() {
-            // 0: the home's bytes, or a state's current version; else how old it is.
-            let age = match piece.version {
-                Version::Home => 0,
-                version if current == Some(version) => 0,
-                Version::Written(node) => 1 + position - self.order.position(node).min(position),
-            };
+    /// What later steps may read of a berth's contents, so that steps compare: weights and what is current of states.
+    /// Inputs, activations and outputs end with their step, and old versions of states are nobody's.
+    fn relative(&self, berth: usize, pieces: Option<&Vec<Piece>>, position: usize) -> Vec<(Part, Layout)> {
+        let tensor = self.index.berths[berth].tensor;
+        let wanted = match self.index.program.tensors[tensor].kind {
+            Kind::State => self.versions.last(self.index, position, tensor),
+            _ => Some(Version::Home),
+        };
+        let mut all: Vec<(Part, Layout)> = Vec::new();
+        for piece in pieces.into_iter().flatten().filter(|p| Some(p.version) == wanted) {
             match all.last_mut() {
-                Some((_, to, same)) if *to == piece.part.from && *same == age => *to = piece.part.to,
-                _ => all.push((piece.part.from, piece.part.to, age)),
+                Some((part, same)) if part.to == piece.part.from && *same == piece.layout => part.to = piece.part.to,
+                _ => all.push((piece.part, piece.layout.clone())),
             }
         }
         all

@@ -167,22 +167,31 @@ fn parts<'p>(
         let all = program.header.dims.iter().map(|(n, r)| (n, dims.get(n).unwrap_or(r)));
         all.map(|(name, r)| (name.clone(), (r.low, r.high))).collect()
     };
-    let mut all = vec![(
-        "the prologue".to_owned(),
-        "",
-        Role::Prologue,
-        ranges(program.bodies.first().map_or(&BTreeMap::new(), |b| &b.dims)),
-        program.prologue.as_slice(),
-    )];
+    let first = match program.bodies.first() {
+        Some(body) if program.header.mode == Mode::Loop => ranges(&body.dims),
+        _ => all_ranges(program),
+    };
+    let mut all = vec![("the prologue".to_owned(), "", Role::Prologue, first, program.prologue.as_slice())];
     for (i, b) in program.bodies.iter().enumerate() {
         all.push((format!("body `{}`", b.name), &b.name, Role::Body(i), ranges(&b.dims), &b.code));
     }
     for t in &program.transitions {
         let (from, to) = (tables.bodies[t.from.as_str()], tables.bodies[t.to.as_str()]);
-        let ranges = ranges(&program.bodies[from].dims);
+        let ranges = between(&grown(&ranges(&program.bodies[from].dims), program), &ranges(&program.bodies[to].dims));
         all.push((format!("transition `{}`", t.name), &t.name, Role::Transition { from, to }, ranges, &t.code));
     }
     all
+}
+
+/// The dims between a step of one body and a step of another: grown by the first, and what the second serves.
+fn between(left: &Ranges, entered: &Ranges) -> Ranges {
+    let both = |(name, (low, high)): (&String, &(u64, u64))| {
+        let (a, b) = entered.get(name).copied().unwrap_or((*low, *high));
+        let meet = (a.max(*low), b.min(*high));
+        let all = (a.min(*low), b.max(*high));
+        (name.clone(), if meet.0 <= meet.1 { meet } else { all })
+    };
+    left.iter().map(both).collect()
 }
 
 fn tables<'p>(
@@ -262,6 +271,9 @@ fn check_names(target: &Target, program: &Program, tables: &Tables, found: &mut 
     for a in &program.arenas {
         known("tier for an arena", &a.tier, arena_tier(&a.tier));
     }
+    for tier in program.header.memory.keys() {
+        known("tier", tier, target.tier(tier).is_some());
+    }
     for t in &program.tensors {
         if let Some(home) = &t.home {
             known("tier that holds files", &home.tier, file_tier(&home.tier));
@@ -324,10 +336,22 @@ fn named_berths(i: &Instruction) -> Vec<&str> {
     }
 }
 
-/// Every tensor has a size everywhere in the header's ranges, grown by one step where dims grow.
+/// Bodies keep to the header's ranges, and every tensor has a size everywhere in those, grown by one step.
 fn check_sizes(program: &Program, found: &mut Vec<Violation>) -> bool {
     let grown = grown(&all_ranges(program), program);
     let mut fine = true;
+    let mut range = |part: &str, dim: &String, within: &DimRange, r: &DimRange| {
+        if r.low > r.high || r.low < within.low || within.high < r.high {
+            found.push(Violation::Range { part: part.to_owned(), dim: dim.clone() });
+            fine = false;
+        }
+    };
+    for (dim, r) in &program.header.dims {
+        range("the header", dim, r, r);
+        for body in &program.bodies {
+            range(&format!("body `{}`", body.name), dim, r, body.dims.get(dim).unwrap_or(r));
+        }
+    }
     for t in &program.tensors {
         if upper(&t.bytes, &grown).is_none() {
             found.push(Violation::SizeUnknown { what: "tensor", name: t.name.clone() });
@@ -435,7 +459,8 @@ fn index_act(index: &Index, tables: &Tables, unit: &Unit, i: &Instruction, found
             };
             let link = tables.links[queue.as_str()];
             let (range, bytes, read, write) = index_extent(index, unit, name, from, to, extent, found);
-            check_link(index, name, from, to, link, bytes, found);
+            let whole = bytes_grain(index, to, range, extent, index.target.links[link].grain.0);
+            check_link(index, name, from, to, link, bytes, whole, found);
             Act::Copy { from, to, range, bytes, read, write, link }
         }
         Instruction::Run { name, task, berths, .. } => {
@@ -444,10 +469,23 @@ fn index_act(index: &Index, tables: &Tables, unit: &Unit, i: &Instruction, found
                 berths.iter().map(|b| b.split(" + ").map(|b| tables.berths[b]).collect()).collect();
             index_run(index, name, task, bind, found)
         }
-        Instruction::Feed { berth, .. } => Act::Feed(tables.berths[berth.as_str()]),
-        Instruction::Fetch { berth, .. } => Act::Fetch(tables.berths[berth.as_str()]),
+        Instruction::Feed { name, berth, .. } | Instruction::Fetch { name, berth, .. } => {
+            let berth = tables.berths[berth.as_str()];
+            if index.berths[berth].part != Part::WHOLE {
+                let problem = BindingProblem::NotWhole;
+                found.push(Violation::Binding { run: name.clone(), access: 0, problem });
+            }
+            if matches!(i, Instruction::Feed { .. }) { Act::Feed(berth) } else { Act::Fetch(berth) }
+        }
         Instruction::Require { .. } | Instruction::Pool { .. } => return None,
     })
+}
+
+/// The dims at which a unit's copies of a tensor have their size. A state's is that of the version at hand: a body may
+/// have grown it already.
+fn copied(index: &Index, unit: &Unit, tensor: usize) -> Ranges {
+    let state = index.program.tensors[tensor].kind == Kind::State;
+    if state && matches!(unit.role, Role::Body(_)) { grown(&unit.ranges, index.program) } else { unit.ranges.clone() }
 }
 
 /// The range of the tensor that a copy moves, its bytes at the upper end, and the layout on both sides.
@@ -466,7 +504,8 @@ fn index_extent(
     if source.is_some_and(|s| s.tensor != target.tensor) {
         fault(ExtentProblem::OtherTensor);
     }
-    let size = upper(&tensor.bytes, &unit.ranges).unwrap_or(0);
+    let ranges = copied(index, unit, target.tensor);
+    let size = upper(&tensor.bytes, &ranges).unwrap_or(0);
     let range = match extent {
         Extent::Whole => target.part,
         Extent::Rows { .. } => Part::WHOLE,
@@ -495,12 +534,14 @@ fn index_extent(
         fault(ExtentProblem::NotTheTensor);
     }
     let room = |b: &BerthIx| b.end - b.begin;
+    // A home is packed.
+    let packed = source.is_some() || from_pitch == row;
     for (pitch, room) in [(from_pitch, source.map_or(u64::MAX, room)), (to_pitch, room(target))] {
         let span = (rows.clone() - Expr::constant(1)) * pitch.clone() + row.clone();
-        let ends = rows.range(&unit.ranges).is_some_and(|(low, high)| low >= 1 && high <= i128::from(i64::MAX))
-            && (pitch.clone() - row.clone()).range(&unit.ranges).is_some_and(|(low, _)| low >= 0)
-            && upper(&span, &unit.ranges).is_some_and(|span| span <= room);
-        if !ends {
+        let ends = rows.range(&ranges).is_some_and(|(low, high)| low >= 1 && high <= i128::from(i64::MAX))
+            && (pitch.clone() - row.clone()).range(&ranges).is_some_and(|(low, _)| low >= 0)
+            && upper(&span, &ranges).is_some_and(|span| span <= room);
+        if !ends || !packed {
             fault(ExtentProblem::Pitch);
         }
     }
@@ -511,6 +552,19 @@ fn index_extent(
     (range, bytes, layout(from_pitch), layout(to_pitch))
 }
 
+/// Whether all that a copy moves is a multiple of the grain: of a size that depends on dims, whatever they are; of rows, each.
+fn bytes_grain(index: &Index, to: usize, range: Part, extent: &Extent, grain: u64) -> bool {
+    let grain = Expr::constant(grain.max(1));
+    let tensor = &index.program.tensors[index.berths[to].tensor].bytes;
+    let size = match extent {
+        Extent::Rows { bytes, .. } => bytes.clone(),
+        _ if range.to == Part::END => tensor - Expr::constant(range.from),
+        _ => Expr::constant(range.to - range.from),
+    };
+    size.exact_div(&grain).is_some()
+}
+
+#[allow(clippy::too_many_arguments, reason = "one copy's fields, used once")]
 fn check_link(
     index: &Index,
     copy: &str,
@@ -518,6 +572,7 @@ fn check_link(
     to: usize,
     link: usize,
     bytes: u64,
+    whole: bool,
     found: &mut Vec<Violation>,
 ) {
     let arena = |b: usize| index.program.arenas[index.berths[b].arena].tier.as_str();
@@ -539,7 +594,7 @@ fn check_link(
     if link.state == LinkState::Cut {
         fault(LinkProblem::Cut);
     }
-    if !bytes.is_multiple_of(link.grain.0) {
+    if !whole {
         fault(LinkProblem::Grain { bytes, grain: link.grain.0 });
     }
 }
@@ -593,7 +648,7 @@ fn binding_problem(index: &Index, tensor: usize, berths: &[usize]) -> Option<Bin
         next = berth.part.to;
         let last = berth.part.to == Part::END;
         let bytes = if last { berth.end - berth.begin } else { berth.part.to - berth.part.from };
-        end = Some((berth.arena, berth.begin + bytes));
+        end = Some((berth.arena, berth.begin.saturating_add(bytes)));
     }
     if next == Part::END { None } else { Some(BindingProblem::NotWhole) }
 }
@@ -645,17 +700,16 @@ fn check_engine(
     }
 }
 
-/// Every berth that a unit touches holds its tensor at the upper end of the unit's dims, grown where it appends.
+/// Every berth that a unit touches holds its tensor at the upper end of the unit's dims, a state also when grown.
 fn check_berth_sizes(index: &Index, unit: &Unit, found: &mut Vec<Violation>) {
-    let after = grown(&unit.ranges, index.program);
     let mut seen = BTreeSet::new();
-    let mut check = |b: usize, ranges: &Ranges, found: &mut Vec<Violation>| {
+    let mut check = |b: usize, found: &mut Vec<Violation>| {
         let berth = &index.berths[b];
         let tensor = &index.program.tensors[berth.tensor];
-        if berth.part != Part::WHOLE || tensor.kind == Kind::Workspace || !seen.insert((b, ranges == &after)) {
+        if berth.part != Part::WHOLE || tensor.kind == Kind::Workspace || !seen.insert(b) {
             return;
         }
-        let needed = upper(&tensor.bytes, ranges).unwrap_or(u64::MAX);
+        let needed = upper(&tensor.bytes, &copied(index, unit, berth.tensor)).unwrap_or(u64::MAX);
         let has = berth.end - berth.begin;
         if has < needed {
             let (name, tensor) = (index.program.berths[b].name.clone(), tensor.name.clone());
@@ -666,19 +720,16 @@ fn check_berth_sizes(index: &Index, unit: &Unit, found: &mut Vec<Violation>) {
         match &ix.act {
             Act::Copy { from, to, write, read, .. } => {
                 if *write == Layout::Packed {
-                    check(*to, &unit.ranges, found);
+                    check(*to, found);
                 }
                 if let (Some(b), Layout::Packed) = (from, read) {
-                    check(*b, &unit.ranges, found);
+                    check(*b, found);
                 }
             }
-            Act::Feed(b) | Act::Fetch(b) => check(*b, &unit.ranges, found),
-            Act::Run { task, bind, .. } => {
-                for (berths, access) in bind.iter().zip(&index.program.tasks[*task].accesses) {
-                    let ranges = if matches!(access, Access::Append(_)) { &after } else { &unit.ranges };
-                    for b in berths {
-                        check(*b, ranges, found);
-                    }
+            Act::Feed(b) | Act::Fetch(b) => check(*b, found),
+            Act::Run { bind, .. } => {
+                for b in bind.iter().flatten() {
+                    check(*b, found);
                 }
             }
         }

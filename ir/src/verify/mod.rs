@@ -56,6 +56,7 @@ pub fn verify(
 /// What [`verify`] finds, without giving the program away.
 pub fn violations(target: &Target, program: &Program, model: Option<&ModelFacts>) -> Vec<Violation> {
     let mut early = Vec::new();
+    let target = &target.budgeted(&program.header.memory);
     let index = index::index(target, program, &mut early);
     let mut found: BTreeSet<Violation> = early.into_iter().collect();
     if let Some(index) = &index {
@@ -64,7 +65,12 @@ pub fn violations(target: &Target, program: &Program, model: Option<&ModelFacts>
         if let Some(model) = model {
             model::check(index, model, &mut found);
         }
-        for walk in order::walks(index, program.header.mode == Mode::Once) {
+        let walks = order::walks(index, program.header.mode == Mode::Once);
+        let reached: BTreeSet<usize> = walks.iter().flatten().copied().collect();
+        for (_, unit) in index.units.iter().enumerate().filter(|(u, _)| !reached.contains(u)) {
+            found.insert(Violation::Unreached { part: unit.name.to_owned() });
+        }
+        for walk in walks {
             match order::Order::new(index, &walk) {
                 Ok(order) => flow::check(index, &order, &mut found),
                 Err(instructions) => {
@@ -82,6 +88,7 @@ pub fn violations(target: &Target, program: &Program, model: Option<&ModelFacts>
 /// The facts of a program as the verifier counts them, with the best bounds that its witnesses give; nothing where the
 /// program is too broken to count. An emitter writes these; [`verify`] counts them again.
 pub fn facts(target: &Target, program: &Program) -> Option<Facts> {
+    let target = &target.budgeted(&program.header.memory);
     let index = index::index(target, program, &mut Vec::new())?;
     Some(Facts { bounds: facts::bounds(&index), ..facts::count(&index) })
 }

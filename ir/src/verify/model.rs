@@ -55,6 +55,7 @@ pub(super) fn check(index: &Index, model: &ModelFacts, found: &mut BTreeSet<Viol
         };
         found.insert(Violation::ModelTensor { tensor: t.name.clone(), problem });
     }
+    let model = &Model::new(model);
     for unit in index.units.iter().filter(|u| matches!(u.role, Role::Body(_))) {
         let mut tasks: Vec<usize> = unit.code.iter().filter_map(|ix| match ix.act {
             Act::Run { task, .. } => Some(task),
@@ -65,42 +66,73 @@ pub(super) fn check(index: &Index, model: &ModelFacts, found: &mut BTreeSet<Viol
     }
 }
 
+/// A model with what is asked of it often.
+struct Model<'m> {
+    facts: &'m ModelFacts,
+    ops: BTreeMap<&'m str, &'m OpFact>,
+    /// By op: for each tensor that it reads, the op whose write it must see. A state that none has written yet is that
+    /// of the step before.
+    sources: BTreeMap<&'m str, Vec<(&'m str, Option<&'m str>)>>,
+    /// By tensor: the ops that read it.
+    readers: BTreeMap<&'m str, Vec<&'m str>>,
+}
+
+impl<'m> Model<'m> {
+    fn new(facts: &'m ModelFacts) -> Model<'m> {
+        let ops = facts.ops.iter().map(|o| (o.name.as_str(), o)).collect();
+        let (mut sources, mut readers): (BTreeMap<_, _>, BTreeMap<&str, Vec<&str>>) = Default::default();
+        let mut writer: BTreeMap<&str, &str> = BTreeMap::new();
+        for op in &facts.ops {
+            let seen = op.reads.iter().map(|r| (r.as_str(), writer.get(r.as_str()).copied()));
+            sources.insert(op.name.as_str(), seen.collect());
+            for read in &op.reads {
+                readers.entry(read.as_str()).or_default().push(&op.name);
+            }
+            writer.extend(op.writes.iter().map(|w| (w.as_str(), op.name.as_str())));
+        }
+        Model { facts, ops, sources, readers }
+    }
+}
+
 /// The body's tasks, in the program's order, compute each op once, after what it reads, and say all that they use.
-fn check_body(index: &Index, model: &ModelFacts, body: &str, tasks: &[usize], found: &mut BTreeSet<Violation>) {
-    let ops: BTreeMap<&str, &OpFact> = model.ops.iter().map(|o| (o.name.as_str(), o)).collect();
+fn check_body(index: &Index, model: &Model, body: &str, tasks: &[usize], found: &mut BTreeSet<Violation>) {
     let mut fault = |op: &str, problem| {
         found.insert(Violation::ModelOp { op: op.to_owned(), problem });
     };
     let mut computed = BTreeSet::new();
-    let mut written: BTreeSet<&str> = BTreeSet::new();
-    let produced: BTreeSet<&str> = model.ops.iter().flat_map(|o| o.writes.iter().map(String::as_str)).collect();
+    let mut writer: BTreeMap<&str, &str> = BTreeMap::new();
     for task in tasks {
         let task = &index.program.tasks[*task];
         for name in &task.ops {
-            let Some(op) = ops.get(name.as_str()) else {
+            let Some(op) = model.ops.get(name.as_str()) else {
                 fault(name, ModelProblem::Unknown);
                 continue;
             };
             if !computed.insert(name.as_str()) {
                 fault(name, ModelProblem::ComputedTwice { body: body.to_owned() });
             }
-            for read in op.reads.iter().filter(|r| produced.contains(r.as_str()) && !written.contains(r.as_str())) {
-                fault(name, ModelProblem::TooEarly { tensor: read.clone() });
+            for (read, source) in &model.sources[name.as_str()] {
+                let tensor = read.to_string();
+                match (source, writer.get(read)) {
+                    (Some(source), _) if !computed.contains(source) => fault(name, ModelProblem::TooEarly { tensor }),
+                    (source, last) if *source != last.copied() => fault(name, ModelProblem::TooLate { tensor }),
+                    _ => {}
+                }
             }
-            written.extend(op.writes.iter().map(String::as_str));
+            writer.extend(op.writes.iter().map(|w| (w.as_str(), op.name.as_str())));
         }
-        for (op, problem) in accesses(model, task, &ops) {
+        for (op, problem) in accesses(model, task) {
             fault(&op, problem);
         }
     }
-    for op in model.ops.iter().filter(|o| !computed.contains(o.name.as_str())) {
+    for op in model.facts.ops.iter().filter(|o| !computed.contains(o.name.as_str())) {
         fault(&op.name, ModelProblem::NotComputed { body: body.to_owned() });
     }
 }
 
 /// A task says that it reads what its ops read from outside, and that it writes what others read of its ops' writes.
-fn accesses(model: &ModelFacts, task: &Task, ops: &BTreeMap<&str, &OpFact>) -> Vec<(String, ModelProblem)> {
-    let mine: Vec<&OpFact> = task.ops.iter().filter_map(|o| ops.get(o.as_str()).copied()).collect();
+fn accesses(model: &Model, task: &Task) -> Vec<(String, ModelProblem)> {
+    let mine: Vec<&OpFact> = task.ops.iter().filter_map(|o| model.ops.get(o.as_str()).copied()).collect();
     let names: BTreeSet<&str> = mine.iter().map(|o| o.name.as_str()).collect();
     let (mut reads, mut writes) = (BTreeMap::new(), BTreeMap::new());
     for op in &mine {
@@ -109,15 +141,12 @@ fn accesses(model: &ModelFacts, task: &Task, ops: &BTreeMap<&str, &OpFact>) -> V
         }
         writes.extend(op.writes.iter().map(|w| (w.as_str(), op.name.as_str())));
     }
-    let others = model.ops.iter().filter(|o| !names.contains(o.name.as_str()));
-    let outside: BTreeSet<&str> = match mine.len() {
-        // One op keeps all that it writes; nobody else need be asked.
-        1 => writes.keys().copied().collect(),
-        _ => others.flat_map(|o| o.reads.iter().map(String::as_str)).collect(),
+    // One op keeps all that it writes; nobody else need be asked.
+    let read_outside = |name: &str| {
+        mine.len() == 1 || model.readers.get(name).is_some_and(|all| all.iter().any(|op| !names.contains(op)))
     };
-    let kept = |name: &str| {
-        outside.contains(name) || model.tensors.get(name).is_some_and(|t| matches!(t.kind, Kind::Output | Kind::State))
-    };
+    let outlives = |name: &str| model.facts.tensors.get(name).is_some_and(|t| matches!(t.kind, Kind::Output | Kind::State));
+    let kept = |name: &str| read_outside(name) || outlives(name);
     let (said_reads, said_writes): (Vec<_>, Vec<_>) = task.accesses.iter().partition(|a| !a.writes());
     let said_reads: BTreeSet<&str> = said_reads.iter().map(|a| a.tensor()).collect();
     let appends: BTreeSet<&str> = said_writes.iter().filter(|a| a.reads()).map(|a| a.tensor()).collect();

@@ -48,6 +48,7 @@ pub(super) fn walks(index: &Index, once: bool) -> Vec<Vec<usize>> {
         };
         match index.units[unit].role {
             _ if index.program.bodies.is_empty() => Vec::new(),
+            Role::Prologue if once => (0..index.program.bodies.len()).map(|b| index.body_unit(b)).collect(),
             Role::Prologue => vec![index.body_unit(0)],
             Role::Body(_) if once => Vec::new(),
             Role::Body(body) => std::iter::once(unit).chain(transitions(body)).collect(),

@@ -17,7 +17,7 @@ pub const RULES: &[(u8, &str)] = &[
     (11, "each engine touches only memory that it can"),
     (12, "inputs are fed once and outputs fetched once in every step"),
     (13, "each task runs once a step at most and somewhere at least, and writes only what tasks may write"),
-    (14, "a transition leaves what a step of the body that follows starts from"),
+    (14, "every body is reached, and what a transition leaves for a body is there after each of its steps"),
     (15, "facts are what the instructions say"),
     (16, "the witness of a bound gives that bound"),
     (17, "nothing is used that this format reserves"),
@@ -31,6 +31,7 @@ pub enum Violation {
     Name { what: &'static str, name: String, problem: NameProblem },
     Size { what: &'static str, name: String, tensor: String, needed: u64, has: u64 },
     SizeUnknown { what: &'static str, name: String },
+    Range { part: String, dim: String },
     Part { berth: String, from: u64, to: u64, tensor: String },
     Binding { run: String, access: usize, problem: BindingProblem },
     Extent { copy: String, problem: ExtentProblem },
@@ -61,6 +62,7 @@ pub enum Violation {
     MayNotWrite { task: String, tensor: String },
     CodeInTransition { part: String, instruction: String },
     TransitionEdge { transition: String, berth: String },
+    Unreached { part: String },
     Fact { fact: String, says: u64, counted: u64 },
     Bound { body: String, at: String, says: u64, witness: u64 },
     Reserved { instruction: String },
@@ -170,6 +172,11 @@ pub enum ModelProblem {
         /// The tensor.
         tensor: String,
     },
+    /// It reads what another op has written since.
+    TooLate {
+        /// The tensor.
+        tensor: String,
+    },
     /// The task does not say that it reads or writes this.
     Undeclared {
         /// The tensor.
@@ -188,7 +195,7 @@ impl Violation {
         use Violation::*;
         match self {
             Name { .. } => 1,
-            Size { .. } | SizeUnknown { .. } | Part { .. } | Binding { .. } | Extent { .. } => 2,
+            Size { .. } | SizeUnknown { .. } | Range { .. } | Part { .. } | Binding { .. } | Extent { .. } => 2,
             Overlap { .. } => 3,
             ArenaTooBig { .. } | OutsideArena { .. } | Misaligned { .. } => 4,
             Absent { .. } | Stale { .. } | Pitched { .. } | NoVersion { .. } | NoHome { .. } => 5,
@@ -200,7 +207,7 @@ impl Violation {
             Engine { .. } => 11,
             Feeds { .. } | Fetches { .. } | NotAnInput { .. } | NotAnOutput { .. } => 12,
             TaskTwice { .. } | TaskNever { .. } | MayNotWrite { .. } | CodeInTransition { .. } => 13,
-            TransitionEdge { .. } => 14,
+            TransitionEdge { .. } | Unreached { .. } => 14,
             Fact { .. } => 15,
             Bound { .. } => 16,
             Reserved { .. } | Format { .. } => 17,
@@ -213,6 +220,8 @@ impl Violation {
         use Violation::*;
         match self {
             Name { name, .. } | Size { name, .. } | SizeUnknown { name, .. } => name,
+            Range { dim, .. } => dim,
+            Unreached { part } => part,
             Part { berth, .. } | OutsideArena { berth, .. } | Misaligned { berth, .. } => berth,
             Race { second, .. } => second,
             UsedAfterEnd { by, .. } => by,
@@ -230,7 +239,8 @@ impl Violation {
             NotAnInput { feed, .. } => feed,
             NotAnOutput { fetch, .. } => fetch,
             TaskTwice { task, .. } | TaskNever { task } | MayNotWrite { task, .. } => task,
-            Fact { fact, .. } => fact,
+            // `traffic of disk in step`: the link.
+            Fact { fact, .. } => fact.split(" of ").nth(1).map_or("", |rest| rest.split(" in ").next().unwrap_or("")),
             Bound { at, .. } => at,
             Format { .. } => "format",
             WrongTarget { .. } => "layout",
@@ -254,7 +264,9 @@ impl Violation {
             Name { what, name, problem } => match problem {
                 NameProblem::Unknown => write!(f, "there is no {what} `{name}`"),
                 NameProblem::Twice => write!(f, "two {what}s are called `{name}`"),
-                NameProblem::Illegal => write!(f, "`{name}` is no name for a {what}: it is empty or has `~` or ` + `"),
+                NameProblem::Illegal => {
+                    write!(f, "{name:?} cannot be the name of any {what}: it is empty or has `~`, ` + ` or a control character")
+                }
             },
             Size { what, name, tensor, needed, has } => {
                 write!(f, "{what} `{name}` has {has} bytes; tensor `{tensor}` needs {needed}")
@@ -262,6 +274,8 @@ impl Violation {
             SizeUnknown { what, name } => {
                 write!(f, "the size of {what} `{name}` overflows or is negative somewhere in the range of dims")
             }
+            Range { part, dim } => write!(f, "the range of dim `{dim}` in {part} is empty or leaves the header's"),
+            Unreached { part } => write!(f, "no run reaches `{part}`"),
             Part { berth, from, to, tensor } => {
                 write!(f, "berth `{berth}` holds bytes {from}..{to}, which tensor `{tensor}` does not have")
             }
@@ -285,7 +299,7 @@ impl Violation {
                 write!(f, "`{reader}` reads `{tensor}` from berth `{berth}`, which does not hold all of it")
             }
             Stale { reader, berth, tensor, found, wanted } => {
-                write!(f, "`{reader}` reads `{tensor}` from berth `{berth}`: it finds what {found} wrote, not what {wanted} wrote")
+                write!(f, "`{reader}` reads `{tensor}` from berth `{berth}`: it finds {found}, not {wanted}")
             }
             Pitched { reader, berth, tensor } => {
                 write!(f, "`{reader}` needs `{tensor}` contiguous; berth `{berth}` holds it as rows with a pitch")
@@ -312,6 +326,9 @@ impl Violation {
             Link { copy, link, problem } => match problem {
                 LinkProblem::Joins { from, to } => write!(f, "`{copy}` goes from {from} to {to}, which link `{link}` does not join"),
                 LinkProblem::Cut => write!(f, "`{copy}` uses link `{link}`, which is cut"),
+                LinkProblem::Grain { bytes, grain } if bytes.is_multiple_of(*grain) => {
+                    write!(f, "`{copy}` moves up to {bytes} bytes, not always a multiple of {grain}, as link `{link}` does")
+                }
                 LinkProblem::Grain { bytes, grain } => {
                     write!(f, "`{copy}` moves {bytes} bytes; link `{link}` moves multiples of {grain}")
                 }
@@ -330,7 +347,7 @@ impl Violation {
                 write!(f, "`{instruction}` stands in transition `{part}`, where only copies may")
             }
             TransitionEdge { transition, berth } => {
-                write!(f, "after transition `{transition}` berth `{berth}` does not hold what the next body starts from")
+                write!(f, "what transition `{transition}` leaves in berth `{berth}` is not there after the step that follows")
             }
             Fact { fact, says, counted } => write!(f, "fact {fact} says {says}; the instructions say {counted}"),
             Bound { body, at, says, witness } => {
@@ -380,6 +397,7 @@ fn model(f: &mut fmt::Formatter<'_>, what: &str, name: &str, problem: &ModelProb
         ModelProblem::NotComputed { body } => write!(f, "no task of body `{body}` computes {what} `{name}`"),
         ModelProblem::ComputedTwice { body } => write!(f, "two tasks of body `{body}` compute {what} `{name}`"),
         ModelProblem::TooEarly { tensor } => write!(f, "{what} `{name}` reads `{tensor}` before it is computed"),
+        ModelProblem::TooLate { tensor } => write!(f, "{what} `{name}` reads `{tensor}` after it is written over"),
         ModelProblem::Undeclared { tensor } => write!(f, "{what} `{name}` uses `{tensor}`, which its task does not say"),
         ModelProblem::Invented { tensor } => write!(f, "{what} `{name}`: its task says that it uses `{tensor}`; no op does"),
     }

@@ -237,7 +237,9 @@ pub enum EngineError {
         what: String,
     },
     /// A run needed more workspace than was planned for it; its outputs are not to be used.
-    #[error("task `{task}` needs {needed_bytes} bytes of workspace, {planned_bytes} were planned (a request of {asked_bytes} did not fit)")]
+    #[error(
+        "task `{task}` needs {needed_bytes} bytes of workspace, {planned_bytes} were planned (a request of {asked_bytes} did not fit)"
+    )]
     Spilled {
         /// The task.
         task: String,

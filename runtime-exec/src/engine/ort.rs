@@ -10,7 +10,9 @@
 #![allow(unsafe_code)] // The engine's one file that calls C.
 
 use super::placement::Placement;
-use super::{ALIGNMENT, BindingId, Engine, EngineError, EngineOptions, Measured, Port, SessionId, StopFlag, Stopper, TaskCode};
+use super::{
+    ALIGNMENT, BindingId, Engine, EngineError, EngineOptions, Measured, Port, SessionId, StopFlag, Stopper, TaskCode,
+};
 use ::ort::api as c;
 use ::ort::sys;
 use berth_ir::DType;
@@ -77,30 +79,56 @@ fn library_at(path: &Path) -> Option<PathBuf> {
     found.canonicalize().ok().filter(|file| file.is_file())
 }
 
-/// Loads the library and its table of functions; the first one loaded is the process's for good.
-fn load(path: &Path) -> Result<(), EngineError> {
+/// Loads the library and its table of functions, and says its version. The first one loaded is the process's for good.
+fn load(path: &Path) -> Result<String, EngineError> {
     static LOADED: Mutex<Option<PathBuf>> = Mutex::new(None);
     let mut loaded = lock(&LOADED);
+    let unusable = |reason: String| EngineError::Library { path: path.to_path_buf(), reason };
+    let odd = |found: String| EngineError::Version { path: path.to_path_buf(), found, wanted: WANTED };
     if let Some(first) = &*loaded {
         return if first == path {
-            Ok(())
+            version(path).ok_or_else(|| unusable("it does not say its version".into()))
         } else {
             Err(EngineError::AlreadyOpen { running: first.display().to_string(), asked: path.display().to_string() })
         };
     }
-    let unusable = |reason: String| EngineError::Library { path: path.to_path_buf(), reason };
     // The crate asserts on libraries that are odd enough; a panic there must not become ours.
     let outcome = std::panic::catch_unwind(|| ::ort::init_from(path).map(|_builder| c()).map(|_table| ()));
     match outcome {
         Ok(Ok(())) => {}
         Ok(Err(::ort::LoadDynamicError::BadVersion { version_str, .. })) => {
-            return Err(EngineError::Version { path: path.to_path_buf(), found: version_str, wanted: WANTED });
+            return Err(odd(version_str));
         }
         Ok(Err(other)) => return Err(unusable(other.to_string())),
         Err(_panic) => return Err(unusable("it gives no table of functions".into())),
     }
+    let version = version(path).ok_or_else(|| unusable("it does not say its version".into()))?;
+    if !version.starts_with("1.") {
+        return Err(odd(version));
+    }
     *loaded = Some(path.to_path_buf());
-    Ok(())
+    Ok(version)
+}
+
+/// The version that a library that is already loaded says it has; the crate does not pass it on.
+fn version(path: &Path) -> Option<String> {
+    let name = CString::new(path.as_os_str().as_encoded_bytes()).ok()?;
+    // SAFETY: the path is that of the loaded library, so no code runs on opening it again, and it stays loaded after
+    // the handle is closed. The function has this type in every version, and gives static data.
+    unsafe {
+        let library = libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD);
+        if library.is_null() {
+            return None;
+        }
+        let symbol = libc::dlsym(library, c"OrtGetApiBase".as_ptr());
+        let version = (!symbol.is_null()).then(|| {
+            type Base = unsafe extern "system" fn() -> *const sys::OrtApiBase;
+            let base = std::mem::transmute::<*mut c_void, Base>(symbol)();
+            CStr::from_ptr(((*base).GetVersionString)()).to_string_lossy().into_owned()
+        });
+        libc::dlclose(library);
+        version
+    }
 }
 
 // ---- C objects and statuses ----
@@ -300,6 +328,7 @@ unsafe extern "system" fn info_of(this: *const sys::OrtAllocator) -> *const sys:
 /// What all engines of the process share.
 struct World {
     library: PathBuf,
+    version: String,
     threads: usize,
     /// Held while the library runs or builds, so that every request for memory belongs to one known run or to none.
     turn: Mutex<()>,
@@ -313,7 +342,7 @@ impl World {
     fn open(library: &Path, threads: usize) -> Result<&'static World, EngineError> {
         static WORLD: Mutex<Option<&'static World>> = Mutex::new(None);
         let mut current = lock(&WORLD);
-        load(library)?;
+        let version = load(library)?;
         if let Some(world) = *current {
             let running = format!("{} threads", world.threads);
             return if world.threads == threads {
@@ -323,10 +352,10 @@ impl World {
             };
         }
         let unusable = |reason| EngineError::Library { path: library.to_path_buf(), reason };
-        Ok(*current.insert(Box::leak(Box::new(World::build(library, threads).map_err(unusable)?))))
+        Ok(*current.insert(Box::leak(Box::new(World::build(library, version, threads).map_err(unusable)?))))
     }
 
-    fn build(library: &Path, threads: usize) -> Result<World, String> {
+    fn build(library: &Path, version: String, threads: usize) -> Result<World, String> {
         let count = i32::try_from(threads).map_err(|_| format!("{threads} threads are too many"))?;
         let c = c();
         // SAFETY: every function of the table gets live objects of its own kind and a place for its result; names are
@@ -347,7 +376,7 @@ impl World {
             // The environment may hold on to it until the process ends.
             let allocator: &'static Allocator = Box::leak(Box::new(Allocator::new(info.ptr)));
             check((c.RegisterAllocator)(env.ptr, (&raw const *allocator).cast_mut().cast()))?;
-            Ok(World { library: library.to_path_buf(), threads, turn: Mutex::new(()), env, info, allocator })
+            Ok(World { library: library.to_path_buf(), version, threads, turn: Mutex::new(()), env, info, allocator })
         }
     }
 
@@ -423,9 +452,9 @@ impl OrtEngine {
         &self.world.library
     }
 
-    /// What the library says of its build, version included. Measured numbers and bits belong to one build.
-    pub fn build(&self) -> &'static str {
-        ::ort::info()
+    /// The library's version, such as `1.31.1`. Measured numbers and bits belong to one version.
+    pub fn version(&self) -> &str {
+        &self.world.version
     }
 
     fn session(&self, id: SessionId) -> Result<&Session, EngineError> {
@@ -563,7 +592,8 @@ impl OrtEngine {
     /// Checks that the session's ports are those that the code names, in its order.
     fn check_ports(&self, session: &Session, code: &TaskCode) -> Result<(), EngineError> {
         let c = c();
-        let (inputs, outputs) = ((c.SessionGetInputCount, c.SessionGetInputName), (c.SessionGetOutputCount, c.SessionGetOutputName));
+        let (inputs, outputs) =
+            ((c.SessionGetInputCount, c.SessionGetInputName), (c.SessionGetOutputCount, c.SessionGetOutputName));
         for (kind, ports, (count, name)) in [("inputs", &code.inputs, inputs), ("outputs", &code.outputs, outputs)] {
             let failed = |status| EngineError::Engine { task: code.name.clone(), step: "read its ports", status };
             let mut names = Vec::new();
@@ -645,7 +675,8 @@ impl Engine for OrtEngine {
         let failed = |status| EngineError::Engine { task: code.name.clone(), step: "make a binding", status };
         let target = self.session(session)?.object.ptr;
         // SAFETY: a live session, which outlives its bindings in this engine.
-        let object = Owned::make(c().ReleaseIoBinding, |out| unsafe { (c().CreateIoBinding)(target, out) }).map_err(failed)?;
+        let object =
+            Owned::make(c().ReleaseIoBinding, |out| unsafe { (c().CreateIoBinding)(target, out) }).map_err(failed)?;
         self.tie(&object, code, inputs, outputs)?;
         let binding = Binding { task: code.name.as_str().into(), session, object };
         let free = self.bindings.iter().position(Option::is_none).unwrap_or(self.bindings.len());
@@ -666,8 +697,13 @@ impl Engine for OrtEngine {
     ) -> Result<(), EngineError> {
         let bound = self.binding(binding)?;
         let outcome = self.tie(&bound.object, code, inputs, outputs);
-        if outcome.is_err() {
-            self.unbind(binding);
+        match self.bindings.get_mut(binding.0 as usize) {
+            Some(Some(bound)) if outcome.is_ok() => {
+                if *bound.task != *code.name {
+                    bound.task = code.name.as_str().into();
+                }
+            }
+            _ => self.unbind(binding),
         }
         outcome
     }

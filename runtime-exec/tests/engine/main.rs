@@ -179,7 +179,11 @@ fn a_tensor_of_no_bytes_is_a_tensor() {
     let concat = |past: u64| {
         let model = Model::new("append").open_input("past", F32, &[past, 2]).input("x", F32, &[1, 2]);
         let model = model.node("Concat", &["past", "x"], &["y"], &[("axis", Attr::Int(0))]);
-        model.node("Relu", &["past"], &["z"], &[]).open_output("y", F32, &[past + 1, 2]).open_output("z", F32, &[past, 2])
+        model.node("Relu", &["past"], &["z"], &[]).open_output("y", F32, &[past + 1, 2]).open_output(
+            "z",
+            F32,
+            &[past, 2],
+        )
     };
     for past in [0, 3] {
         let mut bench = Bench::new(concat(past).code()).unwrap();
@@ -307,7 +311,7 @@ fn an_engine_opens_again() {
     let first = open();
     let second = open();
     assert_eq!(first.library(), second.library());
-    assert!(first.build().contains("ORT Build Info"));
+    assert!(first.version().starts_with("1."));
     drop((first, second));
     drop(open());
     let error = OrtEngine::open(&EngineOptions { library: None, threads: THREADS + 1 }).unwrap_err();
@@ -335,7 +339,8 @@ fn measuring_needs_room_and_alignment() {
 #[test]
 fn lookups_and_gathers_read_their_indices() {
     let model = Model::new("rows").input("table", F32, &[3, 2]).input("at", I64, &[2]);
-    let mut bench = Bench::new(model.node("Gather", &["table", "at"], &["y"], &[]).output("y", F32, &[2, 2]).code()).unwrap();
+    let mut bench =
+        Bench::new(model.node("Gather", &["table", "at"], &["y"], &[]).output("y", F32, &[2, 2]).code()).unwrap();
     bench.write("table", &[1., 2., 3., 4., 5., 6.]);
     let indices: Vec<u8> = [2_i64, 0].iter().flat_map(|i| i.to_le_bytes()).collect();
     bench.tensor("at").copy_from_slice(&indices);

@@ -83,7 +83,12 @@ impl Model {
         bytes(&mut model, 7, &graph);
         bytes(&mut model, 8, &opset);
         let ports = |all: Vec<(Port, Vec<u8>)>| all.into_iter().map(|(port, _)| port).collect();
-        TaskCode { name: self.name.into(), model: model.into(), inputs: ports(self.inputs), outputs: ports(self.outputs) }
+        TaskCode {
+            name: self.name.into(),
+            model: model.into(),
+            inputs: ports(self.inputs),
+            outputs: ports(self.outputs),
+        }
     }
 }
 
@@ -95,7 +100,11 @@ fn info(name: &str, dtype: DType, shape: &[u64], first_open: bool) -> Vec<u8> {
     let mut axes = Vec::new();
     for (index, axis) in shape.iter().enumerate() {
         let mut dim = Vec::new();
-        if index == 0 && first_open { bytes(&mut dim, 2, b"n") } else { varint(&mut dim, 1, *axis) }
+        if index == 0 && first_open {
+            bytes(&mut dim, 2, b"n")
+        } else {
+            varint(&mut dim, 1, *axis)
+        }
         bytes(&mut axes, 1, &dim);
     }
     let element = match dtype {

@@ -99,6 +99,15 @@ pub(super) const ROWS: &[Row] = &[
     row("Cast", (1, 1), (1, 1), ONE, cast),
     row("CastLike", (2, 2), (1, 1), ONE, cast_like),
     row("BitCast", (1, 1), (1, 1), Flops::None, bit_cast),
+    row("SwiGLU", (2, 2), (1, 1), FEW, broadcast).in_place(),
+    row("BiasAdd", (3, 3), (1, 1), ONE, as_first).in_place().microsoft(),
+    row("BiasDropout", (2, 5), (1, 2), ONE, dropout).microsoft(),
+    row("BiasSoftmax", (2, 2), (1, 1), FEW, as_first).microsoft(),
+    row("BiasSplitGelu", (2, 2), (1, 1), FEW, bias_split_gelu).microsoft(),
+    row("ComplexMul", (2, 2), (1, 1), FEW, broadcast).microsoft(),
+    row("ComplexMulConj", (2, 2), (1, 1), FEW, broadcast).microsoft(),
+    row("Inverse", (1, 1), (1, 1), FEW, as_first).microsoft(),
+    row("Trilu", (1, 2), (1, 1), Flops::None, as_first).microsoft(),
     row("Bernoulli", (1, 1), (1, 1), FEW, typed_like),
     row("RandomNormalLike", (1, 1), (1, 1), FEW, typed_like),
     row("RandomUniformLike", (1, 1), (1, 1), FEW, typed_like),
@@ -136,10 +145,11 @@ fn all(node: &Node) -> Vec<usize> {
 }
 
 fn folded(node: &Node, shape: &[Expr]) -> Option<Vec<Expr>> {
+    let kind = if node.kind == "Mod" && node.int("fmod", 0) != 0 { "Fmod" } else { node.kind };
     let mut sum = spread(shape, node.shape(0).ok()?, node.known(0))?;
     for index in 1..node.inputs.len() {
         let next = spread(shape, node.shape(index).ok()?, node.known(index))?;
-        sum = sum.iter().zip(&next).map(|(a, b)| fold::binary(node.kind, a, b)).collect::<Option<_>>()?;
+        sum = sum.iter().zip(&next).map(|(a, b)| fold::binary(kind, a, b)).collect::<Option<_>>()?;
     }
     Some(sum)
 }
@@ -171,8 +181,7 @@ fn truth(node: &Node) -> Result<Vec<Out>, Problem> {
 fn choose(node: &Node) -> Result<Vec<Out>, Problem> {
     let dtype = one_type(node, 1)?;
     let shape = node.broadcast(&[0, 1, 2])?;
-    let all: Option<Vec<Vec<Expr>>> =
-        (0..3).map(|i| spread(&shape, node.shape(i).ok()?, node.known(i))).collect();
+    let all: Option<Vec<Vec<Expr>>> = (0..3).map(|i| spread(&shape, node.shape(i).ok()?, node.known(i))).collect();
     let known = all.and_then(|all| {
         let choose = |i: usize| match all[0][i].as_constant() {
             Some(condition) => Some(all[if condition != 0 { 1 } else { 2 }][i].clone()),
@@ -209,4 +218,14 @@ fn bit_cast(node: &Node) -> Result<Vec<Out>, Problem> {
 
 fn typed_like(node: &Node) -> Result<Vec<Out>, Problem> {
     Ok(vec![Out::new(node.type_attribute("dtype", node.dtype(0)?)?, node.shape(0)?)])
+}
+
+/// Half of the last axis gates the other half.
+fn bias_split_gelu(node: &Node) -> Result<Vec<Out>, Problem> {
+    let mut shape = node.shape(0)?.to_vec();
+    match shape.last_mut() {
+        Some(last) => *last = last.floor_div(&Expr::constant(2)),
+        None => return wrong("its operand is a scalar"),
+    }
+    Ok(vec![Out::new(node.dtype(0)?, shape)])
 }

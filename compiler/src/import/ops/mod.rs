@@ -77,6 +77,9 @@ impl Row {
     const fn microsoft(self) -> Row {
         Row { domain: MICROSOFT, ..self }
     }
+    const fn preview(self) -> Row {
+        Row { domain: "ai.onnx.preview", ..self }
+    }
     const fn view(self) -> Row {
         Row { view: true, ..self }
     }
@@ -138,7 +141,10 @@ impl Out {
         let integers = matches!(self.dtype, DType::I64 | DType::I32 | DType::Bool);
         let elements = constant_shape(&self.shape).and_then(|s| product(&s));
         self.known = known.filter(|k| {
-            integers && Some(k.len()) == elements && k.len() as u64 <= KNOWN_MAX && k.iter().all(|e| fold::fits(e, self.dtype))
+            integers
+                && Some(k.len()) == elements
+                && k.len() as u64 <= KNOWN_MAX
+                && k.iter().all(|e| fold::fits(e, self.dtype))
         });
         self
     }
@@ -149,6 +155,8 @@ impl Out {
 pub enum Problem {
     /// The operands contradict the operator.
     Wrong(String),
+    /// Two sizes differ that must be equal; if dims are bound, they may be the reason.
+    Mismatch(String),
     /// The shape depends on something that is not known here.
     Unknown(String),
     /// The operator needs this dim to be that expression.
@@ -250,10 +258,20 @@ impl<'a> Node<'a> {
     fn floats_of(&self, index: usize) -> Option<Vec<f64>> {
         let data = self.data.get(index)?.as_ref()?;
         match self.given(index)?.dtype {
-            DType::F32 => {
-                Some(data.chunks_exact(4).map(|c| f64::from(f32::from_le_bytes(c.try_into().unwrap_or_default()))).collect())
+            DType::F32 => Some(
+                data.chunks_exact(4).map(|c| f64::from(f32::from_le_bytes(c.try_into().unwrap_or_default()))).collect(),
+            ),
+            DType::F16 => {
+                Some(data.chunks_exact(2).map(|c| half(u16::from_le_bytes(c.try_into().unwrap_or_default()))).collect())
             }
-            DType::F64 => Some(data.chunks_exact(8).map(|c| f64::from_le_bytes(c.try_into().unwrap_or_default())).collect()),
+            DType::BF16 => {
+                let wide =
+                    |c: &[u8]| f32::from_bits(u32::from(u16::from_le_bytes(c.try_into().unwrap_or_default())) << 16);
+                Some(data.chunks_exact(2).map(|c| f64::from(wide(c))).collect())
+            }
+            DType::F64 => {
+                Some(data.chunks_exact(8).map(|c| f64::from_le_bytes(c.try_into().unwrap_or_default())).collect())
+            }
             _ => None,
         }
     }
@@ -295,7 +313,7 @@ impl<'a> Node<'a> {
         match self.attribute(name) {
             Some(Attribute::Message(bytes)) => {
                 let message: super::onnx::AttributeProto = prost::Message::decode(bytes.clone()).ok()?;
-                message.t
+                message.t.map(|tensor| *tensor)
             }
             _ => None,
         }
@@ -333,7 +351,7 @@ impl<'a> Node<'a> {
         if let Some(difference) = apart.as_constant()
             && difference != 0
         {
-            return wrong(format!("{}: {a} and {b}", what()));
+            return Err(Problem::Mismatch(format!("{}: {a} and {b}", what())));
         }
         // The dim that stands furthest back in the inputs is the derived one, unless it would be a difference.
         let mut ways: Vec<(String, Expr)> = apart.isolate();
@@ -345,7 +363,10 @@ impl<'a> Node<'a> {
             return Err(Problem::Relation { dim, equals });
         }
         self.note(format!("{}: taken as equal: {a} and {b}", what()));
-        Ok(if a.as_constant().is_some() { a.clone() } else { b.clone() })
+        // The shorter one is nearer to what a person named: `seq`, not `min(128, seq)`.
+        let length = |e: &Expr| e.to_string().len();
+        Ok(if a.as_constant().is_some() || (b.as_constant().is_none() && length(a) <= length(b)) { a } else { b }
+            .clone())
     }
 
     /// The shape to which operands broadcast.
@@ -382,6 +403,23 @@ impl<'a> Node<'a> {
                 }
             })
             .collect()
+    }
+}
+
+/// A binary16 as a number.
+fn half(bits: u16) -> f64 {
+    let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
+    let (exponent, fraction) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023) / 1024.0);
+    match exponent {
+        0 => sign * fraction * 2f64.powi(-14),
+        31 => {
+            if fraction == 0.0 {
+                sign * f64::INFINITY
+            } else {
+                f64::NAN
+            }
+        }
+        exponent => sign * (1.0 + fraction) * 2f64.powi(exponent - 15),
     }
 }
 
@@ -426,7 +464,10 @@ fn pick(
     let mut index = vec![0; shape.len()];
     for _ in 0..total {
         let at = place(&index)?;
-        let flat = at.iter().zip(&source).try_fold(0usize, |flat, (i, n)| (i < n).then_some(flat * n + i))?;
+        let flat = at
+            .iter()
+            .zip(&source)
+            .try_fold(0usize, |flat, (i, n)| if i < n { flat.checked_mul(*n)?.checked_add(*i) } else { None })?;
         picked.push(elements.get(flat)?.clone());
         for axis in (0..shape.len()).rev() {
             index[axis] += 1;
@@ -452,4 +493,27 @@ fn spread(shape: &[Expr], source: &[Expr], elements: Option<&[Expr]>) -> Option<
 fn as_first(node: &Node) -> Result<Vec<Out>, Problem> {
     let first = node.input(0)?;
     Ok(vec![Out::new(first.dtype, first.shape.clone())])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_operator_has_one_row() {
+        let mut seen = std::collections::BTreeSet::new();
+        for row in rows() {
+            assert!(seen.insert((row.domain, row.kind)), "{}::{} has two rows", row.domain, row.kind);
+            assert!(row.inputs.0 <= row.inputs.1 && row.outputs.0 <= row.outputs.1, "{}", row.kind);
+            assert!(!row.view || row.inputs.0 >= 1, "{} is a view of nothing", row.kind);
+        }
+        assert!(seen.len() >= 220, "{} rows", seen.len());
+    }
+
+    #[test]
+    fn halves_are_read() {
+        for (bits, value) in [(0x3c00, 1.0), (0xc000, -2.0), (0x0001, 2f64.powi(-24)), (0x7bff, 65504.0)] {
+            assert_eq!(half(bits), value);
+        }
+    }
 }

@@ -38,6 +38,9 @@ pub(super) const ROWS: &[Row] = &[
     row("OneHot", (3, 3), (1, 1), NONE, one_hot),
     row("GridSample", (2, 2), (1, 1), Flops::PerOutput(8), grid_sample),
     row("AffineGrid", (2, 2), (1, 1), Flops::PerOutput(8), affine_grid),
+    row("ExpandDims", (2, 2), (1, 1), NONE, expand_dims).view().microsoft(),
+    row("UnfoldTensor", (1, 1), (1, 1), NONE, unfold).microsoft(),
+    row("CDist", (2, 2), (1, 1), Flops::PerOutput(8), distances).microsoft(),
     row("Col2Im", (3, 3), (1, 1), Flops::PerInput(1), col2im),
 ];
 
@@ -58,7 +61,13 @@ fn reshape(node: &Node) -> Result<Vec<Out>, Problem> {
         match size.as_constant() {
             Some(0) if !zero_is_zero => match from.shape.get(at) {
                 Some(kept) => shape.push(kept.clone()),
-                None => return wrong(format!("the target copies axis {at}, but `{}` has {} axes", from.name, from.shape.len())),
+                None => {
+                    return wrong(format!(
+                        "the target copies axis {at}, but `{}` has {} axes",
+                        from.name,
+                        from.shape.len()
+                    ));
+                }
             },
             Some(-1) if open.is_some() => return wrong("the target has two open axes (-1)"),
             Some(-1) => {
@@ -125,7 +134,9 @@ fn squeeze(node: &Node) -> Result<Vec<Out>, Problem> {
         Some(axes) => {
             for at in axes {
                 let at = axis(at, rank)?;
-                node.same(&from.shape[at], &one, || format!("`{}` {} squeezed at axis {at}", from.name, show(&from.shape)))?;
+                node.same(&from.shape[at], &one, || {
+                    format!("`{}` {} squeezed at axis {at}", from.name, show(&from.shape))
+                })?;
                 gone[at] = true;
             }
         }
@@ -135,7 +146,8 @@ fn squeeze(node: &Node) -> Result<Vec<Out>, Problem> {
             }
         }
     }
-    let shape: Vec<Expr> = from.shape.iter().zip(gone).filter(|(_, gone)| !gone).map(|(size, _)| size.clone()).collect();
+    let shape: Vec<Expr> =
+        from.shape.iter().zip(gone).filter(|(_, gone)| !gone).map(|(size, _)| size.clone()).collect();
     Ok(vec![Out::new(from.dtype, shape).known(node.known(0).map(<[Expr]>::to_vec))])
 }
 
@@ -199,7 +211,8 @@ fn concat(node: &Node) -> Result<Vec<Out>, Problem> {
             *size = if axis == at {
                 &*size + more
             } else {
-                let shapes = || format!("`{}` {} and `{}` {}", first.name, show(&first.shape), next.name, show(&next.shape));
+                let shapes =
+                    || format!("`{}` {} and `{}` {}", first.name, show(&first.shape), next.name, show(&next.shape));
                 node.same(size, more, || format!("{} differ at axis {axis}", shapes()))?
             };
         }
@@ -248,7 +261,9 @@ fn split(node: &Node) -> Result<Vec<Out>, Problem> {
         return wrong(format!("{} sizes are given for {parts} results", sizes.len()));
     }
     let sum = sizes.iter().fold(Expr::constant(0), |a, b| a + b);
-    node.same(&sum, whole, || format!("the parts of `{}` {} do not add up at axis {at}", from.name, show(&from.shape)))?;
+    node.same(&sum, whole, || {
+        format!("the parts of `{}` {} do not add up at axis {at}", from.name, show(&from.shape))
+    })?;
     let mut start = Some(0);
     let outs = sizes.into_iter().map(|size| {
         let mut shape = from.shape.clone();
@@ -416,7 +431,9 @@ fn pad(node: &Node) -> Result<Vec<Out>, Problem> {
         None => node.elements(1, "the list of pads")?.to_vec(),
     };
     let axes: Vec<usize> = match node.given(3) {
-        Some(_) => node.integers(3, "the list of axes")?.into_iter().map(|at| axis(at, rank)).collect::<Result<_, _>>()?,
+        Some(_) => {
+            node.integers(3, "the list of axes")?.into_iter().map(|at| axis(at, rank)).collect::<Result<_, _>>()?
+        }
         None => (0..rank).collect(),
     };
     if pads.len() != 2 * axes.len() {
@@ -491,8 +508,9 @@ fn resize(node: &Node) -> Result<Vec<Out>, Problem> {
         if sizes.len() != axes.len() {
             return wrong(format!("{} sizes are given for {} axes", sizes.len(), axes.len()));
         }
-        if !matches!(node.text("keep_aspect_ratio_policy"), "" | "stretch") {
-            return unknown("the sizes keep the aspect ratio");
+        let policy = node.text("keep_aspect_ratio_policy");
+        if !matches!(policy, "" | "stretch") {
+            return keep_aspect_ratio(node, from, &axes, sizes, policy == "not_larger");
         }
         axes.iter().zip(sizes).for_each(|(at, size)| shape[*at] = size.clone());
         return Ok(vec![Out::new(from.dtype, shape)]);
@@ -518,6 +536,30 @@ fn resize(node: &Node) -> Result<Vec<Out>, Problem> {
             None => return unknown(format!("axis {at}, {}, is scaled by {scale}; bind its dims", shape[*at])),
         };
     }
+    Ok(vec![Out::new(from.dtype, shape)])
+}
+
+/// All axes grow by one factor: the least that any axis asks for, or the greatest.
+fn keep_aspect_ratio(
+    node: &Node,
+    from: &Value,
+    axes: &[usize],
+    sizes: &[Expr],
+    least: bool,
+) -> Result<Vec<Out>, Problem> {
+    let number = |e: &Expr| e.as_constant().map(|n| n as f64);
+    let pairs = axes.iter().zip(sizes).map(|(at, size)| Some((number(&from.shape[*at])?, number(size)?)));
+    let Some(pairs) = pairs.collect::<Option<Vec<(f64, f64)>>>() else {
+        return unknown("its sizes keep the aspect ratio and depend on dims");
+    };
+    let factors = pairs.iter().map(|(has, wants)| wants / has);
+    let factor = if least { factors.fold(f64::INFINITY, f64::min) } else { factors.fold(0.0, f64::max) };
+    let mut shape = from.shape.clone();
+    for (at, (has, _)) in axes.iter().zip(&pairs) {
+        // Halves round up.
+        shape[*at] = Expr::constant((has * factor + 0.5).floor() as i128);
+    }
+    node.note("its sizes keep the aspect ratio".to_owned());
     Ok(vec![Out::new(from.dtype, shape)])
 }
 
@@ -566,8 +608,10 @@ fn unique(node: &Node) -> Result<Vec<Out>, Problem> {
 
 fn one_hot(node: &Node) -> Result<Vec<Out>, Problem> {
     let (indices, values) = (node.input(0)?, node.input(2)?);
-    let depth = match node.elements(1, "the depth")? {
-        [depth] => depth.clone(),
+    let depth = match (node.known(1), node.floats_of(1).as_deref()) {
+        (Some([depth]), _) => depth.clone(),
+        (None, Some([depth])) => Expr::constant(*depth as i128),
+        (None, None) => return unknown("the depth is computed at run time"),
         _ => return wrong("the depth is not one number"),
     };
     let at = axis(node.int("axis", -1), indices.shape.len() + 1)?;
@@ -603,4 +647,32 @@ fn col2im(node: &Node) -> Result<Vec<Out>, Problem> {
     let mut shape = vec![from[0].clone(), from[1].floor_div(&count(block))];
     shape.extend_from_slice(image);
     Ok(vec![Out::new(node.dtype(0)?, shape)])
+}
+
+fn expand_dims(node: &Node) -> Result<Vec<Out>, Problem> {
+    let from = node.input(0)?;
+    let [at] = node.integers(1, "the axis")?[..] else { return wrong("the axis is not one number") };
+    let at = axis(at, from.shape.len() + 1)?;
+    let mut shape = from.shape.clone();
+    shape.insert(at, Expr::constant(1));
+    Ok(vec![Out::new(from.dtype, shape)])
+}
+
+fn unfold(node: &Node) -> Result<Vec<Out>, Problem> {
+    let from = node.input(0)?;
+    let at = axis(node.int("dim", -1), from.shape.len())?;
+    let (size, step) = (node.int("size", 1), node.int("step", 1));
+    if size < 1 || step < 1 {
+        return wrong(format!("its size is {size} and its step {step}"));
+    }
+    let size = Expr::constant(size);
+    let mut shape = from.shape.clone();
+    shape[at] = (&shape[at] - &size).floor_div(&Expr::constant(step)) + Expr::constant(1);
+    shape.push(size);
+    Ok(vec![Out::new(from.dtype, shape)])
+}
+
+fn distances(node: &Node) -> Result<Vec<Out>, Problem> {
+    let (a, b) = (node.shape_of_rank(0, 2)?, node.shape_of_rank(1, 2)?);
+    Ok(vec![Out::new(node.dtype(0)?, [a[0].clone(), b[0].clone()])])
 }

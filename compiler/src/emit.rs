@@ -1,0 +1,410 @@
+//! Writes stays and offsets down as a memory program.
+//!
+//! Reads:    lifetimes, machine, stays, offsets.
+//! Decides:  nothing but names; every `after` follows from who held the bytes before and who made them.
+//! Promises: a program that the verifier accepts, if stays that meet share no byte.
+//! Why:      an edge only where it is needed: the last holder of each byte, and the source of each copy.
+
+use crate::machine::Machine;
+use crate::offset::Offsets;
+use crate::stay::{Arrival, Level, Stay};
+use berth_ir::lifetime::Lifetimes;
+use berth_ir::program::*;
+use berth_ir::target::Target;
+use berth_ir::units::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The name of the only body.
+pub const BODY: &str = "step";
+
+/// A stay's instructions and berth, by name.
+struct Named {
+    berth: String,
+    /// The copy or feed that brings it; nothing where a task writes it.
+    arrival: Option<String>,
+    fetch: Option<String>,
+}
+
+struct Emitter<'a> {
+    lifetimes: &'a Lifetimes,
+    machine: &'a Machine<'a>,
+    stays: &'a [Stay],
+    offsets: &'a [u64],
+    names: Vec<Named>,
+    /// Stays that are copied out of a stay: by index of the source.
+    copies_out: Vec<Vec<usize>>,
+    runs: Vec<String>,
+}
+
+/// Emits the program; `offsets` are by index of the stay, `arenas` by level.
+pub fn emit(
+    lifetimes: &Lifetimes,
+    machine: &Machine,
+    stays: &[Stay],
+    device: &Offsets,
+    lower: &Offsets,
+    mode: Mode,
+) -> Program {
+    let offsets = spread(stays, device, lower);
+    let mut copies_out = vec![Vec::new(); stays.len()];
+    for (i, stay) in stays.iter().enumerate() {
+        if let Arrival::Stay { from, .. } = stay.arrives {
+            copies_out[from].push(i);
+        }
+    }
+    let runs = lifetimes.tasks.iter().map(|t| format!("run {}", t.name)).collect();
+    let names = names(lifetimes, stays);
+    let emitter = Emitter { lifetimes, machine, stays, offsets: &offsets, names, copies_out, runs };
+    emitter.program(device.height, lower.height, mode)
+}
+
+/// Offsets of both levels in the order of all stays.
+fn spread(stays: &[Stay], device: &Offsets, lower: &Offsets) -> Vec<u64> {
+    let (mut device, mut lower) = (device.at.iter(), lower.at.iter());
+    let next = |s: &Stay| match s.level {
+        Level::Device => device.next(),
+        Level::Lower => lower.next(),
+    };
+    stays.iter().map(next).map(|at| at.copied().unwrap_or(0)).collect()
+}
+
+fn names(lifetimes: &Lifetimes, stays: &[Stay]) -> Vec<Named> {
+    let mut counts: BTreeMap<(Level, u32), usize> = BTreeMap::new();
+    for s in stays.iter().filter(|s| s.arrives != Arrival::Scratch) {
+        *counts.entry((s.level, s.tensor.0)).or_default() += 1;
+    }
+    let mut seen: BTreeMap<(Level, u32), usize> = BTreeMap::new();
+    let mut all = Vec::new();
+    for s in stays {
+        let tensor = &lifetimes.tensor(s.tensor).name;
+        let mut berth = tensor.clone();
+        match (s.level, &s.arrives) {
+            (_, Arrival::Scratch) => berth = format!("workspace of {}", lifetimes.tasks[s.uses[0]].name),
+            (Level::Lower, _) => berth.push_str("@lower"),
+            (Level::Device, _) => {}
+        }
+        let count = counts.get(&(s.level, s.tensor.0)).copied().unwrap_or(0);
+        if s.arrives != Arrival::Scratch && count > 1 {
+            let n = seen.entry((s.level, s.tensor.0)).or_default();
+            *n += 1;
+            berth.push_str(&format!("#{n}"));
+        }
+        let arrival = match s.arrives {
+            Arrival::Home { .. } => Some(format!("load {berth}")),
+            Arrival::Stay { from, .. } if stays[from].level == Level::Device => Some(format!("save {berth}")),
+            Arrival::Stay { .. } => Some(format!("load {berth}")),
+            Arrival::Feed => Some(format!("feed {berth}")),
+            Arrival::Run(_) | Arrival::Scratch => None,
+        };
+        let fetch = s.fetched.then(|| format!("fetch {tensor}"));
+        all.push(Named { berth, arrival, fetch });
+    }
+    all
+}
+
+impl Emitter<'_> {
+    fn program(&self, device: u64, lower: u64, mode: Mode) -> Program {
+        let machine = self.machine;
+        let mut arenas = vec![Arena { tier: machine.device.name.clone(), bytes: device }];
+        if let (Some(tier), true) = (machine.lower, self.stays.iter().any(|s| s.level == Level::Lower)) {
+            arenas.push(Arena { tier: tier.name.clone(), bytes: lower });
+        }
+        let (prologue, code) = self.code();
+        let mut program = Program {
+            header: Header {
+                format: FORMAT,
+                model: self.lifetimes.model.clone(),
+                target: machine.target.name.clone(),
+                layout: machine.target.layout_hash(),
+                numerics: Numerics::Exact,
+                mode,
+                dims: self.lifetimes.dims.clone(),
+                memory: budgets(machine.target),
+                growth: BTreeMap::new(),
+            },
+            arenas,
+            tensors: self.tensors(),
+            tasks: self.lifetimes.tasks.iter().map(|t| self.task(t)).collect(),
+            berths: (0..self.stays.len()).map(|i| self.berth(i)).collect(),
+            prologue,
+            bodies: vec![Body { name: BODY.to_owned(), dims: BTreeMap::new(), code }],
+            transitions: Vec::new(),
+            facts: Facts::default(),
+        };
+        // Where the program is broken the verifier says so; then there are no facts to count.
+        program.facts = berth_ir::verify::facts(machine.target, &program).unwrap_or_default();
+        program
+    }
+
+    fn tensors(&self) -> Vec<Tensor> {
+        let used: BTreeSet<u32> = self.stays.iter().map(|s| s.tensor.0).collect();
+        let tensors = used.iter().map(|t| &self.lifetimes.tensors[*t as usize]);
+        let mut all: Vec<Tensor> = tensors
+            .map(|t| Tensor {
+                name: t.name.clone(),
+                kind: t.kind,
+                dtype: t.dtype,
+                bytes: t.extent.clone(),
+                home: t.home.clone(),
+            })
+            .collect();
+        if self.stays.iter().any(|s| s.arrives == Arrival::Scratch) {
+            all.push(Tensor {
+                name: "workspace".to_owned(),
+                kind: Kind::Workspace,
+                dtype: berth_ir::DType::U8,
+                bytes: berth_ir::Expr::constant(0),
+                home: None,
+            });
+        }
+        all
+    }
+
+    fn task(&self, t: &berth_ir::lifetime::Task) -> Task {
+        let name = |id: &berth_ir::lifetime::TensorId| self.lifetimes.tensor(*id).name.clone();
+        let reads = t.reads.iter().map(|r| Access::Read(name(r)));
+        let writes = t.writes.iter().map(|w| Access::Write(name(w)));
+        Task {
+            name: t.name.clone(),
+            engine: self.machine.engine.to_owned(),
+            ops: t.ops.clone(),
+            accesses: reads.chain(writes).collect(),
+            workspace: t.workspace,
+            cost: t.cost,
+            in_place: Vec::new(),
+        }
+    }
+
+    fn tier(&self, level: Level) -> String {
+        match level {
+            Level::Device => self.machine.device.name.clone(),
+            Level::Lower => self.machine.lower.map_or(String::new(), |t| t.name.clone()),
+        }
+    }
+
+    fn berth(&self, i: usize) -> Berth {
+        let stay = &self.stays[i];
+        let scratch = stay.arrives == Arrival::Scratch;
+        let tensor = if scratch { "workspace".to_owned() } else { self.lifetimes.tensor(stay.tensor).name.clone() };
+        Berth {
+            name: self.names[i].berth.clone(),
+            tensor,
+            part: None,
+            arena: self.tier(stay.level),
+            offset: self.offsets[i],
+            bytes: stay.bytes,
+            until: if stay.forever { Vec::new() } else { self.until(i) },
+        }
+    }
+
+    /// The last uses of a stay: its last run, and all copies and fetches out of it.
+    fn until(&self, i: usize) -> Vec<String> {
+        let stay = &self.stays[i];
+        let mut all: Vec<String> = stay.uses.iter().max().map(|p| self.runs[*p].clone()).into_iter().collect();
+        all.extend(self.names[i].fetch.clone());
+        all.extend(self.copies_out[i].iter().filter_map(|c| self.names[*c].arrival.clone()));
+        if all.is_empty() {
+            // Written and read by nobody: it ends with what wrote it.
+            all.extend(self.names[i].arrival.clone());
+        }
+        all
+    }
+
+    /// For each position: what is brought for it, what is fed, its run, what is fetched, what is put aside after it.
+    fn code(&self) -> (Vec<Instruction>, Vec<Instruction>) {
+        let mut prologue = Vec::new();
+        let positions = self.lifetimes.tasks.len();
+        let (mut before, mut after) = (vec![Vec::new(); positions], vec![Vec::new(); positions]);
+        for (i, stay) in self.stays.iter().enumerate() {
+            match stay.arrives {
+                Arrival::Home { .. } | Arrival::Stay { .. } if stay.forever => prologue.push(self.copy(i)),
+                Arrival::Stay { from, .. } if self.stays[from].level == Level::Device => {
+                    after[stay.from as usize].push(self.copy(i));
+                }
+                Arrival::Home { .. } | Arrival::Stay { .. } => before[stay.uses[0]].push(self.copy(i)),
+                Arrival::Feed => before[stay.uses[0]].push(self.feed(i)),
+                Arrival::Run(_) | Arrival::Scratch => {}
+            }
+            if let (Some(name), Some(written)) = (&self.names[i].fetch, stay.uses.first()) {
+                let (berth, wait) = (self.names[i].berth.clone(), After::this(self.runs[*written].clone()));
+                after[*written].push(Instruction::Fetch { name: name.clone(), berth, after: vec![wait] });
+            }
+        }
+        let mut code = Vec::new();
+        let by_position = self.stays_by_position();
+        for p in 0..positions {
+            code.append(&mut before[p]);
+            code.push(self.run(p, &by_position[p]));
+            code.append(&mut after[p]);
+        }
+        (prologue, code)
+    }
+
+    /// The device stays that each task uses.
+    fn stays_by_position(&self) -> Vec<Vec<usize>> {
+        let mut all = vec![Vec::new(); self.lifetimes.tasks.len()];
+        for (i, stay) in self.stays.iter().enumerate().filter(|(_, s)| s.level == Level::Device) {
+            for p in &stay.uses {
+                all[*p].push(i);
+            }
+        }
+        all
+    }
+
+    fn copy(&self, i: usize) -> Instruction {
+        let stay = &self.stays[i];
+        let machine = self.machine;
+        let mut after = self.freed_by(i);
+        let (from, demand) = match stay.arrives {
+            Arrival::Stay { from, demand } => {
+                after.extend(self.made_by(from, stay.forever));
+                (Place::Berth(self.names[from].berth.clone()), demand)
+            }
+            Arrival::Home { demand } => (Place::Home, demand),
+            Arrival::Run(_) | Arrival::Feed | Arrival::Scratch => (Place::Home, false),
+        };
+        let wanted = stay.uses.first().map(|p| self.runs[*p].clone());
+        if let (true, Some(p)) = (demand && !stay.forever, stay.uses.first()) {
+            after.push(match p.checked_sub(1) {
+                Some(before) => After::this(self.runs[before].clone()),
+                None => After::previous(self.runs[self.runs.len() - 1].clone()),
+            });
+        }
+        let source = match stay.arrives {
+            Arrival::Stay { from, .. } => Some(self.stays[from].level),
+            _ => None,
+        };
+        let link = match (source, stay.level) {
+            (None, Level::Device) => machine.home_to_device,
+            (None, Level::Lower) => machine.home_to_lower,
+            (Some(_), Level::Device) => machine.lower_to_device,
+            (Some(_), Level::Lower) => machine.device_to_lower,
+        };
+        Instruction::Copy {
+            name: self.names[i].arrival.clone().unwrap_or_default(),
+            from,
+            to: self.names[i].berth.clone(),
+            extent: Extent::Whole,
+            queue: link.map_or(String::new(), |l| l.name.clone()),
+            class: if demand { Class::Demand } else { Class::Planned },
+            wanted: if stay.forever { None } else { wanted },
+            after: tidy(after),
+        }
+    }
+
+    fn feed(&self, i: usize) -> Instruction {
+        Instruction::Feed {
+            name: self.names[i].arrival.clone().unwrap_or_default(),
+            berth: self.names[i].berth.clone(),
+            after: tidy(self.freed_by(i)),
+        }
+    }
+
+    fn run(&self, position: usize, stays: &[usize]) -> Instruction {
+        let task = &self.lifetimes.tasks[position];
+        let scratch = |i: &&usize| self.stays[**i].arrives == Arrival::Scratch;
+        let find = |tensor| {
+            let mut here = stays.iter().filter(|i| !scratch(i));
+            here.find(|i| self.stays[**i].tensor == tensor).copied()
+        };
+        let bound: Vec<usize> =
+            task.reads.iter().chain(&task.writes).filter_map(|t| find(*t)).chain(stays.iter().filter(scratch).copied()).collect();
+        let mut after = Vec::new();
+        for &i in &bound {
+            let stay = &self.stays[i];
+            match stay.arrives {
+                Arrival::Run(p) if p != position => {}
+                // What it writes must be free; runs before it have ended by the engine's order.
+                Arrival::Run(_) | Arrival::Scratch => {
+                    after.extend(self.freed_by(i).into_iter().filter(|a| !a.name.starts_with("run ")));
+                }
+                _ if stay.uses[0] == position => after.extend(self.made_by(i, false)),
+                _ => {}
+            }
+        }
+        Instruction::Run {
+            name: self.runs[position].clone(),
+            task: task.name.clone(),
+            berths: bound.iter().map(|i| self.names[*i].berth.clone()).collect(),
+            after: tidy(after),
+        }
+    }
+
+    /// What must have ended before a stay's bytes may be read.
+    fn made_by(&self, i: usize, in_prologue: bool) -> Option<After> {
+        let stay = &self.stays[i];
+        match (stay.arrives, &self.names[i].arrival) {
+            (Arrival::Run(p), _) => Some(After::this(self.runs[p].clone())),
+            (_, Some(name)) if stay.forever && !in_prologue => Some(After::previous(name.clone())),
+            (_, Some(name)) => Some(After::this(name.clone())),
+            (_, None) => None,
+        }
+    }
+
+    /// What must have ended before a stay may be written: the ends of those that held its bytes last.
+    fn freed_by(&self, i: usize) -> Vec<After> {
+        let stay = &self.stays[i];
+        if stay.forever {
+            return Vec::new();
+        }
+        let period = self.lifetimes.tasks.len() as i64;
+        let (from, to) = (self.offsets[i], self.offsets[i] + stay.bytes);
+        // Holders of the same bytes before this stay, with how many steps back and where they end.
+        let mut holders: Vec<(i64, usize, u32)> = Vec::new();
+        for (j, other) in self.stays.iter().enumerate() {
+            let (a, b) = (self.offsets[j], self.offsets[j] + other.bytes);
+            if other.level != stay.level || other.forever || a >= to || from >= b {
+                continue;
+            }
+            if other.to < stay.from {
+                holders.push((other.to, j, 0));
+            } else if other.to - period < stay.from {
+                holders.push((other.to - period, j, 1));
+            }
+        }
+        holders.sort_by_key(|(end, j, _)| (std::cmp::Reverse(*end), *j));
+        let mut open = vec![(from, to)];
+        let mut after = Vec::new();
+        for (_, j, steps) in holders {
+            let (a, b) = (self.offsets[j], self.offsets[j] + self.stays[j].bytes);
+            if !subtract(&mut open, a, b) {
+                continue;
+            }
+            after.extend(self.until(j).into_iter().map(|name| After { name, steps }));
+        }
+        after
+    }
+}
+
+/// The budgets that a target was given.
+fn budgets(target: &Target) -> BTreeMap<String, Bytes> {
+    target.tiers.iter().filter_map(|t| t.budget.map(|b| (t.name.clone(), b))).collect()
+}
+
+/// Takes a range out of a set of ranges; says whether it met any.
+fn subtract(open: &mut Vec<(u64, u64)>, a: u64, b: u64) -> bool {
+    let mut met = false;
+    let mut rest = Vec::with_capacity(open.len() + 1);
+    for &(from, to) in open.iter() {
+        if a >= to || from >= b {
+            rest.push((from, to));
+            continue;
+        }
+        met = true;
+        if from < a {
+            rest.push((from, a));
+        }
+        if b < to {
+            rest.push((b, to));
+        }
+    }
+    *open = rest;
+    met
+}
+
+/// Each instruction once; of the same instruction in this step and the one before, this step's suffices.
+fn tidy(mut after: Vec<After>) -> Vec<After> {
+    after.sort();
+    after.dedup_by(|later, earlier| later.name == earlier.name);
+    after
+}

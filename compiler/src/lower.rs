@@ -1,0 +1,412 @@
+//! Lowers a graph with bound dims to lifetimes: what is worked out beforehand, what is a view, what is a task.
+//!
+//! Reads:    the graph, the target's engine for estimates.
+//! Decides:  which operators run (those whose results are known or unread do not), which values share one tensor (views),
+//!           which constants are small enough to live in the task itself, one task for each operator that is left.
+//! Promises: tasks in file order; every tensor with its exact size; the model facts that a program is checked against.
+//! Why:      one operator a task is the finest cut, so it needs the least memory; a call costs about 2 us.
+
+use crate::cost;
+use crate::import::ops::row_of;
+use crate::task_model::{TaskModelError, task_model_for};
+use berth_ir::expr::Binding;
+use berth_ir::graph::{Content, Graph, Op, OpId, Stored, ValueId};
+use berth_ir::lifetime::{Lifetimes, Task, Tensor, TensorId};
+use berth_ir::program::{DimRange, Home, Kind};
+use berth_ir::target::{Target, hex};
+use berth_ir::verify::{ModelFacts, OpFact, TensorFact};
+use berth_ir::{DType, Expr};
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// Constants up to this size live in the task's own code, outside the arena: scalars, axes, paddings. Larger ones would
+/// keep identical layers from sharing a session.
+const EMBEDDED_BYTES_MAX: u64 = 64;
+
+/// Constants that no file holds as they are must live in the task; more than this would be a second, hidden memory.
+const INLINE_BYTES_MAX: usize = 1 << 20;
+
+/// A model ready to be planned, and all that running it needs besides a program.
+#[derive(Clone, Debug)]
+pub struct Lowered {
+    /// What the planner works on.
+    pub lifetimes: Lifetimes,
+    /// What a program is checked against.
+    pub facts: ModelFacts,
+    /// What an engine runs for each task, in the order of the tasks.
+    pub codes: Vec<Code>,
+    /// The graph's inputs.
+    pub inputs: Vec<Boundary>,
+    /// The graph's outputs.
+    pub outputs: Vec<Boundary>,
+}
+
+/// What an engine needs to run a task.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Code {
+    /// An ONNX model of its own.
+    pub model: Bytes,
+    /// Its inputs.
+    pub inputs: Vec<Port>,
+    /// Its outputs.
+    pub outputs: Vec<Port>,
+}
+
+/// An input or output of a task's model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Port {
+    /// The tensor that it is; views of one tensor have several shapes.
+    pub tensor: TensorId,
+    /// Element type.
+    pub dtype: DType,
+    /// Shape in elements.
+    pub shape: Vec<u64>,
+}
+
+/// An input or output of the whole model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Boundary {
+    /// The name that the model gives it.
+    pub name: String,
+    /// The name of its tensor in programs; nothing where no task reads the input.
+    pub tensor: Option<String>,
+    /// Element type.
+    pub dtype: DType,
+    /// Shape in elements.
+    pub shape: Vec<u64>,
+}
+
+/// Why a graph cannot be lowered.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum LowerError {
+    /// A size depends on a dim that was not given, or on data.
+    #[error("`{value}` has the size {size}, which is not a number: bind {dims} with `--dim`")]
+    Unbound {
+        /// The value.
+        value: String,
+        /// What its size is.
+        size: String,
+        /// The dims in it.
+        dims: String,
+    },
+    /// More bytes than there are addresses.
+    #[error("`{value}` would have more than 2^63 bytes: its shape is {shape}")]
+    TooLarge {
+        /// The value.
+        value: String,
+        /// Its shape.
+        shape: String,
+    },
+    /// Strings have no place in an arena.
+    #[error("`{value}` holds strings, which have no size that a plan could hold")]
+    Strings {
+        /// The value.
+        value: String,
+    },
+    /// An output that nothing computes.
+    #[error("output `{name}` is {what}: there is nothing to compute; take it out of the model's outputs")]
+    PassedThrough {
+        /// The output.
+        name: String,
+        /// An input, a constant or another output.
+        what: &'static str,
+    },
+    /// A large constant in a form that cannot be streamed.
+    #[error("constant `{value}` has {bytes} bytes in a form that no file holds as they are; store it as raw data")]
+    InlineTooLarge {
+        /// The value.
+        value: String,
+        /// Its size.
+        bytes: usize,
+    },
+    /// A task's model cannot be written.
+    #[error("task of `{op}`: {problem}")]
+    Code {
+        /// The operator.
+        op: String,
+        /// What is wrong.
+        problem: TaskModelError,
+    },
+}
+
+/// Lowers a graph. `binding` is what its dims were bound to; `read` gives the bytes of a small stored constant.
+pub fn lower(
+    graph: &Graph,
+    binding: &Binding,
+    target: &Target,
+    read: &dyn Fn(&Stored) -> Option<Bytes>,
+) -> Result<Lowered, LowerError> {
+    let live = live_ops(graph);
+    let mut lowering = Lowering {
+        graph,
+        outputs: graph.outputs.iter().copied().collect(),
+        read,
+        tensors: Vec::new(),
+        tensor_of: HashMap::new(),
+        names: HashSet::new(),
+        by_home: HashMap::new(),
+        embedded: HashMap::new(),
+        files: target.tiers.iter().find(|t| t.files).map_or("nvme", |t| &t.name).to_owned(),
+    };
+    lowering.check_outputs()?;
+    for input in &graph.inputs {
+        lowering.tensor(*input, Kind::Input, None)?;
+    }
+    let mut tasks = Vec::new();
+    for id in live {
+        if !lowering.view(graph.op(id))? {
+            tasks.push((id, lowering.task(graph.op(id))?));
+        }
+    }
+    lowering.finish(binding, target, tasks)
+}
+
+/// Operators whose results somebody needs and that are not known beforehand, in file order.
+fn live_ops(graph: &Graph) -> Vec<OpId> {
+    let outputs: HashSet<ValueId> = graph.outputs.iter().copied().collect();
+    let mut needed = outputs.clone();
+    let mut live = Vec::new();
+    for (index, op) in graph.ops.iter().enumerate().rev() {
+        let mut results = op.outputs.iter().flatten();
+        let known = |v: &ValueId| !matches!(graph.value(*v).content, Content::Computed);
+        let runs = results.clone().any(|v| outputs.contains(v) || (needed.contains(v) && !known(v)));
+        if runs && results.any(|v| needed.contains(v)) {
+            needed.extend(op.inputs.iter().flatten());
+            live.push(OpId(index as u32));
+        }
+    }
+    live.reverse();
+    live
+}
+
+struct Lowering<'a> {
+    graph: &'a Graph,
+    outputs: HashSet<ValueId>,
+    read: &'a dyn Fn(&Stored) -> Option<Bytes>,
+    tensors: Vec<Tensor>,
+    tensor_of: HashMap<ValueId, TensorId>,
+    names: HashSet<String>,
+    by_home: HashMap<(String, u64), TensorId>,
+    /// Constants that live in task code.
+    embedded: HashMap<ValueId, Bytes>,
+    files: String,
+}
+
+impl Lowering<'_> {
+    fn check_outputs(&self) -> Result<(), LowerError> {
+        let mut seen = HashSet::new();
+        let computed: HashSet<ValueId> = self.graph.ops.iter().flat_map(|o| o.outputs.iter().flatten()).copied().collect();
+        for id in &self.graph.outputs {
+            let name = || self.graph.value(*id).name.clone();
+            if !seen.insert(*id) {
+                return Err(LowerError::PassedThrough { name: name(), what: "listed twice" });
+            }
+            if !computed.contains(id) {
+                return Err(LowerError::PassedThrough { name: name(), what: "an input or a constant" });
+            }
+        }
+        Ok(())
+    }
+
+    /// Exact size in bytes; every dim must be bound.
+    fn bytes(&self, id: ValueId) -> Result<u64, LowerError> {
+        let shape = self.shape(id)?;
+        let value = self.graph.value(id);
+        if value.dtype == DType::Str {
+            return Err(LowerError::Strings { value: value.name.clone() });
+        }
+        let elements = shape.iter().try_fold(1u64, |n, axis| n.checked_mul(*axis));
+        let bytes = elements.and_then(|n| value.dtype.bytes(n)).filter(|b| *b <= i64::MAX as u64);
+        bytes.ok_or_else(|| LowerError::TooLarge { value: value.name.clone(), shape: format!("{shape:?}") })
+    }
+
+    fn shape(&self, id: ValueId) -> Result<Vec<u64>, LowerError> {
+        let value = self.graph.value(id);
+        let axis = |e: &Expr| {
+            let size = e.as_constant().and_then(|c| u64::try_from(c).ok());
+            size.ok_or_else(|| LowerError::Unbound {
+                value: value.name.clone(),
+                size: e.to_string(),
+                dims: e.dims().into_iter().map(|d| format!("`{d}`")).collect::<Vec<_>>().join(", "),
+            })
+        };
+        value.shape.iter().map(axis).collect()
+    }
+
+    fn tensor(&mut self, id: ValueId, kind: Kind, home: Option<Home>) -> Result<TensorId, LowerError> {
+        let bytes = self.bytes(id)?;
+        let value = self.graph.value(id);
+        let name = self.fresh_name(&value.name);
+        self.tensors.push(Tensor { name, kind, dtype: value.dtype, extent: Expr::constant(bytes), bytes, home });
+        let tensor = TensorId(self.tensors.len() as u32 - 1);
+        self.tensor_of.insert(id, tensor);
+        Ok(tensor)
+    }
+
+    /// A name that programs accept: without `~`, ` + ` and control characters, not empty, not taken.
+    fn fresh_name(&mut self, name: &str) -> String {
+        let clean: String = name.chars().map(|c| if c == '~' || c.is_control() { '-' } else { c }).collect();
+        let mut clean = clean.replace(" + ", "+");
+        if clean.is_empty() {
+            clean.push('_');
+        }
+        let mut fresh = clean.clone();
+        let mut n = 1;
+        while !self.names.insert(fresh.clone()) {
+            n += 1;
+            fresh = format!("{clean}.{n}");
+        }
+        fresh
+    }
+
+    /// What an operator reads: a tensor, or nothing where the constant lives in the task's code.
+    fn operand(&mut self, id: ValueId) -> Result<Option<TensorId>, LowerError> {
+        if let Some(tensor) = self.tensor_of.get(&id) {
+            return Ok(Some(*tensor));
+        }
+        let value = self.graph.value(id);
+        match &value.content {
+            Content::Known(_) => Ok(None),
+            Content::Inline(bytes) if bytes.len() <= INLINE_BYTES_MAX => Ok(None),
+            Content::Inline(bytes) => {
+                Err(LowerError::InlineTooLarge { value: value.name.clone(), bytes: bytes.len() })
+            }
+            Content::Stored(stored) => self.weight(id, stored.clone()),
+            Content::Computed => self.tensor(id, Kind::Activation, None).map(Some),
+        }
+    }
+
+    fn weight(&mut self, id: ValueId, stored: Stored) -> Result<Option<TensorId>, LowerError> {
+        if self.embedded.contains_key(&id) {
+            return Ok(None);
+        }
+        if stored.bytes <= EMBEDDED_BYTES_MAX
+            && let Some(bytes) = (self.read)(&stored)
+        {
+            self.embedded.insert(id, bytes);
+            return Ok(None);
+        }
+        // Two initializers of the same bytes in the same file are one tensor.
+        let place = (stored.file.clone(), stored.offset);
+        if let Some(tensor) = self.by_home.get(&place).copied()
+            && self.tensors[tensor.index()].bytes == stored.bytes
+        {
+            self.tensor_of.insert(id, tensor);
+            return Ok(Some(tensor));
+        }
+        let home = Home { tier: self.files.clone(), file: stored.file, offset: stored.offset };
+        let tensor = self.tensor(id, Kind::Weight, Some(home))?;
+        self.by_home.insert(place, tensor);
+        Ok(Some(tensor))
+    }
+
+    /// Makes the result of a view the tensor that it views; says whether it could.
+    ///
+    /// An output needs a tensor of its own: a view of an input, a weight or another output is computed.
+    fn view(&mut self, op: &Op) -> Result<bool, LowerError> {
+        let views = row_of(&op.domain, &op.kind).is_some_and(|row| row.view);
+        let (Some(Some(source)), Some(Some(result))) = (op.inputs.first(), op.outputs.first()) else { return Ok(false) };
+        if !views || self.graph.value(*source).dtype != self.graph.value(*result).dtype {
+            return Ok(false);
+        }
+        let Some(tensor) = self.operand(*source)? else { return Ok(false) };
+        let is_output = self.outputs.contains(result);
+        if is_output && self.tensors[tensor.index()].kind != Kind::Activation {
+            return Ok(false);
+        }
+        if is_output {
+            self.tensors[tensor.index()].kind = Kind::Output;
+        }
+        self.tensor_of.insert(*result, tensor);
+        Ok(true)
+    }
+
+    fn task(&mut self, op: &Op) -> Result<Task, LowerError> {
+        let mut reads = Vec::new();
+        for input in op.inputs.iter().flatten() {
+            if let Some(tensor) = self.operand(*input)?
+                && !reads.contains(&tensor)
+            {
+                reads.push(tensor);
+            }
+        }
+        let mut writes = Vec::new();
+        for output in op.outputs.iter().flatten() {
+            let kind = if self.outputs.contains(output) { Kind::Output } else { Kind::Activation };
+            writes.push(self.tensor(*output, kind, None)?);
+        }
+        let (name, ops) = (op.name.clone(), vec![op.name.clone()]);
+        Ok(Task { name, ops, reads, writes, workspace: 0, cost: Default::default() })
+    }
+
+    fn finish(self, binding: &Binding, target: &Target, tasks: Vec<(OpId, Task)>) -> Result<Lowered, LowerError> {
+        let mut hash = Sha256::new();
+        let mut codes = Vec::with_capacity(tasks.len());
+        let mut lifetimes = Lifetimes {
+            model: String::new(),
+            dims: binding.iter().map(|(d, n)| (d.clone(), DimRange { low: *n, high: *n })).collect(),
+            tensors: self.tensors.clone(),
+            tasks: Vec::with_capacity(tasks.len()),
+        };
+        for (id, mut task) in tasks {
+            let code = self.code(id)?;
+            let op = self.graph.op(id);
+            hash.update(&code.model);
+            for port in code.inputs.iter().chain(&code.outputs) {
+                let t = &self.tensors[port.tensor.index()];
+                hash.update(format!("{:?} {:?} {} {:?}\n", t.name, t.kind, t.bytes, t.home));
+            }
+            let flops = op.work.flops.as_constant().and_then(|f| u64::try_from(f).ok()).unwrap_or(u64::MAX);
+            let bytes = task.operands().map(|t| self.tensors[t.index()].bytes).fold(0, u64::saturating_add);
+            let dtype = code.inputs.first().or(code.outputs.first()).map_or(DType::F32, |p| p.dtype);
+            if let Some(engine) = target.engines.first() {
+                task.cost = cost::estimate(target, engine, flops, bytes, dtype);
+            }
+            lifetimes.tasks.push(task);
+            codes.push(code);
+        }
+        lifetimes.model = hex(&hash.finalize()[..8]);
+        let facts = facts(&lifetimes);
+        let inputs = self.graph.inputs.iter().map(|v| self.boundary(*v)).collect::<Result<_, _>>()?;
+        let outputs = self.graph.outputs.iter().map(|v| self.boundary(*v)).collect::<Result<_, _>>()?;
+        Ok(Lowered { lifetimes, facts, codes, inputs, outputs })
+    }
+
+    fn boundary(&self, id: ValueId) -> Result<Boundary, LowerError> {
+        let value = self.graph.value(id);
+        let tensor = self.tensor_of.get(&id).map(|t| self.tensors[t.index()].name.clone());
+        Ok(Boundary { name: value.name.clone(), tensor, dtype: value.dtype, shape: self.shape(id)? })
+    }
+
+    fn code(&self, id: OpId) -> Result<Code, LowerError> {
+        let op = self.graph.op(id);
+        let embed = |value| self.embedded.get(&value).cloned();
+        let model = task_model_for(self.graph, &[id], &embed, &|_| true)
+            .map_err(|problem| LowerError::Code { op: op.name.clone(), problem })?;
+        let port = |v: &ValueId| {
+            let tensor = self.tensor_of.get(v).copied().unwrap_or(TensorId(u32::MAX));
+            Ok(Port { tensor, dtype: self.graph.value(*v).dtype, shape: self.shape(*v)? })
+        };
+        Ok(Code {
+            inputs: model.inputs.iter().map(port).collect::<Result<_, _>>()?,
+            outputs: model.outputs.iter().map(port).collect::<Result<_, _>>()?,
+            model: model.model,
+        })
+    }
+}
+
+fn facts(lifetimes: &Lifetimes) -> ModelFacts {
+    let fact = |t: &Tensor| TensorFact { kind: t.kind, dtype: t.dtype, bytes: t.extent.clone(), home: t.home.clone() };
+    let name = |t: &TensorId| lifetimes.tensor(*t).name.clone();
+    let op = |t: &Task| OpFact {
+        name: t.name.clone(),
+        reads: t.reads.iter().map(name).collect(),
+        writes: t.writes.iter().map(name).collect(),
+    };
+    ModelFacts {
+        hash: lifetimes.model.clone(),
+        tensors: lifetimes.tensors.iter().map(|t| (t.name.clone(), fact(t))).collect::<BTreeMap<_, _>>(),
+        ops: lifetimes.tasks.iter().map(op).collect(),
+    }
+}

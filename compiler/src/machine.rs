@@ -1,0 +1,101 @@
+//! The part of a target that one plan uses: the device, what lies below it, and the links between.
+//!
+//! Reads:    the target.
+//! Decides:  which tier is the device, which one below it can be written, which link joins which.
+//! Promises: every link named here works and joins what it says; or `CannotPlan`, naming what is missing.
+//! Why:      fastest working link; ties go to the first one listed.
+
+use berth_ir::target::{Link, Target, Tier};
+use berth_ir::units::BytesPerSec;
+
+/// What a plan for one engine uses of a machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine<'t> {
+    /// The whole target.
+    pub target: &'t Target,
+    /// The memory of the first engine.
+    pub device: &'t Tier,
+    /// The name of that engine.
+    pub engine: &'t str,
+    /// A writable memory below the device, if it has room.
+    pub lower: Option<&'t Tier>,
+    /// From files to the device.
+    pub home_to_device: Option<&'t Link>,
+    /// From files to the lower memory.
+    pub home_to_lower: Option<&'t Link>,
+    /// From the lower memory to the device.
+    pub lower_to_device: Option<&'t Link>,
+    /// From the device to the lower memory.
+    pub device_to_lower: Option<&'t Link>,
+}
+
+/// Why no plan can be made for a target, whatever the model.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CannotPlan {
+    /// There is no engine with a memory.
+    #[error("target `{target}` has no engine with a memory; add one to its `engines`")]
+    NoDevice {
+        /// The target.
+        target: String,
+    },
+    /// There is no way for weights to reach the device.
+    #[error(
+        "target `{target}` has no working way from a store of files to `{device}`: add a link, directly or through a memory with room"
+    )]
+    NoWay {
+        /// The target.
+        target: String,
+        /// The tier of the device.
+        device: String,
+    },
+}
+
+impl<'t> Machine<'t> {
+    /// The part of the target that a plan for its first engine uses.
+    pub fn of(target: &'t Target) -> Result<Machine<'t>, CannotPlan> {
+        let engine = target.engines.first();
+        let device = engine.and_then(|e| target.tier(&e.tier));
+        let (Some(engine), Some(device)) = (engine, device) else {
+            return Err(CannotPlan::NoDevice { target: target.name.clone() });
+        };
+        let both_ways = |t: &&Tier| target.link(&t.name, &device.name).is_some();
+        let below = target.tiers.iter().filter(|t| t.name != device.name && !t.files && t.room().0 > 0);
+        let lower = below.filter(both_ways).max_by_key(|t| t.room());
+        let files = |to: &str| {
+            let stores = target.tiers.iter().filter(|t| t.files);
+            stores.filter_map(|s| target.link(&s.name, to)).max_by_key(|l| l.present_rate())
+        };
+        let machine = Machine {
+            target,
+            device,
+            engine: &engine.name,
+            lower,
+            home_to_device: files(&device.name),
+            home_to_lower: lower.and_then(|l| files(&l.name)),
+            lower_to_device: lower.and_then(|l| target.link(&l.name, &device.name)),
+            device_to_lower: lower.and_then(|l| target.link(&device.name, &l.name)),
+        };
+        let through = machine.home_to_lower.is_some() && machine.lower_to_device.is_some();
+        if machine.home_to_device.is_none() && !through {
+            let (target, device) = (target.name.clone(), device.name.clone());
+            return Err(CannotPlan::NoWay { target, device });
+        }
+        Ok(machine)
+    }
+
+    /// Whether something can be put aside and brought back.
+    pub fn can_spill(&self) -> bool {
+        self.device_to_lower.is_some() && self.lower_to_device.is_some()
+    }
+
+    /// The rate at which bytes can enter the device over all links together; links of one group count once.
+    pub fn rate_into_device(&self) -> BytesPerSec {
+        let mut groups = std::collections::BTreeMap::new();
+        for link in [self.home_to_device, self.lower_to_device].into_iter().flatten() {
+            let group = link.group.as_deref().unwrap_or(&link.name);
+            let rate = groups.entry(group).or_insert(0);
+            *rate = link.present_rate().0.max(*rate);
+        }
+        BytesPerSec(groups.values().fold(0, |a: u64, b| a.saturating_add(*b)))
+    }
+}

@@ -1,0 +1,500 @@
+//! Chooses what stays, how far ahead the rest is brought, and what is put aside, by trying and simulating.
+//!
+//! Reads:    lifetimes, target.
+//! Decides:  a choice of residency and its program: the fastest of those tried that fits.
+//! Promises: a program that fits and that the verifier accepts; or `NoRoom`, with the least that works and the task that
+//!           sets it. The same input gives the same program.
+//! Why:      in a loop over more weights than fit, what stays saves its bytes in every step and recency saves none, so
+//!           a set of weights is pinned and the rest streams ahead through what room is left. How much look-ahead is
+//!           worth its room is found by trying: window sizes double, each with as much pinned as then fits.
+
+use crate::emit::emit;
+use crate::machine::{CannotPlan, Machine};
+use crate::offset::{Offsets, pack};
+use crate::residency::{Choice, stays};
+use crate::simulate::{Timeline, timeline};
+use crate::stay::{Level, Stay, load_curve};
+use berth_ir::lifetime::{Lifetimes, TensorId};
+use berth_ir::program::{Bound, Kind, Mode, Program};
+use berth_ir::target::Target;
+use berth_ir::units::{Bytes, Nanos};
+use std::collections::BTreeSet;
+
+/// Steps that a simulation looks at: two to fill the pipeline, two to take the mean of, one between.
+pub const STEPS: usize = 5;
+
+/// A program with what it is expected to do.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Not proved yet: give it to the verifier.
+    pub program: Program,
+    /// When each instruction is expected to run.
+    pub timeline: Timeline,
+    /// Bytes of weights that never leave the device.
+    pub resident: u64,
+    /// Bytes of weights that are brought in each step.
+    pub streamed: u64,
+    /// Bytes of other tensors that are put aside and brought back in each step.
+    pub spilled: u64,
+}
+
+/// Why there is no plan.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum PlanError {
+    /// The target cannot run anything.
+    #[error(transparent)]
+    Machine(#[from] CannotPlan),
+    /// Nothing to run.
+    #[error("the model computes nothing: no operator is left once constants are worked out")]
+    Empty,
+    /// The device is too small.
+    #[error("{0}")]
+    NoRoom(Box<NoRoom>),
+}
+
+/// The least capacity that works, and what sets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoRoom {
+    /// The tier that is too small.
+    pub tier: String,
+    /// What it has.
+    pub room: u64,
+    /// The least.
+    pub least: Least,
+}
+
+/// The least capacity of the device that a plan was found for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Least {
+    /// Bytes of the arena.
+    pub bytes: u64,
+    /// No plan with these tasks can do with less.
+    pub bound: u64,
+    /// The task at which most is held.
+    pub task: String,
+    /// What is held there: the task's operands first, then what else must stay, with bytes.
+    pub held: Vec<(String, u64)>,
+    /// Whether activations were put aside in a lower memory.
+    pub spills: bool,
+    /// Bytes that the lower memory needs for that.
+    pub lower: u64,
+}
+
+impl std::fmt::Display for NoRoom {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let least = &self.least;
+        let short = least.bytes.saturating_sub(self.room);
+        writeln!(f, "{} is {} too small at task `{}`", self.tier, exact(short), least.task)?;
+        let held: Vec<String> = least.held.iter().take(6).map(|(n, b)| format!("`{n}` {}", Bytes(*b).human())).collect();
+        let more = least.held.len().saturating_sub(held.len());
+        let more = if more == 0 { String::new() } else { format!(", and {more} more") };
+        writeln!(f, "  capacity {}, needed {}: {}{more}", exact(self.room), exact(least.bytes), held.join(", "))?;
+        let (tier, needed) = (&self.tier, least.bytes);
+        match (least.spills, least.lower) {
+            (true, 0) => write!(f, "  help: give it `--memory {tier}={needed}B`, the least with every operand brought for its task alone"),
+            (true, lower) => write!(
+                f,
+                "  help: give it `--memory {tier}={needed}B`, with {} of a lower memory for what is put aside",
+                exact(lower)
+            ),
+            (false, _) => write!(
+                f,
+                "  help: give it `--memory {tier}={needed}B`, the least with activations staying where they are; with a lower memory (such as `--memory dram=1GiB`) they could be put aside"
+            ),
+        }
+    }
+}
+
+/// Bytes exactly, and for people where that is another number.
+fn exact(bytes: u64) -> String {
+    if bytes < 1024 { format!("{bytes} B") } else { format!("{bytes} B ({})", Bytes(bytes).human()) }
+}
+
+/// A choice with its stays and addresses.
+#[derive(Clone)]
+struct Placed {
+    stays: Vec<Stay>,
+    device: Offsets,
+    lower: Offsets,
+}
+
+/// What a planner works in: fixed for one model and target.
+struct Site<'a> {
+    lifetimes: &'a Lifetimes,
+    machine: Machine<'a>,
+    mode: Mode,
+}
+
+/// Makes the best program found for a target.
+pub fn plan(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Plan, PlanError> {
+    let site = Site::new(lifetimes, target, mode)?;
+    let base = site.base().map_err(|room| PlanError::NoRoom(Box::new(room)))?;
+    let mut best: Option<(Nanos, Placed, Program, Timeline)> = None;
+    for choice in site.candidates(&base) {
+        let Some(placed) = site.fits(&choice) else { continue };
+        let program = site.emit(&placed);
+        let timeline = timeline(target, &program, steps(mode));
+        if best.as_ref().is_none_or(|(step, ..)| timeline.step < *step) {
+            best = Some((timeline.step, placed, program, timeline));
+        }
+    }
+    let Some((_, placed, program, timeline)) = best else {
+        // The base fits, and it is the first candidate.
+        return Err(PlanError::Empty);
+    };
+    Ok(summary(lifetimes, &placed.stays, program, timeline))
+}
+
+/// Makes the program of one choice; nothing where it does not fit.
+pub(crate) fn plan_choice(lifetimes: &Lifetimes, target: &Target, mode: Mode, choice: &Choice) -> Option<Plan> {
+    let site = Site::new(lifetimes, target, mode).ok()?;
+    let placed = site.fits(choice)?;
+    let program = site.emit(&placed);
+    let timeline = timeline(target, &program, steps(mode));
+    Some(summary(lifetimes, &placed.stays, program, timeline))
+}
+
+/// Makes the program of given stays; nothing where they do not fit.
+pub(crate) fn plan_stays(lifetimes: &Lifetimes, target: &Target, mode: Mode, stays: Vec<Stay>) -> Option<Plan> {
+    let site = Site::new(lifetimes, target, mode).ok()?;
+    let placed = site.place(stays).filter(|p| p.device.height <= site.machine.device.room().0)?;
+    let program = site.emit(&placed);
+    let timeline = timeline(target, &program, steps(mode));
+    Some(summary(lifetimes, &placed.stays, program, timeline))
+}
+
+/// The least capacity of the device, and the capacity at which everything stays.
+pub fn extremes(lifetimes: &Lifetimes, target: &Target) -> Result<(Least, u64), PlanError> {
+    let site = Site::new(lifetimes, target, Mode::Loop)?;
+    let mut all = Choice::least(lifetimes);
+    all.pinned = site.weights();
+    let full = site.place(stays(lifetimes, &site.machine, &all)).map_or(u64::MAX, |p| p.device.height);
+    Ok((site.least(), full))
+}
+
+/// The step time that nothing can beat: the engine's work, or the bytes that must come in, whichever takes longer.
+pub fn bound(target: &Target, program: &Program) -> Nanos {
+    let Ok(machine) = Machine::of(target) else { return Nanos(0) };
+    let mut work = std::collections::BTreeMap::new();
+    for task in &program.tasks {
+        *work.entry(task.engine.as_str()).or_insert(0u64) += task.cost.0;
+    }
+    let compute = work.values().copied().max().unwrap_or(0);
+    let traffic = program.facts.bounds.iter().filter_map(|b| match b {
+        Bound::Traffic { bytes, tier, .. } if *tier == machine.device.name => Some(Bytes(*bytes)),
+        _ => None,
+    });
+    let moving = traffic.map(|b| b.at(machine.rate_into_device()).0).max().unwrap_or(0);
+    Nanos(compute.max(moving))
+}
+
+fn steps(mode: Mode) -> usize {
+    match mode {
+        Mode::Loop => STEPS,
+        Mode::Once => 1,
+    }
+}
+
+fn summary(lifetimes: &Lifetimes, stays: &[Stay], program: Program, timeline: Timeline) -> Plan {
+    let weight = |s: &&Stay| lifetimes.tensor(s.tensor).kind == Kind::Weight && s.level == Level::Device;
+    let bytes = |keep: &dyn Fn(&&Stay) -> bool| stays.iter().filter(|s| keep(s)).map(|s| s.bytes).sum();
+    let returns = |s: &&Stay| matches!(s.arrives, crate::stay::Arrival::Stay { .. });
+    Plan {
+        resident: bytes(&|s| weight(s) && s.forever),
+        streamed: bytes(&|s| weight(s) && !s.forever),
+        spilled: bytes(&|s| s.level == Level::Device && !weight(s) && returns(s)),
+        program,
+        timeline,
+    }
+}
+
+impl<'a> Site<'a> {
+    fn new(lifetimes: &'a Lifetimes, target: &'a Target, mode: Mode) -> Result<Site<'a>, PlanError> {
+        if lifetimes.tasks.is_empty() {
+            return Err(PlanError::Empty);
+        }
+        Ok(Site { lifetimes, machine: Machine::of(target)?, mode })
+    }
+
+    fn weights(&self) -> Vec<bool> {
+        self.lifetimes.tensors.iter().map(|t| t.kind == Kind::Weight).collect()
+    }
+
+    fn positions(&self) -> usize {
+        self.lifetimes.tasks.len()
+    }
+
+    /// Addresses in both memories; nothing where the lower one is too small.
+    fn place(&self, stays: Vec<Stay>) -> Option<Placed> {
+        let at = |level: Level| stays.iter().filter(|s| s.level == level).collect::<Vec<_>>();
+        let device = pack(&at(Level::Device), self.positions(), self.machine.device.alignment, self.room());
+        let lower = match self.machine.lower {
+            Some(tier) => {
+                let lower = pack(&at(Level::Lower), self.positions(), tier.alignment, tier.room().0);
+                (lower.height <= tier.room().0).then_some(lower)?
+            }
+            None => Offsets { at: Vec::new(), height: 0 },
+        };
+        Some(Placed { stays, device, lower })
+    }
+
+    fn room(&self) -> u64 {
+        self.machine.device.room().0
+    }
+
+    /// The stays of a choice with addresses, if they fit; a quick look at the load curve first.
+    fn fits(&self, choice: &Choice) -> Option<Placed> {
+        let stays = stays(self.lifetimes, &self.machine, choice);
+        let load = load_curve(&stays, Level::Device, self.positions(), self.machine.device.alignment);
+        if load.iter().any(|l| *l > self.room()) {
+            return None;
+        }
+        self.place(stays).filter(|p| p.device.height <= self.room())
+    }
+
+    fn emit(&self, placed: &Placed) -> Program {
+        emit(self.lifetimes, &self.machine, &placed.stays, &placed.device, &placed.lower, self.mode)
+    }
+
+    /// The gentlest choice that fits at all: nothing pinned, nothing ahead, as little put aside as does.
+    fn base(&self) -> Result<Choice, NoRoom> {
+        let rungs = self.ladder();
+        let found = rungs.into_iter().find(|choice| self.fits(choice).is_some());
+        found.ok_or_else(|| NoRoom { tier: self.machine.device.name.clone(), room: self.room(), least: self.least() })
+    }
+
+    /// Choices that need less and less: nothing put aside, then what is wanted last, then all but a task's operands.
+    fn ladder(&self) -> Vec<Choice> {
+        let least = Choice::least(self.lifetimes);
+        let mut rungs = vec![least.clone()];
+        if self.machine.can_spill() {
+            let room = self.room();
+            for percent in [100, 95, 90, 80, 65, 50, 25, 0] {
+                let budget = (u128::from(room) * percent / 100) as u64;
+                rungs.push(Choice { aside: self.aside(budget, false), ..least.clone() });
+            }
+            rungs.push(Choice { aside: self.aside(0, true), ..least });
+        }
+        rungs
+    }
+
+    /// Gaps to put a tensor aside in, so that at each task what stays fits a budget: those wanted last go first (Belady).
+    /// With `adjacent`, also between a task and the next one.
+    fn aside(&self, budget: u64, adjacent: bool) -> BTreeSet<(TensorId, usize)> {
+        let uses = self.lifetimes.uses();
+        let mut aside = BTreeSet::new();
+        // Alive tensors: next use by index into their uses.
+        let mut alive: Vec<(TensorId, usize)> = Vec::new();
+        for (position, task) in self.lifetimes.tasks.iter().enumerate() {
+            let mut weights = task.workspace;
+            for tensor in task.operands() {
+                let size = self.size(tensor);
+                if self.lifetimes.tensor(tensor).kind == Kind::Weight {
+                    weights += size;
+                    continue;
+                }
+                let index = uses[tensor.index()].iter().position(|p| *p == position).unwrap_or(0);
+                alive.retain(|(t, _)| *t != tensor);
+                alive.push((tensor, index));
+            }
+            alive.retain(|(t, i)| uses[t.index()].len() > i + 1 || uses[t.index()][*i] >= position);
+            let mut held: u64 = weights + alive.iter().map(|(t, _)| self.size(*t)).sum::<u64>();
+            while held > budget {
+                let idle = alive.iter().filter(|(t, i)| uses[t.index()][*i] < position);
+                let next = |(t, i): &(TensorId, usize)| uses[t.index()].get(i + 1).copied().unwrap_or(0);
+                let Some(last) = idle.max_by_key(|a| (next(a), a.0)).copied() else { break };
+                aside.insert(last);
+                alive.retain(|a| *a != last);
+                held -= self.size(last.0);
+            }
+        }
+        if adjacent {
+            for (index, uses) in uses.iter().enumerate() {
+                if self.lifetimes.tensors[index].kind != Kind::Weight {
+                    aside.extend((0..uses.len().saturating_sub(1)).map(|i| (TensorId(index as u32), i)));
+                }
+            }
+        }
+        aside
+    }
+
+    fn size(&self, tensor: TensorId) -> u64 {
+        self.lifetimes.tensor(tensor).bytes.next_multiple_of(self.machine.device.alignment)
+    }
+
+    /// The least height over the ladder, and what is held where it is reached.
+    fn least(&self) -> Least {
+        let heights = self.ladder().into_iter().filter_map(|choice| {
+            let placed = self.place(stays(self.lifetimes, &self.machine, &choice))?;
+            Some((placed.device.height, choice.aside.is_empty(), placed))
+        });
+        // The first of equals: the gentlest.
+        let Some((bytes, stays_put, placed)) = heights.reduce(|a, b| if b.0 < a.0 { b } else { a }) else {
+            return Least { bytes: u64::MAX, bound: 0, task: String::new(), held: Vec::new(), spills: false, lower: 0 };
+        };
+        let load = load_curve(&placed.stays, Level::Device, self.positions(), self.machine.device.alignment);
+        let position = load.iter().enumerate().rev().max_by_key(|(_, l)| **l).map_or(0, |(p, _)| p);
+        let task = &self.lifetimes.tasks[position];
+        let operands: Vec<TensorId> = task.operands().collect();
+        let here = |s: &&Stay| {
+            let p = position as i64;
+            s.level == Level::Device && s.from <= p && p <= s.to
+        };
+        let mut held: Vec<(bool, u64, String)> = Vec::new();
+        for stay in placed.stays.iter().filter(here) {
+            let scratch = stay.arrives == crate::stay::Arrival::Scratch;
+            let name = if scratch { "workspace".to_owned() } else { self.lifetimes.tensor(stay.tensor).name.clone() };
+            held.push((!scratch && !operands.contains(&stay.tensor), stay.bytes, name));
+        }
+        held.sort_by(|a, b| (a.0, std::cmp::Reverse(a.1), &a.2).cmp(&(b.0, std::cmp::Reverse(b.1), &b.2)));
+        let bound = self.lifetimes.tasks.iter().map(|t| {
+            t.operands().map(|o| self.lifetimes.tensor(o).bytes).sum::<u64>() + t.workspace
+        });
+        Least {
+            bytes,
+            bound: bound.max().unwrap_or(0),
+            task: task.name.clone(),
+            held: held.into_iter().map(|(_, bytes, name)| (name, bytes)).collect(),
+            spills: self.machine.can_spill(),
+            lower: if stays_put { 0 } else { placed.lower.height },
+        }
+    }
+
+    /// All choices worth simulating, the base first.
+    fn candidates(&self, base: &Choice) -> Vec<Choice> {
+        let mut all = vec![base.clone()];
+        for lowered in self.lowerings(base) {
+            let base = Choice { lowered, ..base.clone() };
+            for order in self.pin_orders() {
+                for window in self.windows() {
+                    all.extend(self.most_pinned(&Choice { window, ..base.clone() }, &order));
+                }
+            }
+        }
+        all
+    }
+
+    /// Which weights are kept in the lower memory: none, or as many as it has room for beside what is put aside.
+    fn lowerings(&self, base: &Choice) -> Vec<Vec<bool>> {
+        let none = base.lowered.clone();
+        let faster = match (self.machine.lower_to_device, self.machine.home_to_device) {
+            (Some(lower), Some(home)) => lower.present_rate() > home.present_rate(),
+            _ => false,
+        };
+        let (Some(tier), true, Some(placed)) = (self.machine.lower, faster, self.fits(base)) else { return vec![none] };
+        let mut room = tier.room().0.saturating_sub(placed.lower.height);
+        let mut some = none.clone();
+        let total = |kept: &[bool]| kept.iter().filter(|k| **k).count();
+        // The last to be pinned are the first to be streamed: keep those below.
+        for tensor in self.spread_order().into_iter().rev() {
+            let size = self.lifetimes.tensors[tensor].bytes.next_multiple_of(tier.alignment);
+            if size <= room {
+                room -= size;
+                some[tensor] = true;
+            }
+        }
+        if total(&some) == 0 { vec![none] } else { vec![none, some] }
+    }
+
+    /// Look-ahead windows in bytes: none, then doubling from the largest weight up to what there is.
+    fn windows(&self) -> Vec<u64> {
+        let sizes = self.lifetimes.tensors.iter().filter(|t| t.kind == Kind::Weight).map(|t| t.bytes);
+        let largest = sizes.clone().max().unwrap_or(0);
+        let all: u64 = sizes.sum();
+        let mean = all / self.lifetimes.tensors.iter().filter(|t| t.kind == Kind::Weight).count().max(1) as u64;
+        let mut windows = vec![0];
+        let mut window = largest.max(1);
+        for extra in [mean * 2, mean * 4] {
+            windows.push(largest + extra);
+        }
+        while window <= all.min(self.room()) {
+            window = window.saturating_mul(2);
+            windows.push(window);
+        }
+        windows.sort_unstable();
+        windows.dedup();
+        windows
+    }
+
+    /// Orders in which weights are pinned. The smallest always come first: a copy of few bytes costs its latency.
+    fn pin_orders(&self) -> Vec<Vec<usize>> {
+        let spread = self.spread_order();
+        let mut largest = spread.clone();
+        largest.sort_by_key(|t| std::cmp::Reverse(self.lifetimes.tensors[*t].bytes));
+        let mut last = spread.clone();
+        last.sort_unstable();
+        [spread, largest, last].map(|order| self.small_first(order)).into_iter().collect()
+    }
+
+    fn small_first(&self, mut order: Vec<usize>) -> Vec<usize> {
+        let link = self.machine.home_to_device.or(self.machine.lower_to_device);
+        let small = link.map_or(0, |l| {
+            (u128::from(l.present_rate().0) * u128::from(l.latency.0 + l.submit.0) / 1_000_000_000) as u64
+        });
+        order.sort_by_key(|t| self.lifetimes.tensors[*t].bytes > small);
+        order
+    }
+
+    /// Weights in an order of which every prefix is spread evenly over the step's bytes: by the fractional parts of
+    /// multiples of the golden ratio (Weyl's sequence).
+    fn spread_order(&self) -> Vec<usize> {
+        let uses = self.lifetimes.uses();
+        let weight = |t: &usize| self.lifetimes.tensors[*t].kind == Kind::Weight && !uses[*t].is_empty();
+        let mut weights: Vec<usize> = (0..uses.len()).filter(weight).collect();
+        weights.sort_by_key(|t| (uses[*t][0], *t));
+        let mut keyed: Vec<(u64, usize)> = weights
+            .into_iter()
+            .enumerate()
+            .map(|(n, t)| ((n as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15), t))
+            .collect();
+        keyed.sort_unstable();
+        keyed.into_iter().map(|(_, t)| t).collect()
+    }
+
+    /// The choice with as many weights pinned, in this order, as fit; then whatever else fits.
+    fn most_pinned(&self, choice: &Choice, order: &[usize]) -> Option<Choice> {
+        let with = |count: usize| {
+            let mut pinned = choice.pinned.clone();
+            order[..count].iter().for_each(|t| pinned[*t] = true);
+            Choice { pinned, ..choice.clone() }
+        };
+        let fits_load = |choice: &Choice| {
+            let stays = stays(self.lifetimes, &self.machine, choice);
+            load_curve(&stays, Level::Device, self.positions(), self.machine.device.alignment).into_iter().max()
+        };
+        let under = |c: &Choice| fits_load(c).unwrap_or(0) <= self.room();
+        // The load grows with each weight pinned (its stay lengthens), so the most that fits is found by halving.
+        let (mut low, mut high) = (0, order.len());
+        if !under(&with(0)) {
+            return None;
+        }
+        while low < high {
+            let middle = (low + high).div_ceil(2);
+            if under(&with(middle)) { low = middle } else { high = middle - 1 }
+        }
+        // Fragments may cost a little more: step back in growing strides until addresses are found too.
+        let mut stride = 1;
+        while self.fits(&with(low)).is_none() {
+            if low == 0 {
+                return None;
+            }
+            low = low.saturating_sub(stride);
+            stride *= 2;
+        }
+        let mut best = with(low);
+        // Smaller ones may still fit in what is left: by load, then checked once.
+        let mut more = best.clone();
+        let mut slack = self.room() - fits_load(&best)?.min(self.room());
+        for tensor in &order[low..] {
+            let size = self.size(TensorId(*tensor as u32));
+            if size <= slack {
+                more.pinned[*tensor] = true;
+                slack -= size;
+            }
+        }
+        if more != best && self.fits(&more).is_some() {
+            best = more;
+        }
+        Some(best)
+    }
+}

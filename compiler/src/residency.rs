@@ -1,0 +1,180 @@
+//! Builds the stays that a choice means: what never leaves, how far ahead the rest is brought, what is put aside.
+//!
+//! Reads:    lifetimes, machine, a choice.
+//! Decides:  nothing that the choice does not say; it works out spans.
+//! Promises: each task finds its operands on the device at its position; no stay is longer than a step.
+//! Why:      next use, not recency: what is put aside is what is wanted last (Belady 1966), gap by gap.
+
+use crate::machine::Machine;
+use crate::stay::{Arrival, Level, Stay};
+use berth_ir::lifetime::{Lifetimes, TensorId};
+use berth_ir::program::Kind;
+use std::collections::BTreeSet;
+
+/// What a plan may choose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// By tensor: it never leaves the device.
+    pub pinned: Vec<bool>,
+    /// By tensor: its bytes are kept in the lower memory and streamed from there.
+    pub lowered: Vec<bool>,
+    /// A streamed tensor may be brought while at most so many bytes of streamed tensors wait for their use.
+    pub window: u64,
+    /// Gaps (tensor, index of the use before) in which a tensor that is no weight is put aside.
+    pub aside: BTreeSet<(TensorId, usize)>,
+    /// Streamed tensors are brought when the engine has come to the task that wants them, and not before.
+    pub demand: bool,
+}
+
+impl Choice {
+    /// Everything is streamed just in time, nothing put aside.
+    pub fn least(lifetimes: &Lifetimes) -> Choice {
+        let none = vec![false; lifetimes.tensors.len()];
+        Choice { pinned: none.clone(), lowered: none, window: 0, aside: BTreeSet::new(), demand: false }
+    }
+}
+
+/// All stays of a choice.
+pub fn stays(lifetimes: &Lifetimes, machine: &Machine, choice: &Choice) -> Vec<Stay> {
+    let mut all = Vec::new();
+    for (index, uses) in lifetimes.uses().into_iter().enumerate() {
+        let tensor = TensorId(index as u32);
+        if uses.is_empty() {
+            continue;
+        }
+        match lifetimes.tensor(tensor).kind {
+            Kind::Weight => weight(&mut all, lifetimes, machine, choice, tensor, uses),
+            _ => value(&mut all, lifetimes, choice, tensor, uses),
+        }
+    }
+    for (position, task) in lifetimes.tasks.iter().enumerate().filter(|(_, t)| t.workspace > 0) {
+        // A workspace belongs to its task; it borrows the id of what the task writes, to have a name.
+        let tensor = task.writes.first().or(task.reads.first()).copied().unwrap_or(TensorId(0));
+        let bytes = task.workspace;
+        all.push(Stay { arrives: Arrival::Scratch, ..stay(tensor, bytes, position, position, vec![position]) });
+    }
+    lead(&mut all, lifetimes.tasks.len(), choice.window);
+    all
+}
+
+fn stay(tensor: TensorId, bytes: u64, from: usize, to: usize, uses: Vec<usize>) -> Stay {
+    Stay {
+        tensor,
+        level: Level::Device,
+        from: from as i64,
+        to: to as i64,
+        forever: false,
+        arrives: Arrival::Home { demand: false },
+        uses,
+        fetched: false,
+        bytes,
+    }
+}
+
+fn weight(
+    all: &mut Vec<Stay>,
+    lifetimes: &Lifetimes,
+    machine: &Machine,
+    choice: &Choice,
+    tensor: TensorId,
+    uses: Vec<usize>,
+) {
+    let bytes = lifetimes.tensor(tensor).bytes;
+    let last = lifetimes.tasks.len() - 1;
+    let demand = choice.demand;
+    // A lower memory that stands between files and the device holds every weight.
+    let through = choice.lowered[tensor.index()] || machine.home_to_device.is_none();
+    let mut arrives = Arrival::Home { demand };
+    if through {
+        let below = Stay { level: Level::Lower, forever: true, ..stay(tensor, bytes, 0, last, Vec::new()) };
+        all.push(below);
+        arrives = Arrival::Stay { from: all.len() - 1, demand };
+    }
+    if choice.pinned[tensor.index()] {
+        all.push(Stay { forever: true, arrives, ..stay(tensor, bytes, 0, last, uses) });
+        return;
+    }
+    for position in uses {
+        all.push(Stay { arrives, ..stay(tensor, bytes, position, position, vec![position]) });
+    }
+}
+
+/// A tensor that a task or the caller writes: one stay, or one for each run of uses between which it is put aside.
+fn value(all: &mut Vec<Stay>, lifetimes: &Lifetimes, choice: &Choice, tensor: TensorId, uses: Vec<usize>) {
+    let t = lifetimes.tensor(tensor);
+    let mut arrives = if t.kind == Kind::Input { Arrival::Feed } else { Arrival::Run(uses[0]) };
+    let mut start = 0;
+    let mut below = None;
+    for i in 0..uses.len() {
+        let (position, next) = (uses[i], uses.get(i + 1));
+        if next.is_some() && !choice.aside.contains(&(tensor, i)) {
+            continue;
+        }
+        let part = uses[start..=i].to_vec();
+        let fetched = t.kind == Kind::Output && start == 0;
+        all.push(Stay { arrives, fetched, ..stay(tensor, t.bytes, part[0], position, part) });
+        let Some(next) = next else { break };
+        // Put aside once; an unchanged tensor that comes back has its copy below already.
+        let source = all.len() - 1;
+        let kept = *below.get_or_insert_with(|| {
+            let arrives = Arrival::Stay { from: source, demand: false };
+            all.push(Stay { level: Level::Lower, arrives, ..stay(tensor, t.bytes, position, *next, Vec::new()) });
+            all.len() - 1
+        });
+        all[kept].to = *next as i64;
+        arrives = Arrival::Stay { from: kept, demand: choice.demand };
+        start = i + 1;
+    }
+}
+
+/// Moves the start of what is streamed ahead of its use, until a window of bytes waits.
+fn lead(all: &mut [Stay], positions: usize, window: u64) {
+    if window == 0 {
+        return;
+    }
+    let period = positions as i64;
+    let streamed = |s: &Stay| {
+        let moves = matches!(s.arrives, Arrival::Home { .. } | Arrival::Stay { .. });
+        s.level == Level::Device && !s.forever && moves
+    };
+    let mut order: Vec<usize> = (0..all.len()).filter(|i| streamed(&all[*i])).collect();
+    order.sort_by_key(|i| (all[*i].uses[0], *i));
+    let count = order.len();
+    // The stays before this one in the order, around the loop, whose bytes wait together with it.
+    let (mut first, mut waiting) = (0usize, 0u64);
+    let at = |n: usize| order[n % count];
+    for n in 0..2 * count {
+        waiting += all[at(n)].bytes;
+        while waiting > window && first < n {
+            waiting -= all[at(first)].bytes;
+            first += 1;
+        }
+        if n < count {
+            continue;
+        }
+        let stay = at(n);
+        let use_at = all[stay].uses[0] as i64;
+        let turns = |m: usize| ((n / count) as i64 - (m / count) as i64) * period;
+        // It may begin once the one before the first that waits has been used.
+        let start = match first.checked_sub(1) {
+            Some(m) => all[at(m)].to - turns(m) + 1,
+            None => use_at - period + 1,
+        };
+        let own_end = all[stay].to - period + 1;
+        let source = source_end(all, stay);
+        all[stay].from = start.max(own_end).max(source).min(use_at);
+    }
+}
+
+/// The first position at which a stay's source can be copied from: behind the use after which it was put aside.
+fn source_end(all: &[Stay], stay: usize) -> i64 {
+    match all[stay].arrives {
+        Arrival::Stay { from, .. } if !all[from].forever => {
+            // The previous stay of the same tensor on the device must have ended: they would meet otherwise.
+            let earlier = all.iter().filter(|s| s.tensor == all[stay].tensor && s.level == Level::Device);
+            let ends = earlier.filter(|s| s.to < all[stay].uses[0] as i64).map(|s| s.to + 1);
+            ends.max().unwrap_or(i64::MIN)
+        }
+        _ => i64::MIN,
+    }
+}

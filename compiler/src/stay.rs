@@ -1,0 +1,102 @@
+//! What a residency decision is: where each tensor stays, from when to when, and how it gets there.
+
+use berth_ir::lifetime::{Lifetimes, TensorId};
+
+/// Which of a machine's two memories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// The engine's memory.
+    Device,
+    /// The writable memory below it.
+    Lower,
+}
+
+/// One stay of a tensor in a memory. It becomes one berth.
+///
+/// Positions count tasks of a step. Uses lie in the step itself; `from` may be negative, which means the step before:
+/// the bytes are reserved, and the copy may begin, that early. A stay is shorter than a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stay {
+    /// Who stays.
+    pub tensor: TensorId,
+    /// Where.
+    pub level: Level,
+    /// First position at which it holds its bytes.
+    pub from: i64,
+    /// Last position, inclusive.
+    pub to: i64,
+    /// It never leaves: brought once before the first step, there in all steps.
+    pub forever: bool,
+    /// How the bytes get there.
+    pub arrives: Arrival,
+    /// Tasks that use it in place.
+    pub uses: Vec<usize>,
+    /// The caller reads it here.
+    pub fetched: bool,
+    /// Bytes; a workspace's is that of its task.
+    pub bytes: u64,
+}
+
+/// How a tensor gets to where it stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// From its home. On demand: only when the engine has come to the task that wants it.
+    Home {
+        /// The engine waits for it.
+        demand: bool,
+    },
+    /// From another stay, by index.
+    Stay {
+        /// Index of the stay that it is copied from.
+        from: usize,
+        /// The engine waits for it.
+        demand: bool,
+    },
+    /// The task at this position writes it.
+    Run(usize),
+    /// The caller writes it.
+    Feed,
+    /// Nobody: scratch of one task.
+    Scratch,
+}
+
+impl Stay {
+    /// Whether two stays ever hold bytes at the same time, steps repeating every `period` positions.
+    pub fn meets(&self, other: &Stay, period: i64) -> bool {
+        if self.forever || other.forever {
+            return true;
+        }
+        [-period, 0, period].iter().any(|k| self.from <= other.to + k && other.from + k <= self.to)
+    }
+}
+
+/// Total bytes held at each position of a step at one level, each stay rounded up to the alignment.
+pub fn load_curve(stays: &[Stay], level: Level, positions: usize, alignment: u64) -> Vec<u64> {
+    let period = positions as i64;
+    let mut change = vec![0i128; positions + 1];
+    let mut add = |from: i64, to: i64, bytes: u64| {
+        change[from as usize] += i128::from(bytes);
+        change[to as usize + 1] -= i128::from(bytes);
+    };
+    for stay in stays.iter().filter(|s| s.level == level) {
+        let bytes = stay.bytes.next_multiple_of(alignment);
+        if stay.forever {
+            add(0, period - 1, bytes);
+        } else if stay.from < 0 {
+            add(0, stay.to, bytes);
+            add(stay.from + period, period - 1, bytes);
+        } else {
+            add(stay.from, stay.to, bytes);
+        }
+    }
+    let mut load = 0i128;
+    change[..positions].iter().map(|c| {
+        load += c;
+        u64::try_from(load).unwrap_or(u64::MAX)
+    }).collect()
+}
+
+/// The tensor's name, for people.
+pub fn name(lifetimes: &Lifetimes, stay: &Stay) -> String {
+    lifetimes.tensor(stay.tensor).name.clone()
+}

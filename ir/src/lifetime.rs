@@ -1,0 +1,195 @@
+//! The lifetime IR: what a planner works on. It knows nothing of ONNX; graphs are lowered to it, and so can other
+//! sources be (benchmark workloads of other planners, packing problems).
+//!
+//! A step is the list of tasks in order. Positions count tasks from zero. In loop mode the step repeats, so the time
+//! between a tensor's last use in one step and its first use in the next is a gap like any other.
+
+use crate::program::{DimRange, Home, Kind};
+use crate::units::Nanos;
+use crate::{DType, Expr};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Index of a tensor in [`Lifetimes::tensors`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TensorId(pub u32);
+
+impl TensorId {
+    /// As an index.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Tasks in order, and the tensors between them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lifetimes {
+    /// Hash of the model that this was lowered from.
+    pub model: String,
+    /// The dims that sizes were taken at.
+    pub dims: BTreeMap<String, DimRange>,
+    /// What there is to hold.
+    pub tensors: Vec<Tensor>,
+    /// What there is to run, in order.
+    pub tasks: Vec<Task>,
+}
+
+/// One tensor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tensor {
+    /// Unique; the name that programs use.
+    pub name: String,
+    /// What it is for.
+    pub kind: Kind,
+    /// Element type.
+    pub dtype: DType,
+    /// Exact size as an expression of dims.
+    pub extent: Expr,
+    /// The same at the upper end of the dims.
+    pub bytes: u64,
+    /// Where its bytes are before the program starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<Home>,
+}
+
+/// One task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    /// Unique.
+    pub name: String,
+    /// The operators that it computes.
+    pub ops: Vec<String>,
+    /// Tensors that it reads, each once.
+    pub reads: Vec<TensorId>,
+    /// Tensors that it writes, each once.
+    pub writes: Vec<TensorId>,
+    /// Bytes of scratch.
+    pub workspace: u64,
+    /// Time of one run.
+    pub cost: Nanos,
+}
+
+impl Task {
+    /// Tensors that it holds while it runs: what it reads, then what it writes.
+    pub fn operands(&self) -> impl Iterator<Item = TensorId> + '_ {
+        self.reads.iter().chain(self.writes.iter().filter(|w| !self.reads.contains(w))).copied()
+    }
+}
+
+/// The time between two uses of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// The tensor.
+    pub tensor: TensorId,
+    /// Position of the use before it.
+    pub after: usize,
+    /// Position of the use that ends it; in the next step where it is not behind `after`.
+    pub before: usize,
+    /// Tasks between the two, neither counted.
+    pub tasks: usize,
+    /// Bytes of other tensors that tasks in between hold, each tensor once.
+    pub bytes: u64,
+    /// Time of the tasks in between.
+    pub time: Nanos,
+}
+
+impl Lifetimes {
+    /// The tensor with this id. Ids come from these lifetimes, so the index is in range.
+    pub fn tensor(&self, id: TensorId) -> &Tensor {
+        &self.tensors[id.index()]
+    }
+
+    /// The positions at which each tensor is used, in order; tensors by index.
+    pub fn uses(&self) -> Vec<Vec<usize>> {
+        let mut uses = vec![Vec::new(); self.tensors.len()];
+        for (position, task) in self.tasks.iter().enumerate() {
+            for t in task.operands() {
+                uses[t.index()].push(position);
+            }
+        }
+        uses
+    }
+
+    /// The gaps of every tensor that outlives its use: between uses within the step, and, for weights and states, over
+    /// the loop edge. Reuse distance in bytes counts distinct tensors (Mattson et al. 1970, stack distance).
+    pub fn gaps(&self) -> Vec<Gap> {
+        let uses = self.uses();
+        let mut all = Vec::new();
+        for (index, uses) in uses.iter().enumerate() {
+            let tensor = TensorId(index as u32);
+            for pair in uses.windows(2) {
+                all.push(self.gap(tensor, pair[0], pair[1]));
+            }
+            let outlives = matches!(self.tensors[index].kind, Kind::Weight | Kind::State);
+            if let (true, Some(first), Some(last)) = (outlives, uses.first(), uses.last()) {
+                all.push(self.gap(tensor, *last, *first));
+            }
+        }
+        all
+    }
+
+    fn gap(&self, tensor: TensorId, after: usize, before: usize) -> Gap {
+        let count = self.tasks.len();
+        let tasks = (before + count - after - 1) % count;
+        let (mut bytes, mut time) = (0u64, 0u64);
+        let mut seen = std::collections::BTreeSet::new();
+        // Long gaps are summed up to the number of tensors there are; each tensor counts once.
+        for step in 1..=tasks {
+            let task = &self.tasks[(after + step) % count];
+            time = time.saturating_add(task.cost.0);
+            for t in task.operands().filter(|t| *t != tensor) {
+                if seen.insert(t) {
+                    bytes = bytes.saturating_add(self.tensor(t).bytes);
+                }
+            }
+        }
+        Gap { tensor, after, before, tasks, bytes, time: Nanos(time) }
+    }
+
+    /// Bytes of tensors other than weights that are alive at each position, with the task's workspace: what must be
+    /// held somewhere whatever is done about weights.
+    pub fn load(&self) -> Vec<u64> {
+        let mut change = vec![0i128; self.tasks.len() + 1];
+        for (index, uses) in self.uses().iter().enumerate() {
+            let t = &self.tensors[index];
+            if t.kind == Kind::Weight {
+                continue;
+            }
+            if let (Some(first), Some(last)) = (uses.first(), uses.last()) {
+                change[*first] += i128::from(t.bytes);
+                change[*last + 1] -= i128::from(t.bytes);
+            }
+        }
+        let mut load = Vec::with_capacity(self.tasks.len());
+        let mut alive = 0i128;
+        for (task, change) in self.tasks.iter().zip(&change) {
+            alive += change;
+            load.push(u64::try_from(alive).unwrap_or(u64::MAX).saturating_add(task.workspace));
+        }
+        load
+    }
+
+    /// Bytes of all tensors of a kind that some task uses.
+    pub fn total(&self, kind: Kind) -> u64 {
+        let uses = self.uses();
+        let used = self.tensors.iter().zip(&uses).filter(|(t, u)| t.kind == kind && !u.is_empty());
+        used.map(|(t, _)| t.bytes).fold(0, u64::saturating_add)
+    }
+}
+
+/// The text form: RON, one tensor, task or gap a line; gaps follow from the rest and are there to be read.
+pub fn print(lifetimes: &Lifetimes) -> String {
+    use crate::text::compact;
+    let mut out = format!("(\n    model: {},\n    dims: {},\n", compact(&lifetimes.model), compact(&lifetimes.dims));
+    let list = |out: &mut String, field: &str, items: Vec<String>| {
+        out.push_str(&format!("    {field}: [\n"));
+        items.iter().for_each(|i| out.push_str(&format!("        {i},\n")));
+        out.push_str("    ],\n");
+    };
+    list(&mut out, "tensors", lifetimes.tensors.iter().map(|t| compact(t)).collect());
+    list(&mut out, "tasks", lifetimes.tasks.iter().map(|t| compact(t)).collect());
+    list(&mut out, "gaps", lifetimes.gaps().iter().map(|g| compact(g)).collect());
+    list(&mut out, "load", lifetimes.load().iter().map(u64::to_string).collect());
+    out.push_str(")\n");
+    out
+}

@@ -1,0 +1,257 @@
+//! The words of the command line; help, man page and completions come from here.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// An ahead-of-time memory scheduler for machine-learning models.
+///
+/// Reads an ONNX model and a description of a machine, decides where every tensor lives at every moment and when each
+/// byte moves, proves the result safe, and runs it.
+#[derive(Debug, Parser)]
+#[command(name = "berth", version, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a memory program for a model and a machine
+    Compile(Compile),
+    /// Say what is in a model or a program: sizes, peaks, what stays and what streams
+    Inspect(Inspect),
+    /// Say what differs between two programs
+    Diff(Diff),
+    /// Prove a program safe, or list all that is wrong with it
+    Verify(Verify),
+    /// Say when each instruction of a program would run
+    Simulate(Simulate),
+    /// Compare berth's program with what people do today, bound beside
+    Compare(Compare),
+    /// Run a model or a program, inside a memory cap
+    Run(Run),
+    /// List the machines that are known, or print one
+    Targets(Targets),
+    /// Make the absent weights of a weightless export from a seed
+    SeedWeights(SeedWeights),
+}
+
+/// A model and how it is bound to sizes.
+#[derive(Debug, Args)]
+pub struct Bound {
+    /// Bind a named dim, such as `past=1023`
+    ///
+    /// May be given several times. A dim that the model proves from others need not be given.
+    #[arg(long = "dim", value_name = "NAME=N")]
+    pub dims: Vec<String>,
+}
+
+/// A machine and what may be used of it.
+#[derive(Debug, Args)]
+pub struct Machine {
+    /// The machine: a name from `berth targets`, or a RON file
+    #[arg(long, value_name = "TARGET", default_value = "host")]
+    pub target: String,
+    /// Cap a memory, such as `device=64MiB`, `device=60%` or `device=least`
+    ///
+    /// `device` is the memory of the first engine, whatever the machine calls it. A percentage is of what having
+    /// everything resident would need; `least` is the least that works. May be given several times.
+    #[arg(long, value_name = "TIER=BYTES")]
+    pub memory: Vec<String>,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// JSON.
+    Json,
+    /// RON.
+    Ron,
+}
+
+/// `berth compile`.
+#[derive(Debug, Args)]
+pub struct Compile {
+    /// The ONNX model
+    pub model: PathBuf,
+    /// Sizes.
+    #[command(flatten)]
+    pub bound: Bound,
+    /// Machine.
+    #[command(flatten)]
+    pub machine: Machine,
+    /// Write the program here: text with `.ron`, binary with `.binpb`
+    #[arg(short, long, value_name = "PLAN")]
+    pub output: Option<PathBuf>,
+    /// How the summary is printed
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `berth inspect`.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// An ONNX model, or a program (`.ron`, `.binpb`)
+    pub file: PathBuf,
+    /// Sizes.
+    #[command(flatten)]
+    pub bound: Bound,
+    /// Machine.
+    #[command(flatten)]
+    pub machine: Machine,
+    /// Print the lifetime IR of a model
+    #[arg(long)]
+    pub ir: bool,
+    /// How it is printed
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `berth diff`.
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// The program before
+    pub before: PathBuf,
+    /// The program after
+    pub after: PathBuf,
+}
+
+/// `berth verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The program
+    pub plan: PathBuf,
+    /// The machine, if not the one that the program names
+    #[arg(long, value_name = "TARGET")]
+    pub target: Option<String>,
+    /// Check it against this model too
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<PathBuf>,
+    /// How violations are printed
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `berth simulate`.
+#[derive(Debug, Args)]
+pub struct Simulate {
+    /// The program
+    pub plan: PathBuf,
+    /// The machine, if not the one that the program names
+    #[arg(long, value_name = "TARGET")]
+    pub target: Option<String>,
+    /// Steps to look at
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub steps: u32,
+    /// Write a Chrome/Perfetto trace
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// How the summary is printed
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `berth compare`.
+#[derive(Debug, Args)]
+pub struct Compare {
+    /// The ONNX model
+    pub model: PathBuf,
+    /// Sizes.
+    #[command(flatten)]
+    pub bound: Bound,
+    /// Machine.
+    #[command(flatten)]
+    pub machine: Machine,
+    /// How the table is printed
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `berth run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// An ONNX model, or a program made from one
+    pub file: PathBuf,
+    /// The model that a program was made from
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<PathBuf>,
+    /// Sizes.
+    #[command(flatten)]
+    pub bound: Bound,
+    /// Machine.
+    #[command(flatten)]
+    pub machine: Machine,
+    /// Inputs: an `.npz` with an array `NAME` or `in:NAME` for each input
+    ///
+    /// Without it, inputs are made from the seed. Arrays `out:NAME` are compared with what comes out.
+    #[arg(long, value_name = "FILE")]
+    pub inputs: Option<PathBuf>,
+    /// Write the last step's outputs here
+    #[arg(long, value_name = "FILE")]
+    pub outputs: Option<PathBuf>,
+    /// Outputs of another run: say whether these are the same, bit for bit
+    #[arg(long, value_name = "FILE")]
+    pub against: Option<PathBuf>,
+    /// Steps to run, each on the same inputs
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub steps: u32,
+    /// How tasks compute
+    #[arg(long, value_enum, default_value_t)]
+    pub numerics: Numerics,
+    /// Write a Chrome/Perfetto trace, predicted and measured on two tracks
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// Write the program that was run
+    #[arg(long, value_name = "PLAN")]
+    pub save: Option<PathBuf>,
+    /// Seed of inputs that are not given
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Threads of the engine; results may depend on it
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub threads: u32,
+    /// The engine library or its folder, if not where `cargo xtask setup` puts it
+    #[arg(long, value_name = "PATH")]
+    pub engine: Option<PathBuf>,
+    /// Give up where nothing has ended for so many seconds
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub time_limit: u64,
+    /// How the summary is printed
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// How tasks compute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Numerics {
+    /// Bits do not depend on cut or capacity.
+    #[default]
+    Exact,
+    /// Faster where weights stay; bits may differ.
+    Fast,
+}
+
+/// `berth targets`.
+#[derive(Debug, Args)]
+pub struct Targets {
+    /// Print this one as RON
+    pub name: Option<String>,
+}
+
+/// `berth seed-weights`.
+#[derive(Debug, Args)]
+pub struct SeedWeights {
+    /// The weightless ONNX model
+    pub model: PathBuf,
+    /// The seed
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Overwrite files that are there
+    #[arg(long)]
+    pub force: bool,
+}

@@ -1,0 +1,181 @@
+//! `berth inspect`: what is in a model or a program.
+
+use crate::cli;
+use crate::commands::stem;
+use crate::failure::Outcome;
+use crate::summary::{room_bounds, traffic};
+use crate::{files, machine, model};
+use berth_compiler::plan::extremes;
+use berth_ir::Program;
+use berth_ir::lifetime::{Lifetimes, TensorId};
+use berth_ir::program::{Instruction, Kind};
+use berth_ir::units::Bytes;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Runs it.
+pub fn inspect(args: &cli::Inspect) -> Outcome {
+    if files::is_program(&args.file) {
+        let program = files::read_program(&args.file)?;
+        return files::print(&ProgramReport::new(&program), args.format);
+    }
+    let target = machine::target(&args.machine.target)?;
+    let opened = model::open(&args.file)?;
+    let binding = model::dims(&args.bound.dims)?;
+    let graph = model::graph(&opened, &binding)?;
+    let lowered = model::lowered(&graph, &binding, &target)?;
+    if args.ir {
+        return files::say(berth_ir::lifetime::print(&lowered.lifetimes).trim_end());
+    }
+    let target = machine::budget(&target, &args.machine.memory, &lowered.lifetimes)?.target;
+    let (least, full) = extremes(&lowered.lifetimes, &target).map_err(machine::plan_failure)?;
+    let report = ModelReport::new(stem(&args.file), &lowered.lifetimes, target.device(), &least, full);
+    files::print(&ModelReport { assumed: graph.assumptions.clone(), ..report }, args.format)
+}
+
+#[derive(Serialize)]
+struct ModelReport {
+    model: String,
+    tasks: usize,
+    totals: BTreeMap<String, u64>,
+    peak_bytes: u64,
+    peak_task: String,
+    peak_tensors: Vec<(String, u64)>,
+    device: String,
+    full_bytes: u64,
+    least_bytes: u64,
+    least_bound_bytes: u64,
+    least_task: String,
+    least_held: Vec<(String, u64)>,
+    least_spills: bool,
+    assumed: Vec<String>,
+}
+
+impl ModelReport {
+    fn new(
+        model: String,
+        lifetimes: &Lifetimes,
+        device: &str,
+        least: &berth_compiler::plan::Least,
+        full: u64,
+    ) -> ModelReport {
+        let load = lifetimes.load();
+        let peak = load.iter().enumerate().rev().max_by_key(|(_, l)| **l).map_or(0, |(p, _)| p);
+        let uses = lifetimes.uses();
+        let alive = uses.iter().enumerate().filter(|(t, u)| {
+            let inside = u.first().zip(u.last()).is_some_and(|(a, b)| *a <= peak && peak <= *b);
+            inside && lifetimes.tensors[*t].kind != Kind::Weight
+        });
+        let mut alive: Vec<(String, u64)> =
+            alive.map(|(t, _)| lifetimes.tensor(TensorId(t as u32))).map(|t| (t.name.clone(), t.bytes)).collect();
+        alive.sort_by(|a, b| (std::cmp::Reverse(a.1), &a.0).cmp(&(std::cmp::Reverse(b.1), &b.0)));
+        let kinds = [Kind::Weight, Kind::Input, Kind::Activation, Kind::Output];
+        ModelReport {
+            model,
+            tasks: lifetimes.tasks.len(),
+            totals: kinds.map(|k| (format!("{k:?}").to_lowercase(), lifetimes.total(k))).into_iter().collect(),
+            peak_bytes: load.get(peak).copied().unwrap_or(0),
+            peak_task: lifetimes.tasks.get(peak).map_or(String::new(), |t| t.name.clone()),
+            peak_tensors: alive.into_iter().take(6).collect(),
+            device: device.to_owned(),
+            full_bytes: full,
+            least_bytes: least.bytes,
+            least_bound_bytes: least.bound,
+            least_task: least.task.clone(),
+            least_held: least.held.iter().take(6).cloned().collect(),
+            least_spills: least.spills,
+            assumed: Vec::new(),
+        }
+    }
+}
+
+fn held(all: &[(String, u64)]) -> String {
+    all.iter().map(|(n, b)| format!("`{n}` {}", Bytes(*b).human())).collect::<Vec<_>>().join(", ")
+}
+
+impl std::fmt::Display for ModelReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let human = |b: u64| Bytes(b).human();
+        writeln!(f, "{}: {} tasks in file order", self.model, self.tasks)?;
+        for (kind, bytes) in &self.totals {
+            writeln!(f, "  {kind:<12}{}", human(*bytes))?;
+        }
+        writeln!(f, "  peak        {} beside weights, at task `{}`: {}", human(self.peak_bytes), self.peak_task, held(&self.peak_tensors))?;
+        writeln!(f, "  everything  {} of {} holds all of it", human(self.full_bytes), self.device)?;
+        let how = if self.least_spills { "with activations put aside" } else { "with activations staying" };
+        write!(
+            f,
+            "  least       {} B of {} {how} (bound {} B), at task `{}`: {}",
+            self.least_bytes, self.device, self.least_bound_bytes, self.least_task, held(&self.least_held)
+        )?;
+        self.assumed.iter().try_for_each(|a| write!(f, "\n  assumed     {a}"))
+    }
+}
+
+#[derive(Serialize)]
+struct ProgramReport {
+    target: String,
+    dims: BTreeMap<String, String>,
+    instructions: BTreeMap<String, usize>,
+    arenas: BTreeMap<String, u64>,
+    /// Weights that are brought once, by the prologue.
+    resident: Vec<String>,
+    resident_bytes: u64,
+    /// Tensors that are brought in each step.
+    streamed: Vec<String>,
+    traffic: BTreeMap<String, u64>,
+    bounds: Vec<String>,
+}
+
+impl ProgramReport {
+    fn new(program: &Program) -> ProgramReport {
+        let berth_tensor: BTreeMap<&str, (&str, u64)> =
+            program.berths.iter().map(|b| (b.name.as_str(), (b.tensor.as_str(), b.bytes))).collect();
+        let brought = |code: &[Instruction]| -> BTreeSet<(String, u64)> {
+            let to = code.iter().filter_map(|i| match i {
+                Instruction::Copy { to, .. } => berth_tensor.get(to.as_str()),
+                _ => None,
+            });
+            to.map(|(tensor, bytes)| ((*tensor).to_owned(), *bytes)).collect()
+        };
+        let resident = brought(&program.prologue);
+        let streamed: BTreeSet<_> = program.bodies.iter().flat_map(|b| brought(&b.code)).collect();
+        let parts = program.bodies.iter().map(|b| (b.name.clone(), b.code.len()));
+        let instructions = std::iter::once(("prologue".to_owned(), program.prologue.len())).chain(parts).collect();
+        ProgramReport {
+            target: program.header.target.clone(),
+            dims: program.header.dims.iter().map(|(d, r)| (d.clone(), r.to_string())).collect(),
+            instructions,
+            arenas: program.arenas.iter().map(|a| (a.tier.clone(), a.bytes)).collect(),
+            resident_bytes: resident.iter().map(|(_, b)| b).sum(),
+            resident: resident.into_iter().map(|(t, _)| t).collect(),
+            streamed: streamed.into_iter().map(|(t, _)| t).collect(),
+            traffic: traffic(program),
+            bounds: room_bounds(program),
+        }
+    }
+}
+
+impl std::fmt::Display for ProgramReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let some = |all: &[String]| {
+            let first: Vec<String> = all.iter().take(8).map(|n| format!("`{n}`")).collect();
+            let more = all.len().saturating_sub(first.len());
+            if more == 0 { first.join(", ") } else { format!("{} and {more} more", first.join(", ")) }
+        };
+        let dims: Vec<String> = self.dims.iter().map(|(d, r)| format!("{d}={r}")).collect();
+        writeln!(f, "program for {}, {}", self.target, dims.join(" "))?;
+        for (part, count) in &self.instructions {
+            writeln!(f, "  {part:<12}{count} instructions")?;
+        }
+        for (tier, bytes) in &self.arenas {
+            writeln!(f, "  {tier:<12}{}", Bytes(*bytes).human())?;
+        }
+        writeln!(f, "  once        {}: {}", Bytes(self.resident_bytes).human(), some(&self.resident))?;
+        write!(f, "  each step   {} tensors: {}", self.streamed.len(), some(&self.streamed))?;
+        for (link, bytes) in &self.traffic {
+            write!(f, "\n  link {link:<7}{} a step", Bytes(*bytes).human())?;
+        }
+        self.bounds.iter().try_for_each(|b| write!(f, "\n  bound       {b}"))
+    }
+}

@@ -1,0 +1,47 @@
+//! One file per subcommand.
+
+pub mod compare;
+pub mod compile;
+pub mod diff;
+pub mod inspect;
+pub mod run;
+pub mod seed_weights;
+pub mod simulate;
+pub mod targets;
+pub mod verify;
+
+use crate::failure::Failure;
+use berth_compiler::lower::Lowered;
+use berth_compiler::plan::{Plan, plan};
+use berth_ir::program::Mode;
+use berth_ir::verify::{ModelFacts, Verified, Violation, verify as prove};
+use berth_ir::{Program, Target};
+
+/// Plans and proves. A planner's program that the verifier refuses is a bug of berth, and is said to be one.
+pub fn planned(lowered: &Lowered, target: &Target) -> Result<(Plan, Verified<Program>), Failure> {
+    let plan = plan(&lowered.lifetimes, target, Mode::Loop).map_err(crate::machine::plan_failure)?;
+    let proved = proved(target, plan.program.clone(), Some(&lowered.facts))
+        .map_err(|e| Failure::unfit(format!("a bug of berth: its own program was refused\n{}", e.paragraph)))?;
+    Ok((plan, proved))
+}
+
+/// Proves a program, or says the first things that are wrong with it.
+pub fn proved(target: &Target, program: Program, model: Option<&ModelFacts>) -> Result<Verified<Program>, Failure> {
+    prove(target, program, model).map_err(|found| Failure::unfit(violations(&found)))
+}
+
+fn violations(found: &[Violation]) -> String {
+    let mut text = format!("the program is not safe to run: {} found", found.len());
+    for violation in found.iter().take(8) {
+        text.push_str(&format!("\n  {violation}"));
+    }
+    if found.len() > 8 {
+        text.push_str(&format!("\n  and {} more: `berth verify PLAN` lists them all", found.len() - 8));
+    }
+    text
+}
+
+/// A path's last part, for people.
+pub fn stem(path: &std::path::Path) -> String {
+    path.file_stem().map_or_else(|| path.display().to_string(), |s| s.to_string_lossy().into_owned())
+}

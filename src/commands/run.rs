@@ -1,0 +1,477 @@
+//! `berth run`: a model or a program, inside a memory cap, with real bytes.
+
+use crate::cli;
+use crate::commands::{planned, proved, stem};
+use crate::compare::{self, Difference};
+use crate::failure::{Failure, Outcome};
+use crate::npz::{self, Array};
+use crate::seed::{index_bounds, seeded_inputs};
+use crate::summary::Summary;
+use crate::{files, machine, model, trace};
+use berth_compiler::cost::{Cost, with_measured};
+use berth_compiler::import::Model;
+use berth_compiler::lower::{Boundary, Code, Lowered};
+use berth_compiler::plan::{Plan, STEPS};
+use berth_compiler::simulate::{Timeline, simulate};
+use berth_ir::graph::Graph;
+use berth_ir::program::{Numerics, Program};
+use berth_ir::units::Nanos;
+use berth_ir::verify::Verified;
+use berth_ir::{Target, graph::Content};
+use berth_runtime_exec::engine::ort::OrtEngine;
+use berth_runtime_exec::engine::{EngineOptions, Port, TaskCode};
+use berth_runtime_exec::executor::{Caller, Executor, LoadError, RunError, Seen, TaskPorts, measure};
+use berth_runtime_exec::store::StoreError;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+/// Runs of each distinct task when its cost is measured; the best counts.
+const MEASURED_RUNS: u32 = 2;
+
+#[derive(Serialize)]
+struct Report {
+    plan: Option<Summary>,
+    steps: u32,
+    /// Steps after the first where there are any, else the first.
+    measured_step_nanos: u64,
+    first_step_nanos: u64,
+    measured_stall_nanos: u64,
+    /// Largest of max|a-b| / max|b| over the outputs that the input file holds.
+    stored: Option<Stored>,
+    against: Option<Against>,
+    trace: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Stored {
+    outputs: usize,
+    largest: f64,
+    at: String,
+}
+
+#[derive(Serialize)]
+struct Against {
+    file: String,
+    outputs: usize,
+    /// Names of outputs that differ in at least one bit.
+    different: Vec<String>,
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(plan) = &self.plan {
+            writeln!(f, "{plan}")?;
+        }
+        let measured = Nanos(self.measured_step_nanos).human();
+        let first = Nanos(self.first_step_nanos).human();
+        let stall = Nanos(self.measured_stall_nanos).human();
+        write!(f, "  ran         {} steps: first {first}, then {measured} a step (median), {stall} of it stalls", self.steps)?;
+        if let Some(s) = &self.stored {
+            write!(f, "\n  stored      largest difference to {} stored outputs {:.1e}, at `{}`", s.outputs, s.largest, s.at)?;
+        }
+        if let Some(a) = &self.against {
+            match a.different.as_slice() {
+                [] => write!(f, "\n  bits        all {} outputs are those of {}, bit for bit", a.outputs, a.file)?,
+                [first, ..] => write!(
+                    f,
+                    "\n  bits        {} of {} outputs differ from {}, `{first}` first",
+                    a.different.len(),
+                    a.outputs,
+                    a.file
+                )?,
+            }
+        }
+        if let Some(trace) = &self.trace {
+            write!(f, "\n  trace       {trace} (open it in a Chrome or Perfetto trace viewer)")?;
+        }
+        Ok(())
+    }
+}
+
+/// A program to run, and what it was planned from.
+struct Ready {
+    target: Target,
+    program: Verified<Program>,
+    summary: Option<Summary>,
+    timeline: Timeline,
+}
+
+/// Runs it.
+pub fn run(args: &cli::Run) -> Outcome {
+    if args.numerics == cli::Numerics::Fast {
+        return Err(Failure::bad("`--numerics fast` is not there yet: leave it out, or say `--numerics exact`"));
+    }
+    for path in [&args.outputs, &args.trace, &args.save].into_iter().flatten() {
+        files::check_writable(Some(path))?;
+    }
+    let given = given_program(args)?;
+    let model_path = args.model.as_deref().unwrap_or(&args.file);
+    let opened = model::open(model_path)?;
+    let arrays = args.inputs.as_deref().map(npz::read).transpose().map_err(Failure::bad)?;
+    let (inputs, stored) = sides(arrays.unwrap_or_default());
+    let mut binding = model::dims(&args.bound.dims)?;
+    if let Some(program) = &given {
+        binding.extend(program.header.dims.iter().map(|(d, r)| (d.clone(), r.high)));
+    }
+    model::dims_of_inputs(&opened, &inputs, &mut binding)?;
+    let name = given.as_ref().map_or(&args.machine.target, |p| &p.header.target);
+    let target = machine::target(name)?;
+    let graph = model::graph(&opened, &binding)?;
+    check_present(&graph, &opened)?;
+    let lowered = model::lowered(&graph, &binding, &target)?;
+    let inputs = match args.inputs.is_some() {
+        true => given_inputs(&lowered, inputs)?,
+        false => made_inputs(&lowered, &graph, args.seed)?,
+    };
+    let against = args.against.as_deref().map(npz::read).transpose().map_err(Failure::bad)?;
+
+    let options = EngineOptions { library: args.engine.clone(), threads: args.threads as usize };
+    let mut engine = OrtEngine::open(&options).map_err(Failure::bad)?;
+    let from_file = given.is_some();
+    let (ready, lowered) = match given {
+        Some(program) => (ready_given(program, target, &lowered)?, lowered),
+        None => ready_planned(args, &target, lowered, &mut engine)?,
+    };
+    let ports = ports(&ready.program, &lowered)?;
+    let folder = opened.path().parent().unwrap_or(Path::new(".")).to_owned();
+    let mut executor =
+        Executor::load(&ready.program, &folder, &ports, engine, from_file).map_err(load_failure)?;
+    let stop = executor.stop();
+    // A second Ctrl-C ends the process at once.
+    let pressed = std::sync::atomic::AtomicBool::new(false);
+    let _ = ctrlc::set_handler(move || {
+        if pressed.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+        stop.stop();
+    });
+    let mut sides = Sides::new(&lowered, inputs, args.steps as usize);
+    let seen = executor.run(args.steps as usize, Duration::from_secs(args.time_limit), &mut sides);
+    let seen = seen.map_err(run_failure)?;
+    let outputs = sides.outputs();
+    finish(args, &ready, seen, outputs, &stored, against)
+}
+
+fn given_program(args: &cli::Run) -> Result<Option<Program>, Failure> {
+    if !files::is_program(&args.file) {
+        return Ok(None);
+    }
+    if args.model.is_none() {
+        return Err(Failure::bad(format!(
+            "`{}` is a program; name the model that it was made from with `--model MODEL`",
+            args.file.display()
+        )));
+    }
+    if !args.machine.memory.is_empty() {
+        return Err(Failure::bad("a program keeps the memory that it was compiled for: leave out `--memory`, or compile again"));
+    }
+    files::read_program(&args.file).map(Some)
+}
+
+/// Arrays of an input file: what goes in, and what is stored of what should come out.
+fn sides(arrays: Vec<Array>) -> (BTreeMap<String, Array>, BTreeMap<String, Array>) {
+    let (mut inputs, mut outputs) = (BTreeMap::new(), BTreeMap::new());
+    for array in arrays {
+        match array.name.strip_prefix("out:") {
+            Some(name) => outputs.insert(name.to_owned(), array),
+            None => inputs.insert(array.name.strip_prefix("in:").unwrap_or(&array.name).to_owned(), array),
+        };
+    }
+    (inputs, outputs)
+}
+
+/// Weights that are absent can be planned, not run.
+fn check_present(graph: &Graph, model: &Model) -> Outcome {
+    let absent = graph.values.iter().find_map(|v| match &v.content {
+        Content::Stored(s) if !s.present => Some(s),
+        _ => None,
+    });
+    let Some(stored) = absent else { return Ok(()) };
+    Err(Failure::bad(format!(
+        "the weights file `{}` is not there; make it from a seed with `berth seed-weights {}`, or put the exporter's beside the model",
+        stored.path.display(),
+        model.path().display()
+    )))
+}
+
+fn given_inputs(lowered: &Lowered, mut given: BTreeMap<String, Array>) -> Result<Vec<Array>, Failure> {
+    let mut all = Vec::new();
+    for port in &lowered.inputs {
+        let Some(array) = given.remove(&port.name) else {
+            let has: Vec<String> = given.keys().map(|k| format!("`{k}`")).collect();
+            return Err(Failure::bad(format!(
+                "input `{}` is missing: the file needs an array `{}` or `in:{}` of {:?} and shape {:?}; left over in it: {}",
+                port.name,
+                port.name,
+                port.name,
+                port.dtype,
+                port.shape,
+                if has.is_empty() { "nothing".to_owned() } else { has.join(", ") }
+            )));
+        };
+        if array.dtype != port.dtype || array.shape != port.shape {
+            return Err(Failure::bad(format!(
+                "input `{}` is {:?} of shape {:?} in the file; the model wants {:?} of shape {:?}",
+                port.name, array.dtype, array.shape, port.dtype, port.shape
+            )));
+        }
+        all.push(array);
+    }
+    if let Some(name) = given.keys().next() {
+        let known: Vec<String> = lowered.inputs.iter().map(|p| format!("`{}`", p.name)).collect();
+        return Err(Failure::bad(format!("the model has no input `{name}`; it has {}", known.join(", "))));
+    }
+    Ok(all)
+}
+
+fn made_inputs(lowered: &Lowered, graph: &Graph, seed: u64) -> Result<Vec<Array>, Failure> {
+    let ports: Vec<_> = lowered.inputs.iter().map(|p| (p.name.clone(), p.dtype, p.shape.clone())).collect();
+    seeded_inputs(&ports, seed, &index_bounds(graph)).map_err(Failure::bad)
+}
+
+/// A program that was given: proved against its target and model.
+fn ready_given(program: Program, target: Target, lowered: &Lowered) -> Result<Ready, Failure> {
+    if program.header.numerics == Numerics::Fast {
+        return Err(Failure::bad("the program is for fast numerics, which this runtime does not have yet; compile it again"));
+    }
+    let program = proved(&target, program, Some(&lowered.facts))?;
+    let target = target.budgeted(&program.header.memory);
+    let timeline = simulate(&target, &program, STEPS);
+    Ok(Ready { target, program, summary: None, timeline })
+}
+
+/// A model: its tasks are measured, then planned.
+fn ready_planned(
+    args: &cli::Run,
+    target: &Target,
+    mut lowered: Lowered,
+    engine: &mut OrtEngine,
+) -> Result<(Ready, Lowered), Failure> {
+    lowered.lifetimes = with_measured(lowered.lifetimes.clone(), &costs(&lowered, engine)?);
+    let budgeted = machine::budget(target, &args.machine.memory, &lowered.lifetimes)?;
+    let (plan, program): (Plan, _) = planned(&lowered, &budgeted.target)?;
+    let summary = Summary::new(&stem(&args.file), &budgeted.target, &plan, "measured");
+    let ready = Ready { target: budgeted.target, program, summary: Some(summary), timeline: plan.timeline };
+    Ok((ready, lowered))
+}
+
+/// Time and workspace of each task, by name; tasks with the same code are measured once.
+fn costs(lowered: &Lowered, engine: &mut OrtEngine) -> Result<BTreeMap<String, Cost>, Failure> {
+    let mut known: BTreeMap<bytes::Bytes, Cost> = BTreeMap::new();
+    let mut all = BTreeMap::new();
+    for (task, code) in lowered.lifetimes.tasks.iter().zip(&lowered.codes) {
+        let cost = match known.get(&code.model) {
+            Some(cost) => *cost,
+            None => {
+                let measured = measure(engine, &task_code(&task.name, code), MEASURED_RUNS).map_err(load_failure)?;
+                let cost = Cost { time: Nanos(measured.run_nanos), workspace: measured.workspace_bytes };
+                known.insert(code.model.clone(), cost);
+                cost
+            }
+        };
+        all.insert(task.name.clone(), cost);
+    }
+    Ok(all)
+}
+
+fn task_code(name: &str, code: &Code) -> TaskCode {
+    let port = |letter: char| {
+        move |(n, p): (usize, &berth_compiler::lower::Port)| Port {
+            name: format!("{letter}{n}"),
+            dtype: p.dtype,
+            shape: p.shape.clone(),
+        }
+    };
+    TaskCode {
+        name: name.to_owned(),
+        model: code.model.clone(),
+        inputs: code.inputs.iter().enumerate().map(port('i')).collect(),
+        outputs: code.outputs.iter().enumerate().map(port('o')).collect(),
+    }
+}
+
+/// For each task of the program its code, and which access each port is.
+fn ports(program: &Program, lowered: &Lowered) -> Result<Vec<TaskPorts>, Failure> {
+    let by_op: BTreeMap<&str, &Code> =
+        lowered.lifetimes.tasks.iter().map(|t| t.name.as_str()).zip(&lowered.codes).collect();
+    let mut all = Vec::new();
+    for task in &program.tasks {
+        let [op] = task.ops.as_slice() else {
+            return Err(Failure::bad(format!(
+                "task `{}` has {} operators; this runtime runs tasks of one: compile the program again",
+                task.name,
+                task.ops.len()
+            )));
+        };
+        // The verifier has seen that the model has this operator, with these accesses.
+        let code = by_op.get(op.as_str()).ok_or_else(|| Failure::bad(format!("the model has no operator `{op}`")))?;
+        let access = |writes: bool| {
+            move |p: &berth_compiler::lower::Port| {
+                let name = &lowered.lifetimes.tensor(p.tensor).name;
+                task.accesses.iter().position(|a| a.tensor() == name && a.writes() == writes).unwrap_or(usize::MAX)
+            }
+        };
+        all.push(TaskPorts {
+            code: task_code(&task.name, code),
+            inputs: code.inputs.iter().map(access(false)).collect(),
+            outputs: code.outputs.iter().map(access(true)).collect(),
+        });
+    }
+    Ok(all)
+}
+
+/// Inputs by tensor, outputs as they come.
+struct Sides<'a> {
+    inputs: BTreeMap<&'a str, Vec<u8>>,
+    outputs: BTreeMap<&'a str, (&'a Boundary, Vec<u8>)>,
+    order: Vec<&'a str>,
+    last: usize,
+}
+
+impl<'a> Sides<'a> {
+    fn new(lowered: &'a Lowered, inputs: Vec<Array>, last: usize) -> Sides<'a> {
+        let tensor = |b: &'a Boundary| b.tensor.as_deref();
+        let inputs = lowered.inputs.iter().zip(inputs).filter_map(|(b, a)| Some((tensor(b)?, a.bytes)));
+        let outputs = lowered.outputs.iter().filter_map(|b| Some((tensor(b)?, (b, Vec::new()))));
+        Sides {
+            inputs: inputs.collect(),
+            outputs: outputs.collect(),
+            order: lowered.outputs.iter().filter_map(tensor).collect(),
+            last,
+        }
+    }
+
+    /// In the model's order, under the model's names.
+    fn outputs(mut self) -> Vec<Array> {
+        let taken = self.order.iter().filter_map(|t| self.outputs.remove(t));
+        let array = |(b, bytes): (&Boundary, Vec<u8>)| Array {
+            name: b.name.clone(),
+            dtype: b.dtype,
+            shape: b.shape.clone(),
+            bytes,
+        };
+        taken.map(array).collect()
+    }
+}
+
+impl Caller for Sides<'_> {
+    fn feed(&mut self, tensor: &str, _step: usize, to: &mut [u8]) -> Result<(), String> {
+        let bytes = self.inputs.get(tensor).ok_or_else(|| format!("there is no input for `{tensor}`"))?;
+        if bytes.len() != to.len() {
+            return Err(format!("`{tensor}` has {} bytes, its berth {}", bytes.len(), to.len()));
+        }
+        to.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn fetch(&mut self, tensor: &str, step: usize, from: &[u8]) -> Result<(), String> {
+        if step == self.last {
+            let (_, bytes) = self.outputs.get_mut(tensor).ok_or_else(|| format!("there is no output `{tensor}`"))?;
+            bytes.extend_from_slice(from);
+        }
+        Ok(())
+    }
+}
+
+fn finish(
+    args: &cli::Run,
+    ready: &Ready,
+    seen: Vec<Seen>,
+    outputs: Vec<Array>,
+    stored: &BTreeMap<String, Array>,
+    against: Option<Vec<Array>>,
+) -> Outcome {
+    if let Some(path) = &args.trace {
+        files::write(path, &trace::json(&ready.timeline.events, &seen))?;
+    }
+    if let Some(path) = &args.save {
+        files::write_program(path, &ready.program)?;
+    }
+    if let Some(path) = &args.outputs {
+        npz::write(path, &outputs).map_err(Failure::bad)?;
+    }
+    let engine = ready.target.engines.first().map_or("", |e| &e.name);
+    let times = Times::new(&seen, args.steps as usize, engine);
+    let report = Report {
+        plan: ready.summary.clone(),
+        steps: args.steps,
+        measured_step_nanos: times.step,
+        first_step_nanos: times.first,
+        measured_stall_nanos: times.step.saturating_sub(times.busy),
+        stored: against_stored(&outputs, stored)?,
+        against: args.against.as_ref().zip(against).map(|(p, a)| bits(&outputs, &a, p)).transpose()?,
+        trace: args.trace.as_ref().map(|p| p.display().to_string()),
+    };
+    files::print(&report, args.format)
+}
+
+/// Times of steps, from end to end of the last instruction of each.
+struct Times {
+    first: u64,
+    step: u64,
+    busy: u64,
+}
+
+impl Times {
+    fn new(seen: &[Seen], steps: usize, engine: &str) -> Times {
+        let mut ends = vec![0; steps + 1];
+        let mut busy = vec![0; steps + 1];
+        for s in seen {
+            ends[s.step] = s.end.max(ends[s.step]);
+            if s.lane == engine {
+                busy[s.step] += s.end - s.start;
+            }
+        }
+        let first = ends.get(1).copied().unwrap_or(0);
+        let mut later: Vec<(u64, u64)> =
+            (2..=steps).map(|n| (ends[n].saturating_sub(ends[n - 1]), busy[n])).collect();
+        later.sort_unstable();
+        let (step, busy) = later.get(later.len() / 2).copied().unwrap_or((first, busy.get(1).copied().unwrap_or(0)));
+        Times { first, step, busy }
+    }
+}
+
+fn against_stored(outputs: &[Array], stored: &BTreeMap<String, Array>) -> Result<Option<Stored>, Failure> {
+    let mut worst: Option<Stored> = None;
+    let mut count = 0;
+    for output in outputs {
+        let Some(want) = stored.get(&output.name) else { continue };
+        let Difference { largest, .. } = compare::arrays(output, want)
+            .map_err(|e| Failure::bad(format!("stored output `{}`: {e}", output.name)))?;
+        count += 1;
+        if worst.as_ref().is_none_or(|w| !(largest <= w.largest)) {
+            worst = Some(Stored { outputs: 0, largest, at: output.name.clone() });
+        }
+    }
+    Ok(worst.map(|w| Stored { outputs: count, ..w }))
+}
+
+fn bits(outputs: &[Array], other: &[Array], path: &Path) -> Result<Against, Failure> {
+    let mut different = Vec::new();
+    for output in outputs {
+        let want = other.iter().find(|a| a.name == output.name).ok_or_else(|| {
+            Failure::bad(format!("`{}` has no output `{}` to compare with", path.display(), output.name))
+        })?;
+        if want.bytes != output.bytes || want.shape != output.shape || want.dtype != output.dtype {
+            different.push(output.name.clone());
+        }
+    }
+    Ok(Against { file: path.display().to_string(), outputs: outputs.len(), different })
+}
+
+fn load_failure(error: LoadError) -> Failure {
+    match error {
+        LoadError::Workspace { .. } | LoadError::Memory { .. } => Failure::unfit(error),
+        LoadError::Store(StoreError::Short { .. }) => Failure::bad(error),
+        other => Failure::bad(other),
+    }
+}
+
+fn run_failure(error: RunError) -> Failure {
+    match error {
+        RunError::Stopped { .. } => Failure::stopped(error),
+        other => Failure::bad(other),
+    }
+}

@@ -1,0 +1,14 @@
+//! What the `berth` command does, apart from its words: files of arrays, comparisons, seeded weights and inputs.
+
+pub mod beside;
+pub mod cli;
+pub mod commands;
+pub mod compare;
+pub mod failure;
+pub mod files;
+pub mod machine;
+pub mod model;
+pub mod npz;
+pub mod seed;
+pub mod summary;
+pub mod trace;

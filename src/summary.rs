@@ -1,0 +1,130 @@
+//! What a plan does, for people and for programs: sizes, times, the bound beside each.
+
+use berth_compiler::plan::{Plan, bound};
+use berth_ir::program::Program;
+use berth_ir::units::{Bytes, Nanos};
+use berth_ir::Target;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// One plan in figures. Sizes in bytes, times in nanoseconds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// The model's file name.
+    pub model: String,
+    /// The target's name.
+    pub target: String,
+    /// End of the highest berth, by tier.
+    pub peak: BTreeMap<String, u64>,
+    /// Budget of each tier that has one.
+    pub budget: BTreeMap<String, u64>,
+    /// Weights that never leave the device.
+    pub resident_bytes: u64,
+    /// Weights that are brought in each step.
+    pub streamed_bytes: u64,
+    /// Other tensors that are put aside and brought back in each step.
+    pub put_aside_bytes: u64,
+    /// Bytes over each link in each step.
+    pub traffic: BTreeMap<String, u64>,
+    /// Bytes that must enter the device in each step, whatever is done.
+    pub traffic_bound_bytes: u64,
+    /// Tasks in a step.
+    pub tasks: u64,
+    /// Predicted time of a step once steps repeat.
+    pub predicted_nanos: u64,
+    /// Part of it in which the engine waits.
+    pub stall_nanos: u64,
+    /// No program with these tasks is faster.
+    pub bound_nanos: u64,
+    /// What sets the bound.
+    pub bound_by: &'static str,
+    /// Whether costs of tasks were measured or estimated.
+    pub costs: &'static str,
+}
+
+impl Summary {
+    /// The figures of a plan on a target.
+    pub fn new(model: &str, target: &Target, plan: &Plan, costs: &'static str) -> Summary {
+        let program = &plan.program;
+        let compute: u64 = program.tasks.iter().map(|t| t.cost.0).sum();
+        let least = bound(target, program);
+        let traffic_bound = program.facts.bounds.iter().filter_map(|b| match b {
+            berth_ir::program::Bound::Traffic { bytes, .. } => Some(*bytes),
+            berth_ir::program::Bound::Room { .. } => None,
+        });
+        Summary {
+            model: model.to_owned(),
+            target: target.name.clone(),
+            peak: program.facts.peaks.clone(),
+            budget: program.header.memory.iter().map(|(t, b)| (t.clone(), b.0)).collect(),
+            resident_bytes: plan.resident,
+            streamed_bytes: plan.streamed,
+            put_aside_bytes: plan.spilled,
+            traffic: traffic(program),
+            traffic_bound_bytes: traffic_bound.max().unwrap_or(0),
+            tasks: program.facts.calls.values().sum(),
+            predicted_nanos: plan.timeline.step.0,
+            stall_nanos: plan.timeline.stall.0,
+            bound_nanos: least.0,
+            bound_by: if least.0 > compute { "bytes that must come in" } else { "compute" },
+            costs,
+        }
+    }
+}
+
+/// Bytes over each link in a step of the first body.
+pub fn traffic(program: &Program) -> BTreeMap<String, u64> {
+    let body = program.bodies.first().map_or("", |b| &b.name);
+    let mut all = BTreeMap::new();
+    for t in program.facts.traffic.iter().filter(|t| t.part == body) {
+        *all.entry(t.link.clone()).or_insert(0) += t.bytes;
+    }
+    all
+}
+
+/// A ratio to a bound, or a dash where the bound is zero.
+pub fn ratio(time: u64, bound: u64) -> String {
+    if bound == 0 { "-".to_owned() } else { format!("{:.2} x", time as f64 / bound as f64) }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let human = |b: u64| Bytes(b).human();
+        writeln!(f, "{} on {}: {} tasks a step", self.model, self.target, self.tasks)?;
+        for (tier, peak) in &self.peak {
+            let budget = self.budget.get(tier).map_or(String::new(), |b| format!(" of {} allowed", human(*b)));
+            writeln!(f, "  {tier:<12}{}{budget}", human(*peak))?;
+        }
+        writeln!(f, "  resident    {} of weights stay", human(self.resident_bytes))?;
+        writeln!(f, "  streamed    {} of weights come in each step", human(self.streamed_bytes))?;
+        if self.put_aside_bytes > 0 {
+            writeln!(f, "  put aside   {} of activations leave and return each step", human(self.put_aside_bytes))?;
+        }
+        for (link, bytes) in &self.traffic {
+            writeln!(f, "  link {link:<7}{} a step", human(*bytes))?;
+        }
+        let (step, bound) = (self.predicted_nanos, self.bound_nanos);
+        writeln!(
+            f,
+            "  step        predicted {} ({} costs), bound {} by {}: {}",
+            Nanos(step).human(),
+            self.costs,
+            Nanos(bound).human(),
+            self.bound_by,
+            ratio(step, bound)
+        )?;
+        write!(f, "  stalls      {} of it", Nanos(self.stall_nanos).human())
+    }
+}
+
+/// The tier with the least capacity that a task needs, in a program's own bounds.
+pub fn room_bounds(program: &Program) -> Vec<String> {
+    let bounds = program.facts.bounds.iter().filter_map(|b| match b {
+        berth_ir::program::Bound::Room { tier, bytes, at, .. } => {
+            Some(format!("{tier} needs {} at least, for task `{at}`", Bytes(*bytes).human()))
+        }
+        berth_ir::program::Bound::Traffic { .. } => None,
+    });
+    bounds.collect()
+}

@@ -1,0 +1,337 @@
+//! The rules of the house, as tests: what a reviewer would otherwise have to remember.
+//!
+//! A rule that a file must break is broken in a list below, with the reason, and nowhere else.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The files that may hold unsafe code: one for each device and engine, and its tests. Add a line, with the reason.
+const UNSAFE: &[(&str, &str)] = &[
+    ("compiler/src/import/map.rs", "maps model files"),
+    ("runtime-exec/src/arena.rs", "hands out parts of an arena that the verifier has proved apart"),
+    ("runtime-exec/src/engine/mod.rs", "declares what the caller of an engine promises"),
+    ("runtime-exec/src/engine/ort.rs", "calls ONNX Runtime's C table"),
+    ("runtime-exec/tests/engine/main.rs", "binds addresses as an executor would"),
+];
+
+/// Most lines of a source file; a longer one is two things.
+const LINES_MAX: usize = 900;
+
+/// Files that are longer and wait to be split: they may not grow past this.
+const LONG: &[(&str, usize)] = &[("ir/src/expr.rs", 1300)];
+
+/// What lies at the top of the repository, and nothing else.
+const TOP: &[&str] = &[
+    ".cargo",
+    ".ci",
+    ".gitignore",
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE-APACHE",
+    "LICENSE-MIT",
+    "README.md",
+    "bench",
+    "compiler",
+    "docs",
+    "golden",
+    "ir",
+    "models",
+    "runtime-exec",
+    "rustfmt.toml",
+    "src",
+    "targets",
+    "tests",
+    "xtask",
+];
+
+/// The crates of ours that a crate may not depend on, not even for its tests: arrows run downhill.
+const DOWNHILL: &[(&str, &[&str])] = &[
+    ("ir/Cargo.toml", &["berth", "berth-compiler", "berth-runtime-exec"]),
+    ("compiler/Cargo.toml", &["berth", "berth-runtime-exec"]),
+    ("runtime-exec/Cargo.toml", &["berth", "berth-compiler"]),
+    ("xtask/Cargo.toml", &["berth", "berth-ir", "berth-compiler", "berth-runtime-exec"]),
+];
+
+/// One file of the repository.
+struct File {
+    /// Relative to the root, with `/`.
+    path: String,
+    bytes: Vec<u8>,
+}
+
+impl File {
+    /// The text; `None` for models and other binary files.
+    fn text(&self) -> Option<&str> {
+        str::from_utf8(&self.bytes).ok()
+    }
+}
+
+/// Every file that git tracks or would add; without git, every file that it would not ignore.
+fn files() -> &'static [File] {
+    static FILES: OnceLock<Vec<File>> = OnceLock::new();
+    FILES.get_or_init(|| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let paths = by_git(root).unwrap_or_else(|| by_walk(root));
+        // A tracked file that is deleted and not yet committed as such has no bytes.
+        let read = |path: String| std::fs::read(root.join(&path)).ok().map(|bytes| File { path, bytes });
+        let files: Vec<File> = paths.into_iter().filter_map(read).collect();
+        assert!(files.iter().any(|f| f.path == "tests/house.rs"), "the list of files lacks this one");
+        files
+    })
+}
+
+fn by_git(root: &Path) -> Option<BTreeSet<String>> {
+    if !root.join(".git").exists() {
+        return None;
+    }
+    let mut git = Command::new("git");
+    git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]).current_dir(root);
+    let output = git.output().ok().filter(|output| output.status.success())?;
+    let names = output.stdout.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    Some(names.map(|name| String::from_utf8_lossy(name).into_owned()).collect())
+}
+
+fn by_walk(root: &Path) -> BTreeSet<String> {
+    let mut paths = BTreeSet::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(root.join(&folder)).unwrap().map(Result::unwrap) {
+            let name = entry.file_name().into_string().unwrap();
+            let top = folder.as_os_str().is_empty();
+            let ignored = top && matches!(name.as_str(), ".git" | ".berth" | "target")
+                || [".weights.bin", ".snap.new", ".part"].iter().any(|end| name.ends_with(end));
+            match entry.file_type().unwrap() {
+                _ if ignored => {}
+                kind if kind.is_dir() => folders.push(folder.join(name)),
+                _ => {
+                    paths.insert(folder.join(name).to_str().unwrap().to_owned());
+                }
+            }
+        }
+    }
+    paths
+}
+
+/// The Rust files.
+fn sources() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let rust = files().iter().filter(|f| f.path.ends_with(".rs"));
+    rust.map(|f| (f.path.as_str(), f.text().unwrap_or_else(|| panic!("{} is no UTF-8", f.path))))
+}
+
+/// Fails with all that was found, one to a line.
+#[track_caller]
+fn none(rule: &str, found: impl IntoIterator<Item = String>) {
+    let mut all = String::new();
+    for line in found {
+        let _ = write!(all, "\n  {line}");
+    }
+    assert!(all.is_empty(), "{rule}:{all}");
+}
+
+/// The lines of a file that hold this, without comments if so wanted.
+fn lines_with(path: &str, text: &str, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+    let lines = text.lines().enumerate().filter(|(_, line)| wanted(line));
+    lines.map(|(number, line)| format!("{path}:{}: {}", number + 1, line.trim())).collect()
+}
+
+/// True where `word` stands in `line` with no letter, digit or underscore beside it.
+fn has_word(line: &str, word: &str) -> bool {
+    let letter = |c: char| c.is_alphanumeric() || c == '_';
+    line.match_indices(word).any(|(at, _)| {
+        !line[..at].chars().next_back().is_some_and(letter)
+            && !line[at + word.len()..].chars().next().is_some_and(letter)
+    })
+}
+
+/// One line of a dependency table.
+struct Dependency<'a> {
+    manifest: &'a str,
+    line: usize,
+    name: &'a str,
+    /// The package's name, where it is another.
+    package: &'a str,
+    /// Taken from the workspace's table, or one of our own crates.
+    excused: bool,
+    /// A comment stands directly above.
+    reason: bool,
+}
+
+fn dependencies() -> Vec<Dependency<'static>> {
+    let mut found = Vec::new();
+    for file in files().iter().filter(|f| f.path.ends_with("Cargo.toml")) {
+        let (mut inside, mut open, mut above) = (false, 0i32, "");
+        for (number, line) in file.text().unwrap().lines().enumerate() {
+            let code = line.trim();
+            if code.starts_with('[') && open == 0 {
+                let header = code.trim_matches(['[', ']']);
+                inside = header.ends_with("dependencies");
+                let own_table = header.contains("dependencies.");
+                assert!(!own_table, "{}:{}: write `{header}` as one line", file.path, number + 1);
+            } else if inside && open == 0 && code.contains('=') && !code.starts_with('#') {
+                let (name, value) = code.split_once('=').unwrap();
+                let (name, value) = (name.trim(), value.trim());
+                let of_workspace = name.ends_with(".workspace") || value.contains("workspace = true");
+                let package = value.split_once("package = \"").and_then(|(_, rest)| rest.split('"').next());
+                let name = name.trim_end_matches(".workspace");
+                found.push(Dependency {
+                    manifest: &file.path,
+                    line: number + 1,
+                    name,
+                    package: package.unwrap_or(name),
+                    excused: of_workspace || value.contains("path = "),
+                    reason: above.starts_with("# "),
+                });
+            }
+            if !code.starts_with('#') {
+                let count = |signs: [char; 2]| code.matches(signs).count() as i32;
+                open += count(['[', '{']) - count([']', '}']);
+            }
+            above = code;
+        }
+    }
+    assert!(found.len() > 10, "the tables are not found");
+    found
+}
+
+#[test]
+fn each_dependency_has_its_reason_directly_above() {
+    let bare = dependencies().into_iter().filter(|d| !d.excused && !d.reason);
+    none(
+        "a dependency has its reason in a comment above it, here or in the workspace's table",
+        bare.map(|d| format!("{}:{}: {}", d.manifest, d.line, d.name)),
+    );
+}
+
+#[test]
+fn arrows_run_downhill() {
+    let found = dependencies();
+    let upward = found
+        .iter()
+        .filter(|d| DOWNHILL.iter().any(|(manifest, above)| d.manifest == *manifest && above.contains(&d.package)));
+    none("a crate depends only on crates below it", upward.map(|d| format!("{}:{}: {}", d.manifest, d.line, d.name)));
+    let manifests = files().iter().filter(|f| f.path.ends_with("/Cargo.toml"));
+    none(
+        "every crate has its arrows in this test",
+        manifests.filter(|f| !DOWNHILL.iter().any(|(m, _)| *m == f.path)).map(|f| f.path.clone()),
+    );
+}
+
+#[test]
+fn the_verifier_imports_nothing_outside_its_crate() {
+    let found = sources().filter(|(path, _)| path.starts_with("ir/src/verify")).flat_map(|(path, text)| {
+        lines_with(path, text, |line| {
+            let line = line.trim().trim_start_matches("pub ").trim_start_matches("pub(crate) ");
+            let Some(used) = line.strip_prefix("use ") else { return line.starts_with("extern crate ") };
+            let first = used.split([':', ';', ' ']).next().unwrap_or("");
+            // A type of the same file begins with a capital letter.
+            let here = first.starts_with(|c: char| c.is_uppercase());
+            // In `verify/mod.rs` a child is named without `self`.
+            let child = files().iter().any(|f| f.path == format!("ir/src/verify/{first}.rs"));
+            !(here || child || ["crate", "super", "self", "std", "core", "alloc"].contains(&first))
+        })
+    });
+    none("ir/src/verify uses only ir and std", found);
+}
+
+#[test]
+fn unsafe_code_lives_where_it_is_listed() {
+    let is_unsafe = |line: &str| {
+        let line = line.trim();
+        let opens = ["{", "fn", "impl", "extern", "trait"];
+        let block = |at: usize| opens.iter().any(|word| line[at..].trim_start().starts_with(word));
+        let code = line.match_indices("unsafe ").any(|(at, word)| block(at + word.len()));
+        let lint = line.contains("(unsafe_code") && !line.contains("deny(");
+        !line.starts_with("//") && (code || lint)
+    };
+    let mut holders = BTreeSet::new();
+    let mut elsewhere = Vec::new();
+    for (path, text) in sources().filter(|(path, _)| *path != "tests/house.rs") {
+        let found = lines_with(path, text, is_unsafe);
+        if UNSAFE.iter().any(|(listed, _)| *listed == path) {
+            holders.extend(found.first().map(|_| path));
+        } else {
+            elsewhere.extend(found);
+        }
+    }
+    none("unsafe code is in the files that UNSAFE lists", elsewhere);
+    let empty = UNSAFE.iter().filter(|(path, _)| !holders.contains(path));
+    none("a file in UNSAFE holds some", empty.map(|(path, _)| (*path).to_owned()));
+    let manifests = files().iter().filter(|f| f.path.ends_with("Cargo.toml"));
+    let lax = manifests.filter(|f| !f.text().unwrap().contains("[lints]\nworkspace = true"));
+    none("every crate has the workspace's lints, which deny unsafe code", lax.map(|f| f.path.clone()));
+}
+
+#[test]
+fn no_file_names_a_machine() {
+    // In halves, so that this file does not hold them.
+    let folders = [concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("/ho", "me/"), concat!("/Us", "ers/")];
+    let hosts = [
+        concat!("artif", "actory"),
+        concat!("jfr", "og"),
+        concat!("index.cr", "ates.io"),
+        concat!("static.cr", "ates.io"),
+        concat!("pyp", "i.org"),
+        concat!("python", "hosted.org"),
+        concat!("index", "-url"),
+    ];
+    let mut found = Vec::new();
+    for file in files() {
+        // Models too: exporters like to write down where they ran.
+        let text = String::from_utf8_lossy(&file.bytes);
+        let held = folders.iter().chain(&hosts).filter(|needle| text.contains(**needle));
+        found.extend(held.map(|needle| format!("{} holds {needle}", file.path)));
+    }
+    none("no file names a folder of one machine or a package registry's host", found);
+}
+
+#[test]
+fn nothing_is_left_to_do() {
+    let words = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")];
+    let texts = files().iter().filter(|f| f.path != "Cargo.lock").filter_map(|f| Some((&f.path, f.text()?)));
+    let found =
+        texts.flat_map(|(path, text)| lines_with(path, text, |line| words.iter().any(|word| has_word(line, word))));
+    none("what is not done is said in the documentation, not in a mark", found);
+}
+
+#[test]
+fn each_source_file_opens_with_what_it_is_for() {
+    let opens = |text: &str| {
+        let doc: Vec<&str> = text.lines().map_while(|line| line.strip_prefix("//!")).collect();
+        let first: Vec<&str> = doc.iter().copied().take_while(|line| !line.trim().is_empty()).collect();
+        first.last().is_some_and(|line| line.trim_end().ends_with(['.', ':', ';', ',']))
+    };
+    let silent = sources().filter(|(_, text)| !opens(text)).map(|(path, _)| path.to_owned());
+    none("a source file opens with a `//!` sentence that ends with a full stop", silent);
+}
+
+#[test]
+fn no_source_file_is_too_long() {
+    let mut found = Vec::new();
+    for (path, text) in sources() {
+        let lines = text.lines().count();
+        let allowed = LONG.iter().find(|(long, _)| *long == path).map(|(_, allowed)| *allowed);
+        if lines > allowed.unwrap_or(LINES_MAX) {
+            found.push(format!("{path}: {lines} lines, {} allowed", allowed.unwrap_or(LINES_MAX)));
+        }
+        if allowed.is_some() && lines <= LINES_MAX {
+            found.push(format!("{path}: {lines} lines; take it off LONG"));
+        }
+    }
+    none("a source file has one subject and at most 900 lines", found);
+}
+
+#[test]
+fn every_test_runs() {
+    let mark = concat!("#[ig", "nore");
+    let found = sources().flat_map(|(path, text)| lines_with(path, text, |line| line.trim().starts_with(mark)));
+    none("a test runs or is deleted", found);
+}
+
+#[test]
+fn the_top_level_holds_what_was_agreed() {
+    let tops: BTreeSet<&str> = files().iter().filter_map(|f| f.path.split('/').next()).collect();
+    none("a new entry at the top is agreed in TOP", tops.iter().filter(|t| !TOP.contains(t)).map(|t| (*t).to_owned()));
+}

@@ -1,0 +1,21 @@
+//! `cargo xtask ci`: all that must hold before a change goes in.
+//!
+//! Everything is built in the release profile, once. Clippy and rustdoc share what they check of the dependencies with
+//! each other, and build scripts and macros with the tests, but no compiled code: that is their price.
+
+use crate::{Failure, cargo, test};
+use std::path::Path;
+
+/// Runs the command.
+pub fn run(root: &Path, words: &[String]) -> Result<(), Failure> {
+    if let Some(word) = words.first() {
+        return Err(Failure::Usage(format!("ci takes no words, and there is `{word}`")));
+    }
+    // The quick ones first.
+    cargo::run(root, &["fmt", "--all", "--check"], &[], "`cargo fmt` does it")?;
+    let clippy = ["clippy", "--workspace", "--all-targets", "--release", "--", "-D", "warnings"];
+    cargo::run(root, &clippy, &[], "each warning above says what it wants")?;
+    let doc = ["doc", "--workspace", "--no-deps", "--release"];
+    cargo::run(root, &doc, &[("RUSTDOCFLAGS", "-D warnings")], "each warning above says what it wants")?;
+    test::run(root, &[])
+}

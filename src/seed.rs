@@ -547,7 +547,6 @@ mod tests {
         use prost::Message;
         let dim = |n: i64| onnx::tensor_shape_proto::Dimension {
             value: Some(onnx::tensor_shape_proto::dimension::Value::DimValue(n)),
-            ..Default::default()
         };
         let port = |name: &str, dims: &[i64]| onnx::ValueInfoProto {
             name: name.into(),
@@ -556,9 +555,7 @@ mod tests {
                     elem_type: 1,
                     shape: Some(onnx::TensorShapeProto { dim: dims.iter().map(|n| dim(*n)).collect() }),
                 })),
-                ..Default::default()
             }),
-            ..Default::default()
         };
         let entry = |key: &str, value: String| onnx::StringStringEntryProto { key: key.into(), value };
         let initializer = external.iter().map(|(name, dims, file, offset)| onnx::TensorProto {
@@ -705,7 +702,7 @@ mod tests {
         assert!(longs(0).iter().all(|v| (0..8).contains(v)) && longs(0).contains(&7));
         assert!(made[1].bytes.as_chunks().0.iter().all(|b| (0..3).contains(&i32::from_le_bytes(*b))));
         assert_eq!((longs(2), longs(3), longs(4)), (vec![0; 3], vec![1; 3], vec![0, 1, 2, 0, 1, 2]));
-        assert_eq!(made[5].bytes, []);
+        assert!(made[5].bytes.is_empty());
         assert!(floats(6).iter().all(|v| v.abs() <= 0.1));
         assert!(floats(7).iter().any(|v| *v < -0.5) && floats(7).iter().any(|v| *v > 0.5));
         assert_eq!((made[8].bytes.as_slice(), made[9].bytes.len()), ([1].as_slice(), 3));

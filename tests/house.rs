@@ -301,7 +301,7 @@ fn each_source_file_opens_with_what_it_is_for() {
     let opens = |text: &str| {
         let doc: Vec<&str> = text.lines().map_while(|line| line.strip_prefix("//!")).collect();
         let first: Vec<&str> = doc.iter().copied().take_while(|line| !line.trim().is_empty()).collect();
-        first.last().is_some_and(|line| line.trim_end().ends_with(['.', ':', ';', ',']))
+        first.last().is_some_and(|line| line.trim_end().ends_with(['.', ':']))
     };
     let silent = sources().filter(|(_, text)| !opens(text)).map(|(path, _)| path.to_owned());
     none("a source file opens with a `//!` sentence that ends with a full stop", silent);

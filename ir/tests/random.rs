@@ -170,11 +170,11 @@ proptest! {
     }
 
     #[test]
-    fn what_is_accepted_runs(shape in shapes(), changes in proptest::collection::vec(any::<u64>(), 1..3), seed: u64) {
+    fn what_is_accepted_runs(shape in shapes(), changes in proptest::collection::vec(any::<u64>(), 1..4), seed: u64) {
         let mut program = make(&shape);
         let said: Vec<String> = changes.iter().map(|c| mutate(&mut program, &mut Rng(*c | 1))).collect();
         if !refused(&machine(), &mut program) {
-            let ran = oracle::run(&program, STEPS, 20, seed);
+            let ran = oracle::run(&program, STEPS, 30, seed);
             prop_assert_eq!(ran, Ok(()), "{:?}\n{}", said, text::print(&program));
         }
     }

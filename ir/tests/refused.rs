@@ -25,7 +25,7 @@ fn kind(violation: &Violation) -> &'static str {
     kinds!(
         Name Size SizeUnknown Range Part Binding Extent Overlap ArenaTooBig OutsideArena Misaligned Absent Stale
         Pitched NoVersion NoHome Race UsedAfterEnd EndUnordered StateLost Cycle TooFarBack LoopEdge Link Engine Feeds
-        Fetches NotAnInput NotAnOutput TaskTwice TaskNever MayNotWrite CodeInTransition TransitionEdge Unreached Fact
+        Fetches NotAnInput NotAnOutput TaskTwice TaskNever NoBody MayNotWrite CodeInTransition TransitionEdge Unreached Fact
         Bound Reserved Format WrongTarget WrongModel ModelTensor ModelOp
     )
 }
@@ -34,7 +34,7 @@ const KINDS: &[&str] = &[
     "Name", "Size", "SizeUnknown", "Range", "Part", "Binding", "Extent", "Overlap", "ArenaTooBig", "OutsideArena",
     "Misaligned", "Absent", "Stale", "Pitched", "NoVersion", "NoHome", "Race", "UsedAfterEnd", "EndUnordered",
     "StateLost", "Cycle", "TooFarBack", "LoopEdge", "Link", "Engine", "Feeds", "Fetches", "NotAnInput", "NotAnOutput",
-    "TaskTwice", "TaskNever", "MayNotWrite", "CodeInTransition", "TransitionEdge", "Unreached", "Fact", "Bound",
+    "TaskTwice", "TaskNever", "NoBody", "MayNotWrite", "CodeInTransition", "TransitionEdge", "Unreached", "Fact", "Bound",
     "Reserved", "Format", "WrongTarget", "WrongModel", "ModelTensor", "ModelOp",
 ];
 

@@ -5,6 +5,7 @@
 
 mod cargo;
 mod ci;
+mod demo;
 mod setup;
 mod test;
 
@@ -24,6 +25,11 @@ const COMMANDS: &[Command] = &[
         name: "setup",
         summary: "fetch the compute engine into .berth/engine (once; needs python3 with pip)",
         run: setup::run,
+    },
+    Command {
+        name: "demo",
+        summary: "setup, then a real decoder at half of the memory that it needs: plan, proof, run, trace",
+        run: demo::run,
     },
     Command { name: "test", summary: "setup, then every test; further words go to `cargo test`", run: test::run },
     Command { name: "ci", summary: "format, clippy, documentation, then test: what a change must pass", run: ci::run },

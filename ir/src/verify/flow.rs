@@ -50,8 +50,12 @@ struct Flow<'a, 'p> {
     found: BTreeSet<Violation>,
 }
 
-/// Follows the contents of all berths through one walk.
-pub(super) fn check(index: &Index, order: &Order, found: &mut BTreeSet<Violation>) {
+/// What the berths hold of what later steps may read, at the end of a body's step: by body and berth.
+pub(super) type Ends = BTreeMap<usize, BTreeMap<usize, Vec<(Part, Layout)>>>;
+
+/// Follows the contents of all berths through one walk. `ends` is shared by all walks: the end of a body's step is the
+/// same however the step was reached.
+pub(super) fn check(index: &Index, order: &Order, ends: &mut Ends, found: &mut BTreeSet<Violation>) {
     let berths = index.berths.iter().map(|_| BerthState::default()).collect();
     let versions = Versions::new(index, order);
     let (lives, log) = (Vec::new(), Vec::new());
@@ -62,7 +66,7 @@ pub(super) fn check(index: &Index, order: &Order, found: &mut BTreeSet<Violation
         }
     }
     flow.overlaps();
-    flow.edges();
+    flow.edges(ends);
     found.append(&mut flow.found);
 }
 
@@ -422,11 +426,16 @@ impl Flow<'_, '_> {
     }
 
     /// Rules 7 (states are kept), 9 and 14, at the edges between positions.
-    fn edges(&mut self) {
+    fn edges(&mut self, ends: &mut Ends) {
         let units: Vec<Role> = self.order.walk.iter().map(|u| self.index.units[*u].role).collect();
         let edges: Vec<_> = (0..units.len()).map(|p| self.edge(p)).collect();
         for (position, edge) in edges.iter().enumerate() {
             self.check_states(position, edge);
+        }
+        for (position, unit) in units.iter().enumerate() {
+            if let Role::Body(body) = unit {
+                self.same_end(*body, position, &edges[position], ends);
+            }
         }
         let looped = self.index.program.header.mode == Mode::Loop;
         for position in 1..units.len() {
@@ -437,9 +446,6 @@ impl Flow<'_, '_> {
             };
             let mut differ: BTreeSet<&usize> = BTreeSet::new();
             match (units[position - 1], units[position]) {
-                (Role::Body(a), Role::Body(b)) if a == b => {
-                    differ.extend(before.keys().chain(after.keys()).filter(|berth| !same(berth).1));
-                }
                 // The first step may find less than it leaves: what it loads and keeps. What it finds it leaves.
                 (Role::Prologue | Role::Transition { .. }, Role::Body(_)) if looped => {
                     differ.extend(before.keys().filter(|berth| !matches!(same(berth), (true, _) | (_, true))));
@@ -456,6 +462,17 @@ impl Flow<'_, '_> {
                     _ => Violation::LoopEdge { body: self.index.units[self.order.walk[position]].name.to_owned(), berth },
                 });
             }
+        }
+    }
+
+    /// Rule 9: the end of each step of a body holds the same.
+    fn same_end(&mut self, body: usize, position: usize, edge: &BTreeMap<usize, Vec<Piece>>, ends: &mut Ends) {
+        let held = edge.iter().map(|(berth, pieces)| (*berth, self.relative(*berth, Some(pieces), position)));
+        let held: BTreeMap<usize, _> = held.filter(|(_, pieces)| !pieces.is_empty()).collect();
+        let first = ends.entry(body).or_insert_with(|| held.clone());
+        for berth in first.keys().chain(held.keys()).filter(|berth| first.get(berth) != held.get(berth)) {
+            let body = self.index.program.bodies[body].name.clone();
+            self.found.insert(Violation::LoopEdge { body, berth: self.berth_name(*berth) });
         }
     }
 
@@ -478,17 +495,21 @@ impl Flow<'_, '_> {
     }
 
     fn check_states(&mut self, position: usize, edge: &BTreeMap<usize, Vec<Piece>>) {
-        for (tensor, t) in self.index.program.tensors.iter().enumerate() {
-            if t.kind != Kind::State || self.order.walk.len() == position + 1 {
-                continue;
-            }
+        if self.order.walk.len() == position + 1 {
+            return;
+        }
+        let mut held: BTreeMap<usize, Vec<&Piece>> = BTreeMap::new();
+        for (berth, pieces) in edge {
+            held.entry(self.index.berths[*berth].tensor).or_default().extend(pieces);
+        }
+        let states = self.index.program.tensors.iter().enumerate().filter(|(_, t)| t.kind == Kind::State);
+        for (tensor, _) in states {
             let Some(current) = self.versions.last(self.index, position, tensor) else { continue };
             if current == Version::Home {
                 continue;
             }
-            let holds = edge.iter().filter(|(berth, _)| self.index.berths[**berth].tensor == tensor);
-            let mut parts: Vec<Part> =
-                holds.flat_map(|(_, p)| p).filter(|p| p.version == current).map(|p| p.part).collect();
+            let holds = held.get(&tensor).into_iter().flatten();
+            let mut parts: Vec<Part> = holds.filter(|p| p.version == current).map(|p| p.part).collect();
             parts.sort_by_key(|p| p.from);
             let end = parts.iter().fold(0, |at, p| if p.from <= at { at.max(p.to) } else { at });
             if end != Part::END {

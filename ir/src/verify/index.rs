@@ -738,6 +738,9 @@ fn check_berth_sizes(index: &Index, unit: &Unit, found: &mut Vec<Violation>) {
 
 /// Tasks write what is theirs to write, run once a unit at most and in some body at least.
 fn check_tasks(index: &Index, found: &mut Vec<Violation>) {
+    if index.program.bodies.is_empty() {
+        found.push(Violation::NoBody);
+    }
     let mut ever = vec![false; index.program.tasks.len()];
     for unit in &index.units {
         let mut here = BTreeSet::new();

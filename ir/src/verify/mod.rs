@@ -70,9 +70,10 @@ pub fn violations(target: &Target, program: &Program, model: Option<&ModelFacts>
         for (_, unit) in index.units.iter().enumerate().filter(|(u, _)| !reached.contains(u)) {
             found.insert(Violation::Unreached { part: unit.name.to_owned() });
         }
+        let mut ends = flow::Ends::new();
         for walk in walks {
             match order::Order::new(index, &walk) {
-                Ok(order) => flow::check(index, &order, &mut found),
+                Ok(order) => flow::check(index, &order, &mut ends, &mut found),
                 Err(instructions) => {
                     found.insert(Violation::Cycle { instructions });
                     break;

@@ -37,54 +37,68 @@ pub(super) struct Order {
 
 /// The walks that together show every triple of consecutive units that a run can meet.
 ///
-/// Edges and run-ahead reach one step, so what happens at a unit depends on the two units around it alone.
+/// Edges and run-ahead reach one step, and the end of a body's step holds the same however it was reached (rule 9), so
+/// what happens at a unit depends on the two units around it alone.
 pub(super) fn walks(index: &Index, once: bool) -> Vec<Vec<usize>> {
-    let follow = |unit: usize| -> Vec<usize> {
-        let transitions = |body: usize| {
-            let leaves = move |(_, u): &(usize, &super::index::Unit)| {
-                matches!(u.role, Role::Transition { from, .. } if from == body)
-            };
-            index.units.iter().enumerate().filter(leaves).map(|(i, _)| i).collect::<Vec<_>>()
-        };
-        match index.units[unit].role {
-            _ if index.program.bodies.is_empty() => Vec::new(),
-            Role::Prologue if once => (0..index.program.bodies.len()).map(|b| index.body_unit(b)).collect(),
-            Role::Prologue => vec![index.body_unit(0)],
-            Role::Body(_) if once => Vec::new(),
-            Role::Body(body) => std::iter::once(unit).chain(transitions(body)).collect(),
-            Role::Transition { to, .. } => vec![index.body_unit(to)],
-        }
-    };
-    // Breadth first over pairs of consecutive units; each pair keeps the shortest walk that ends in it.
-    let mut all: Vec<Vec<usize>> = Vec::new();
-    let mut pairs = BTreeSet::new();
-    let mut queue = VecDeque::from([vec![0]]);
-    while let Some(walk) = queue.pop_front() {
-        let next = follow(walk[walk.len() - 1]);
-        if next.is_empty() {
-            all.push(walk);
-            continue;
-        }
-        for unit in next {
-            let mut longer = walk.clone();
-            longer.push(unit);
-            if pairs.insert((walk[walk.len() - 1], unit)) {
-                queue.push_back(longer);
-                continue;
+    let next: Vec<Vec<usize>> = (0..index.units.len()).map(|unit| follow(index, once, unit)).collect();
+    let mut seen = BTreeSet::new();
+    let mut all = Vec::new();
+    loop {
+        let mut walk = vec![0];
+        while let Some(on) = towards_unseen(&next, &seen, &walk) {
+            for unit in on {
+                walk.push(unit);
+                seen.extend(walk.windows(3).next_back().map(|t| (Some(t[0]), t[1], t[2])));
+                if let [0, first] = walk[..] {
+                    seen.insert((None, 0, first));
+                }
             }
-            // The pair is known: show what follows it once more, after this predecessor, and stop there.
-            if let Some(after) = follow(unit).first() {
-                longer.push(*after);
+        }
+        // Nothing new from the start: all is seen. A program without bodies still has its prologue.
+        if walk.len() == 1 && !all.is_empty() {
+            return all;
+        }
+        // One more: in the first step spans may begin otherwise than in all later ones.
+        walk.extend(walk.last().and_then(|unit| next[*unit].first()));
+        all.push(walk);
+    }
+}
+
+/// What can follow a unit.
+fn follow(index: &Index, once: bool, unit: usize) -> Vec<usize> {
+    let bodies = 0..index.program.bodies.len();
+    match index.units[unit].role {
+        Role::Prologue if once => bodies.map(|b| index.body_unit(b)).collect(),
+        Role::Prologue => bodies.take(1).map(|b| index.body_unit(b)).collect(),
+        Role::Body(_) if once => Vec::new(),
+        Role::Body(body) => {
+            let leaves = |u: &usize| matches!(index.units[*u].role, Role::Transition { from, .. } if from == body);
+            std::iter::once(unit).chain((0..index.units.len()).filter(leaves)).collect()
+        }
+        Role::Transition { to, .. } => vec![index.body_unit(to)],
+    }
+}
+
+type Triple = (Option<usize>, usize, usize);
+
+/// The shortest way on that ends in a triple of units not seen yet; breadth first over the last two units.
+fn towards_unseen(next: &[Vec<usize>], seen: &BTreeSet<Triple>, walk: &[usize]) -> Option<Vec<usize>> {
+    let start = (walk.len().checked_sub(2).map(|i| walk[i]), walk[walk.len() - 1]);
+    let mut reached = BTreeSet::from([start]);
+    let mut queue = VecDeque::from([(start, Vec::new())]);
+    while let Some(((before, unit), way)) = queue.pop_front() {
+        for &after in &next[unit] {
+            let mut way = way.clone();
+            way.push(after);
+            if !seen.contains(&(before, unit, after)) {
+                return Some(way);
             }
-            all.push(longer);
+            if reached.insert((Some(unit), after)) {
+                queue.push_back(((Some(unit), after), way));
+            }
         }
     }
-    let prefix = |a: &Vec<usize>, b: &Vec<usize>| a.len() < b.len() && b.starts_with(a);
-    let kept = all.iter().filter(|a| !all.iter().any(|b| prefix(a, b)));
-    let mut kept: Vec<_> = kept.cloned().collect();
-    kept.sort();
-    kept.dedup();
-    kept
+    None
 }
 
 impl Order {

@@ -59,6 +59,7 @@ pub enum Violation {
     NotAnOutput { fetch: String, tensor: String },
     TaskTwice { part: String, task: String },
     TaskNever { task: String },
+    NoBody,
     MayNotWrite { task: String, tensor: String },
     CodeInTransition { part: String, instruction: String },
     TransitionEdge { transition: String, berth: String },
@@ -206,7 +207,7 @@ impl Violation {
             Link { .. } => 10,
             Engine { .. } => 11,
             Feeds { .. } | Fetches { .. } | NotAnInput { .. } | NotAnOutput { .. } => 12,
-            TaskTwice { .. } | TaskNever { .. } | MayNotWrite { .. } | CodeInTransition { .. } => 13,
+            TaskTwice { .. } | TaskNever { .. } | NoBody | MayNotWrite { .. } | CodeInTransition { .. } => 13,
             TransitionEdge { .. } | Unreached { .. } => 14,
             Fact { .. } => 15,
             Bound { .. } => 16,
@@ -242,6 +243,7 @@ impl Violation {
             // `traffic of disk in step`: the link.
             Fact { fact, .. } => fact.split(" of ").nth(1).map_or("", |rest| rest.split(" in ").next().unwrap_or("")),
             Bound { at, .. } => at,
+            NoBody => "bodies",
             Format { .. } => "format",
             WrongTarget { .. } => "layout",
             WrongModel { .. } => "model",
@@ -342,6 +344,7 @@ impl Violation {
             NotAnOutput { fetch, tensor } => write!(f, "`{fetch}` fetches `{tensor}`, which is no output"),
             TaskTwice { part, task } => write!(f, "{part} runs task `{task}` twice"),
             TaskNever { task } => write!(f, "no body runs task `{task}`"),
+            NoBody => write!(f, "the program has no body: no step would do anything"),
             MayNotWrite { task, tensor } => write!(f, "task `{task}` writes `{tensor}`, which is not a task's to write so"),
             CodeInTransition { part, instruction } => {
                 write!(f, "`{instruction}` stands in transition `{part}`, where only copies may")

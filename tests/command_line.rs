@@ -1,0 +1,192 @@
+//! Bad input of every kind: one paragraph with what to do, the right exit code, no file left behind.
+
+mod common;
+
+use common::{Folder, berth, json, model, refused, root};
+use berth::npz::{self, Array};
+
+const DIMS: &[&str] = &["--dim", "batch=1", "--dim", "seq=1", "--dim", "past=16"];
+
+fn llama() -> String {
+    model("llama_decode.onnx").to_str().expect("UTF-8").to_owned()
+}
+
+fn stored() -> Vec<Array> {
+    npz::read(&model("llama_decode.npz")).expect("it reads")
+}
+
+/// Refused with this code, in words that hold all of these, and nothing left in the folder.
+fn check(folder: &Folder, words: &[&str], code: i32, says: &[&str]) {
+    let before = folder.files();
+    let (found, sentence) = refused(words);
+    assert_eq!(found, code, "berth {}: {sentence}", words.join(" "));
+    for part in says {
+        assert!(sentence.contains(part), "berth {} says nothing of `{part}`: {sentence}", words.join(" "));
+    }
+    assert_eq!(folder.files(), before, "berth {} left files", words.join(" "));
+}
+
+#[test]
+fn inputs_that_do_not_fit_are_refused() {
+    let folder = Folder::new("inputs");
+    let (llama, file) = (llama(), folder.file("x.npz"));
+    let mut run = |change: &dyn Fn(&mut Vec<Array>), says: &[&str]| {
+        let mut arrays = stored();
+        arrays.retain(|a| a.name.starts_with("in:"));
+        change(&mut arrays);
+        npz::write(std::path::Path::new(&file), &arrays).expect("it writes");
+        let outputs = folder.file("y.npz");
+        check(&folder, &["run", &llama, "--inputs", &file, "--outputs", &outputs], 2, says);
+    };
+    run(&|a| a.retain(|x| x.name != "in:attention_mask"), &["`attention_mask` is missing"]);
+    run(&|a| a.push(Array { name: "in:nobody".into(), ..a[0].clone() }), &["no input `nobody`"]);
+    run(
+        &|a| {
+            let ids = a.iter_mut().find(|x| x.name == "in:input_ids").expect("it is there");
+            ids.dtype = berth_ir::DType::F64;
+        },
+        &["`input_ids`", "F64", "I64"],
+    );
+    run(
+        &|a| {
+            let ids = a.iter_mut().find(|x| x.name == "in:input_ids").expect("it is there");
+            ids.shape.push(1);
+        },
+        &["`input_ids`", "axes"],
+    );
+    // A cache one longer than the mask says.
+    run(
+        &|a| {
+            for cache in a.iter_mut().filter(|x| x.name == "in:past_key_values.0.key") {
+                let rows = cache.bytes.len() as u64 / 4 / cache.shape[2];
+                cache.shape[2] += 1;
+                cache.bytes.resize((rows * cache.shape[2] * 4) as usize, 0);
+            }
+        },
+        &["dim `past`"],
+    );
+}
+
+#[test]
+fn dims_that_are_missing_or_disagree_are_refused() {
+    let folder = Folder::new("dims");
+    let llama = llama();
+    check(&folder, &["compile", &llama], 2, &["`batch`", "--dim batch=N"]);
+    check(&folder, &["compile", &llama, "--dim", "batch"], 2, &["no `=`"]);
+    check(&folder, &["compile", &llama, "--dim", "batch=x"], 2, &["whole number"]);
+    check(&folder, &["compile", &llama, "--dim", "nobody=1"], 2, &["`nobody`", "batch"]);
+    check(&folder, &["compile", &llama, "--dim", "batch=1", "--dim", "batch=2"], 2, &["twice"]);
+    let wrong = [&["compile", &llama], DIMS, &["--dim", "past_plus_seq=40"]].concat();
+    check(&folder, &wrong, 2, &["past_plus_seq", "40", "17"]);
+}
+
+#[test]
+fn machines_and_caps_that_cannot_be_are_refused() {
+    let folder = Folder::new("caps");
+    let llama = llama();
+    let with = |words: &[&'static str]| [&["compile", llama.as_str()], DIMS, words].concat();
+    let plan = folder.file("plan.ron");
+    let small = [with(&["--memory", "device=1KiB"]), vec!["-o", &plan]].concat();
+    check(&folder, &small, 1, &["too small at task", "capacity 1024 B", "--memory device="]);
+    check(&folder, &with(&["--memory", "vram=1GiB"]), 2, &["no memory `vram`", "device"]);
+    check(&folder, &with(&["--memory", "device"]), 2, &["no `=`"]);
+    check(&folder, &with(&["--memory", "device=many"]), 2, &["many"]);
+    check(&folder, &with(&["--memory", "device=0%"]), 2, &["percentage"]);
+    check(&folder, &with(&["--target", "abacus"]), 2, &["no target `abacus`", "host"]);
+    check(&folder, &with(&["--target", "/nonexistent/machine.ron"]), 2, &["machine.ron"]);
+    let bad = folder.file("bad.ron");
+    std::fs::write(&bad, "(name: \"x\"").expect("it writes");
+    check(&folder, &[with(&["--target"]), vec![&bad]].concat(), 2, &["does not read"]);
+}
+
+#[test]
+fn programs_for_another_model_or_machine_or_cut_off_are_refused() {
+    let folder = Folder::new("programs");
+    let llama = llama();
+    let (plan, binary) = (folder.file("plan.ron"), folder.file("plan.binpb"));
+    for path in [&plan, &binary] {
+        json(&[&["compile", &llama, "--memory", "device=60%", "-o", path], DIMS].concat());
+    }
+    assert!(berth(["verify", &plan, "--model", &llama]).status.success());
+    assert!(berth(["verify", &binary, "--model", &llama]).status.success());
+
+    let bert = model("bert_encoder.onnx");
+    let text = std::fs::read_to_string(&plan).expect("text");
+    let other = folder.file("other.ron");
+    json(&["compile", bert.to_str().expect("UTF-8"), "--dim", "batch=1", "--dim", "seq=8", "-o", &other]);
+    check(&folder, &["run", &other, "--model", &llama], 2, &["dim"]);
+    // Same dims, another graph.
+    let opset23 = folder.file("another.ron");
+    std::fs::write(&opset23, text.replacen("model: \"", "model: \"0", 1)).expect("it writes");
+    check(&folder, &["run", &opset23, "--model", &llama], 1, &["V18", "compile it again"]);
+    check(&folder, &["verify", &plan, "--target", "h100-pcie"], 1, &["not safe"]);
+    check(&folder, &["run", &plan], 2, &["--model"]);
+
+    let cut = folder.file("cut.ron");
+    std::fs::write(&cut, &text[..text.len() / 2]).expect("it writes");
+    check(&folder, &["run", &cut, "--model", &llama], 2, &["no memory program", "line"]);
+    let bytes = std::fs::read(&binary).expect("bytes");
+    let cut = folder.file("cut.binpb");
+    std::fs::write(&cut, &bytes[..bytes.len() / 2]).expect("it writes");
+    check(&folder, &["run", &cut, "--model", &llama], 2, &["no memory program"]);
+
+    // A program with one edge taken out is refused, whatever the engine would have made of it.
+    let broken = folder.file("broken.ron");
+    let line = text.lines().find(|l| l.contains("Run(") && l.contains("after: [\"load")).expect("a run that waits");
+    let start = line.find(", after: ").expect("an edge");
+    std::fs::write(&broken, text.replacen(line, &format!("{}),", &line[..start]), 1)).expect("it writes");
+    check(&folder, &["run", &broken, "--model", &llama], 1, &["V06"]);
+}
+
+#[test]
+fn a_saved_program_runs_as_its_model_does() {
+    let folder = Folder::new("saved");
+    let llama = llama();
+    let inputs = model("llama_decode.npz");
+    let inputs = inputs.to_str().expect("UTF-8");
+    let (all, plan) = (folder.file("all.npz"), folder.file("plan.binpb"));
+    json(&["run", &llama, "--inputs", inputs, "--outputs", &all]);
+    json(&["run", &llama, "--inputs", inputs, "--memory", "device=50%", "--save", &plan]);
+    let report = json(&["run", &plan, "--model", &llama, "--inputs", inputs, "--against", &all, "--steps", "3"]);
+    assert_eq!(report["against"]["different"].as_array().map(Vec::len), Some(0));
+}
+
+#[test]
+fn engines_and_outputs_that_cannot_be_had_are_refused() {
+    let folder = Folder::new("engine");
+    let llama = llama();
+    let with = |words: &[&'static str]| [&["run", llama.as_str()], DIMS, words].concat();
+    check(&folder, &with(&["--engine", "/nonexistent"]), 2, &["cargo xtask setup"]);
+    let fake = folder.file("libonnxruntime.so");
+    std::fs::write(&fake, b"no library").expect("it writes");
+    check(&folder, &[with(&["--engine"]), vec![&fake]].concat(), 2, &["libonnxruntime.so"]);
+    check(&folder, &with(&["--outputs", "/nonexistent/y.npz"]), 2, &["cannot write"]);
+    check(&folder, &with(&["--trace", "/nonexistent/t.json"]), 2, &["cannot write"]);
+    check(&folder, &with(&["--numerics", "fast"]), 2, &["exact"]);
+    let weightless = model("llama_mid_decode.onnx");
+    let copy = folder.file("weightless.onnx");
+    std::fs::copy(weightless, &copy).expect("it copies");
+    check(&folder, &[&["run", &copy], DIMS].concat(), 2, &["berth seed-weights"]);
+    check(&folder, &["run", "/nonexistent/model.onnx"], 2, &["model.onnx"]);
+    let empty = folder.file("empty.onnx");
+    std::fs::write(&empty, b"").expect("it writes");
+    check(&folder, &["run", &empty], 2, &["empty"]);
+    check(&folder, &["inspect", root().join("Cargo.toml").to_str().expect("UTF-8")], 2, &["Cargo.toml"]);
+}
+
+#[test]
+fn the_same_input_gives_the_same_bytes() {
+    let folder = Folder::new("same");
+    let llama = llama();
+    let (a, b) = (folder.file("a.ron"), folder.file("b.ron"));
+    for path in [&a, &b] {
+        json(&[&["compile", &llama, "--memory", "device=40%", "-o", path], DIMS].concat());
+    }
+    assert_eq!(std::fs::read(&a).expect("a"), std::fs::read(&b).expect("b"));
+    let same = berth(["diff", &a, &b]);
+    assert_eq!(String::from_utf8_lossy(&same.stdout), "no difference\n");
+    let c = folder.file("c.ron");
+    json(&[&["compile", &llama, "--memory", "device=50%", "-o", &c], DIMS].concat());
+    let differ = String::from_utf8_lossy(&berth(["diff", &a, &c]).stdout).into_owned();
+    assert!(differ.starts_with("memory: "), "{differ}");
+}

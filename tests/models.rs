@@ -1,0 +1,62 @@
+//! Every runnable model, at all the memory that it wants, at most of it and at the least: outputs keep their bits and
+//! agree with the stored ones; a byte less than the least is refused.
+
+mod common;
+
+use berth_compiler::import;
+use berth_ir::graph::Graph;
+use berth_ir::DType;
+use common::{Folder, json, refused, runnable_models};
+use std::collections::BTreeMap;
+
+/// Relative difference to stored outputs that is allowed: 1e-4, and 2e-2 where the model computes in narrow types.
+fn tolerance(graph: &Graph) -> f64 {
+    let narrow = |d: DType| d.bits().is_some_and(|b| b <= 16) && d != DType::Bool;
+    if graph.values.iter().any(|v| narrow(v.dtype)) { 2e-2 } else { 1e-4 }
+}
+
+#[test]
+fn capped_runs_keep_every_bit_and_agree_with_stored_outputs() {
+    let folder = Folder::new("models");
+    let mut walked = 0;
+    for path in runnable_models() {
+        let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
+        // What the importer refuses by name has its own tests.
+        let Ok(graph) = import::open(&path).and_then(|m| m.graph(&BTreeMap::new())) else { continue };
+        walked += 1;
+        let (model, inputs) = (path.to_str().expect("UTF-8"), path.with_extension("npz"));
+        let (inputs, all) = (inputs.to_str().expect("UTF-8"), folder.file(&format!("{name}.npz")));
+        let run = |words: &[&str]| json(&[&["run", model, "--inputs", inputs], words].concat());
+
+        let report = run(&["--outputs", &all]);
+        let largest = report["stored"]["largest"].as_f64().expect("stored outputs");
+        assert!(largest <= tolerance(&graph), "{name}: differs from the stored outputs by {largest:e}");
+        let full = report["plan"]["peak"]["device"].as_u64().expect("a peak");
+
+        for lower in [None, Some("dram=64MiB")] {
+            let lower: Vec<&str> = lower.iter().flat_map(|l| ["--memory", l]).collect();
+            let least = run(&[&["--memory", "device=least", "--against", &all], lower.as_slice()].concat());
+            same_bits(&name, &least);
+            let bytes = least["plan"]["budget"]["device"].as_u64().expect("a budget");
+            assert!(least["plan"]["peak"]["device"].as_u64() <= Some(bytes), "{name}: more than the least");
+
+            let most = format!("device={}B", bytes.max(full * 6 / 10));
+            same_bits(&name, &run(&[&["--memory", &most, "--against", &all], lower.as_slice()].concat()));
+
+            let less = format!("device={}B", bytes - 1);
+            let words = [&["run", model, "--inputs", inputs, "--memory", &less], lower.as_slice()].concat();
+            let (code, sentence) = refused(&words);
+            assert_eq!(code, 1, "{name}: {sentence}");
+            let says = sentence.contains("too small at task") && sentence.contains(&format!("needed {bytes} B"));
+            assert!(says, "{name} with a byte less than {bytes}: {sentence}");
+        }
+    }
+    // The repository's own, and all of the shared set but what has control flow where it lies beside.
+    let shared = common::root().join("../shared/models").is_dir();
+    assert!(walked >= if shared { 17 } else { 5 }, "only {walked} models");
+}
+
+fn same_bits(name: &str, report: &serde_json::Value) {
+    let different = report["against"]["different"].as_array().expect("a comparison");
+    assert!(different.is_empty(), "{name}: these outputs differ from the uncapped run's: {different:?}");
+}

@@ -7,6 +7,7 @@ pub mod compare;
 pub mod failure;
 pub mod files;
 pub mod machine;
+pub mod measure;
 pub mod model;
 pub mod npz;
 pub mod seed;

@@ -157,7 +157,7 @@ pub(crate) fn plan_choice(lifetimes: &Lifetimes, target: &Target, mode: Mode, ch
 /// Makes the program of given stays; nothing where they do not fit.
 pub(crate) fn plan_stays(lifetimes: &Lifetimes, target: &Target, mode: Mode, stays: Vec<Stay>) -> Option<Plan> {
     let site = Site::new(lifetimes, target, mode).ok()?;
-    let placed = site.place(stays).filter(|p| p.device.height <= site.machine.device.room().0)?;
+    let placed = site.place(stays, site.room()).filter(|p| p.device.height <= site.room())?;
     let program = site.emit(&placed);
     let timeline = timeline(target, &program, steps(mode));
     Some(summary(lifetimes, &placed.stays, program, timeline))
@@ -168,7 +168,7 @@ pub fn extremes(lifetimes: &Lifetimes, target: &Target) -> Result<(Least, u64), 
     let site = Site::new(lifetimes, target, Mode::Loop)?;
     let mut all = Choice::least(lifetimes);
     all.pinned = site.weights();
-    let full = site.place(stays(lifetimes, &site.machine, &all)).map_or(u64::MAX, |p| p.device.height);
+    let full = site.place(stays(lifetimes, &site.machine, &all), 0).map_or(u64::MAX, |p| p.device.height);
     Ok((site.least(), full))
 }
 
@@ -224,10 +224,10 @@ impl<'a> Site<'a> {
         self.lifetimes.tasks.len()
     }
 
-    /// Addresses in both memories; nothing where the lower one is too small.
-    fn place(&self, stays: Vec<Stay>) -> Option<Placed> {
+    /// Addresses in both memories; nothing where the lower one is too small. Packing goes on until it is within `room`.
+    fn place(&self, stays: Vec<Stay>, room: u64) -> Option<Placed> {
         let at = |level: Level| stays.iter().filter(|s| s.level == level).collect::<Vec<_>>();
-        let device = pack(&at(Level::Device), self.positions(), self.machine.device.alignment, self.room());
+        let device = pack(&at(Level::Device), self.positions(), self.machine.device.alignment, room);
         let lower = match self.machine.lower {
             Some(tier) => {
                 let lower = pack(&at(Level::Lower), self.positions(), tier.alignment, tier.room().0);
@@ -238,18 +238,25 @@ impl<'a> Site<'a> {
         Some(Placed { stays, device, lower })
     }
 
+    /// What the device has, in whole grains of its alignment: a few bytes more change nothing.
     fn room(&self) -> u64 {
-        self.machine.device.room().0
+        let (room, grain) = (self.machine.device.room().0, self.machine.device.alignment);
+        room / grain * grain
     }
 
-    /// The stays of a choice with addresses, if they fit; a quick look at the load curve first.
+    /// The stays of a choice with addresses, if they fit.
     fn fits(&self, choice: &Choice) -> Option<Placed> {
+        self.fits_in(choice, self.room())
+    }
+
+    /// The same for a given room; a quick look at the load curve first.
+    fn fits_in(&self, choice: &Choice, room: u64) -> Option<Placed> {
         let stays = stays(self.lifetimes, &self.machine, choice);
         let load = load_curve(&stays, Level::Device, self.positions(), self.machine.device.alignment);
-        if load.iter().any(|l| *l > self.room()) {
+        if load.iter().any(|l| *l > room) {
             return None;
         }
-        self.place(stays).filter(|p| p.device.height <= self.room())
+        self.place(stays, room).filter(|p| p.device.height <= room)
     }
 
     fn emit(&self, placed: &Placed) -> Program {
@@ -258,17 +265,27 @@ impl<'a> Site<'a> {
 
     /// The gentlest choice that fits at all: nothing pinned, nothing ahead, as little put aside as does.
     fn base(&self) -> Result<Choice, NoRoom> {
-        let rungs = self.ladder();
-        let found = rungs.into_iter().find(|choice| self.fits(choice).is_some());
-        found.ok_or_else(|| NoRoom { tier: self.machine.device.name.clone(), room: self.room(), least: self.least() })
+        let no_room = || NoRoom {
+            tier: self.machine.device.name.clone(),
+            room: self.machine.device.room().0,
+            least: self.least(),
+        };
+        self.first_rung(self.room()).map(|(choice, _)| choice).ok_or_else(no_room)
+    }
+
+    /// The first rung of the ladder that fits in a room.
+    fn first_rung(&self, room: u64) -> Option<(Choice, Placed)> {
+        self.ladder(room).into_iter().find_map(|choice| {
+            let placed = self.fits_in(&choice, room)?;
+            Some((choice, placed))
+        })
     }
 
     /// Choices that need less and less: nothing put aside, then what is wanted last, then all but a task's operands.
-    fn ladder(&self) -> Vec<Choice> {
+    fn ladder(&self, room: u64) -> Vec<Choice> {
         let least = Choice::least(self.lifetimes);
         let mut rungs = vec![least.clone()];
         if self.machine.can_spill() {
-            let room = self.room();
             for percent in [100, 95, 90, 80, 65, 50, 25, 0] {
                 let budget = (u128::from(room) * percent / 100) as u64;
                 rungs.push(Choice { aside: self.aside(budget, false), ..least.clone() });
@@ -322,16 +339,39 @@ impl<'a> Site<'a> {
         self.lifetimes.tensor(tensor).bytes.next_multiple_of(self.machine.device.alignment)
     }
 
-    /// The least height over the ladder, and what is held where it is reached.
+    /// The least room in which a rung of the ladder fits, found by halving between what one task holds, which nothing
+    /// beats, and the height with nothing put aside, which always works.
+    fn least_rung(&self) -> Option<(u64, Choice, Placed)> {
+        let grain = self.machine.device.alignment;
+        let tasks = self.lifetimes.tasks.iter();
+        let held = tasks.map(|t| t.operands().map(|o| self.size(o)).sum::<u64>() + t.workspace.next_multiple_of(grain));
+        let mut low = held.max().unwrap_or(0);
+        if let Some((choice, placed)) = self.first_rung(low) {
+            return Some((low, choice, placed));
+        }
+        let gentlest = Choice::least(self.lifetimes);
+        let placed = self.place(stays(self.lifetimes, &self.machine, &gentlest), 0)?;
+        let mut best = (placed.device.height, gentlest, placed);
+        if !self.machine.can_spill() {
+            return Some(best);
+        }
+        // Nothing fits in `low`; something fits in the best.
+        while best.0 - low > grain {
+            let middle = low + (best.0 - low) / 2 / grain * grain;
+            match self.first_rung(middle) {
+                Some((choice, placed)) => best = (middle, choice, placed),
+                None => low = middle,
+            }
+        }
+        Some(best)
+    }
+
+    /// The least that works, and what is held where it is reached.
     fn least(&self) -> Least {
-        let heights = self.ladder().into_iter().filter_map(|choice| {
-            let placed = self.place(stays(self.lifetimes, &self.machine, &choice))?;
-            Some((placed.device.height, choice.aside.is_empty(), placed))
-        });
-        // The first of equals: the gentlest.
-        let Some((bytes, stays_put, placed)) = heights.reduce(|a, b| if b.0 < a.0 { b } else { a }) else {
+        let Some((bytes, choice, placed)) = self.least_rung() else {
             return Least { bytes: u64::MAX, bound: 0, task: String::new(), held: Vec::new(), spills: false, lower: 0 };
         };
+        let stays_put = choice.aside.is_empty();
         let load = load_curve(&placed.stays, Level::Device, self.positions(), self.machine.device.alignment);
         let position = load.iter().enumerate().rev().max_by_key(|(_, l)| **l).map_or(0, |(p, _)| p);
         let task = &self.lifetimes.tasks[position];

@@ -277,9 +277,7 @@ fn write_instruction(i: &Instruction) -> wire::Instruction {
             let (to, queue, wanted) = (to.clone(), queue.clone(), wanted.clone());
             What::Copy(wire::Copy { from, to, queue, class: write_class(*class), wanted, byte_range, rows })
         }
-        Instruction::Run { task, berths, .. } => {
-            What::Run(wire::Run { task: task.clone(), berths: berths.clone() })
-        }
+        Instruction::Run { task, berths, .. } => What::Run(wire::Run { task: task.clone(), berths: berths.clone() }),
         Instruction::Feed { berth, .. } => What::Feed(berth.clone()),
         Instruction::Fetch { berth, .. } => What::Fetch(berth.clone()),
         Instruction::Require { berth, .. } => What::Require(berth.clone()),

@@ -227,7 +227,8 @@ pub struct Berth {
     pub bytes: u64,
     /// The instructions after whose end the bytes may be reused; empty where they never are. Each names the first
     /// instance after the berth's first write: in the same step where that is ordered after the write, else in the next
-    /// step that has it. Once all have ended, the next write starts a new span.
+    /// step that has it. Once all have ended, the next write starts a new span. Where several writes may be the first, what
+    /// ends the span is the same for all of them.
     pub until: Vec<String>,
 }
 

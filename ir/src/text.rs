@@ -126,7 +126,8 @@ impl FromStr for After {
     fn from_str(text: &str) -> Result<After, String> {
         let Some((name, steps)) = text.split_once('~') else { return Ok(After::this(text)) };
         let steps = steps.parse().ok().filter(|s| *s > 0);
-        let steps = steps.ok_or_else(|| format!("`{text}`: after `~` stands the number of steps back, such as `~1`"))?;
+        let steps =
+            steps.ok_or_else(|| format!("`{text}`: after `~` stands the number of steps back, such as `~1`"))?;
         Ok(After { name: name.to_owned(), steps })
     }
 }
@@ -144,7 +145,9 @@ impl FromStr for DimRange {
         let number = |t: &str| t.trim().parse().ok().filter(|n| *n <= i64::MAX as u64);
         match (number(low), number(high)) {
             (Some(low), Some(high)) if low <= high => Ok(DimRange { low, high }),
-            _ => Err(format!("`{text}` is not a dim: write one number, or a range such as `0..4096`, both ends included")),
+            _ => Err(format!(
+                "`{text}` is not a dim: write one number, or a range such as `0..4096`, both ends included"
+            )),
         }
     }
 }

@@ -75,15 +75,17 @@ fn task() -> impl Strategy<Value = Task> {
         _ => Access::Append(t),
     });
     let lists = (vec(name(), 0..3), vec(access, 0..4), vec((any::<usize>(), any::<usize>()), 0..2));
-    (name(), name(), lists, number(), number()).prop_map(|(name, engine, (ops, accesses, in_place), workspace, cost)| Task {
-        name,
-        engine,
-        ops,
-        accesses,
-        workspace,
-        cost: Nanos(cost),
-        in_place,
-    })
+    (name(), name(), lists, number(), number()).prop_map(
+        |(name, engine, (ops, accesses, in_place), workspace, cost)| Task {
+            name,
+            engine,
+            ops,
+            accesses,
+            workspace,
+            cost: Nanos(cost),
+            in_place,
+        },
+    )
 }
 
 fn berth() -> impl Strategy<Value = Berth> {
@@ -98,8 +100,12 @@ fn instruction() -> impl Strategy<Value = Instruction> {
     let extent = prop_oneof![
         Just(Extent::Whole),
         (number(), number()).prop_map(|(a, b)| Extent::Bytes(a, b)),
-        (expr(), expr(), expr(), expr())
-            .prop_map(|(rows, bytes, from_pitch, to_pitch)| Extent::Rows { rows, bytes, from_pitch, to_pitch }),
+        (expr(), expr(), expr(), expr()).prop_map(|(rows, bytes, from_pitch, to_pitch)| Extent::Rows {
+            rows,
+            bytes,
+            from_pitch,
+            to_pitch
+        }),
     ];
     let class = prop::sample::select(vec![Class::Demand, Class::Planned, Class::Speculative]);
     let from = prop::option::of(name()).prop_map(|b| b.map_or(Place::Home, Place::Berth));
@@ -118,13 +124,18 @@ fn instruction() -> impl Strategy<Value = Instruction> {
 
 fn some_facts() -> impl Strategy<Value = Facts> {
     let traffic = (name(), name(), number()).prop_map(|(part, link, bytes)| Traffic { part, link, bytes });
-    let bound = (any::<bool>(), name(), name(), number(), name()).prop_map(|(room, body, tier, bytes, at)| match room {
-        true => Bound::Room { body, tier, bytes, at },
-        false => Bound::Traffic { body, tier, bytes, at },
-    });
+    let bound =
+        (any::<bool>(), name(), name(), number(), name()).prop_map(|(room, body, tier, bytes, at)| match room {
+            true => Bound::Room { body, tier, bytes, at },
+            false => Bound::Traffic { body, tier, bytes, at },
+        });
     let maps = (btree_map(name(), number(), 0..3), btree_map(name(), number(), 0..3));
-    (maps, vec(traffic, 0..3), vec(bound, 0..3))
-        .prop_map(|((calls, peaks), traffic, bounds)| Facts { calls, traffic, peaks, bounds })
+    (maps, vec(traffic, 0..3), vec(bound, 0..3)).prop_map(|((calls, peaks), traffic, bounds)| Facts {
+        calls,
+        traffic,
+        peaks,
+        bounds,
+    })
 }
 
 fn programs() -> impl Strategy<Value = Program> {
@@ -135,9 +146,19 @@ fn programs() -> impl Strategy<Value = Program> {
     let arena = (name(), number()).prop_map(|(tier, bytes)| Arena { tier, bytes });
     let tables = (vec(arena, 0..3), vec(tensor(), 0..3), vec(task(), 0..3), vec(berth(), 0..3));
     let parts = (code(), vec(body, 0..3), vec(transition, 0..2), some_facts());
-    (header(), tables, parts).prop_map(|(header, (arenas, tensors, tasks, berths), (prologue, bodies, transitions, facts))| {
-        Program { header, arenas, tensors, tasks, berths, prologue, bodies, transitions, facts }
-    })
+    (header(), tables, parts).prop_map(
+        |(header, (arenas, tensors, tasks, berths), (prologue, bodies, transitions, facts))| Program {
+            header,
+            arenas,
+            tensors,
+            tasks,
+            berths,
+            prologue,
+            bodies,
+            transitions,
+            facts,
+        },
+    )
 }
 
 /// Reads it in both forms, and verifies what reads.

@@ -19,9 +19,9 @@ fn shape(instructions: usize, staged: bool) -> Shape {
         },
         cells: 3,
         second_engine: i % 16 == 5,
-        in_place: i % 3 == 0,
+        in_place: i.is_multiple_of(3),
         state: [State::Stays, State::None, State::Travels, State::Flips][i % 4],
-        workspace: i % 2 == 0,
+        workspace: i.is_multiple_of(2),
     };
     let each = if staged { 2 } else { 3 };
     let layers = (0..instructions * each / 8).map(layer).collect();

@@ -20,7 +20,9 @@ fn hand_written_programs_verify() {
             let right = text::print(&berth_ir::Program { facts: counted, ..program.clone() });
             wrong.push(format!("{name}: facts should be\n{}", &right[right.find("    facts:").unwrap()..]));
         }
-        assert!(wrong.iter().any(|w| w.starts_with(&name)) || *verify(&target, program.clone(), None).unwrap() == program);
+        assert!(
+            wrong.iter().any(|w| w.starts_with(&name)) || *verify(&target, program.clone(), None).unwrap() == program
+        );
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

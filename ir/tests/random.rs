@@ -37,8 +37,13 @@ fn layers() -> impl Strategy<Value = Vec<Layer>> {
 fn shapes() -> impl Strategy<Value = Shape> {
     let skip = proptest::option::of((0..5usize, 2..6usize, any::<bool>()));
     let mode = prop_oneof![4 => Just(Mode::Loop), 1 => Just(Mode::Once)];
-    (mode, layers(), 1..4usize, skip, any::<bool>())
-        .prop_map(|(mode, layers, slots, skip, staged)| Shape { mode, layers, slots, skip, staged })
+    (mode, layers(), 1..4usize, skip, any::<bool>()).prop_map(|(mode, layers, slots, skip, staged)| Shape {
+        mode,
+        layers,
+        slots,
+        skip,
+        staged,
+    })
 }
 
 /// Changes one thing at random. Says what.
@@ -204,7 +209,11 @@ fn the_oracle_breaks_most_of_what_is_refused() {
             }
         }
     }
-    if std::env::var("SHOW").is_ok() { for s in &shy { println!("{s:?}"); } }
+    if std::env::var("SHOW").is_ok() {
+        for s in &shy {
+            println!("{s:?}");
+        }
+    }
     let shy: usize = shy.values().sum();
     println!("{accepted} accepted, {broken} refused and broken, {shy} refused and not broken");
     assert!(broken > shy, "{accepted} accepted, {broken} refused and broken, {shy} refused and not broken");

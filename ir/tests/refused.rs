@@ -31,11 +31,50 @@ fn kind(violation: &Violation) -> &'static str {
 }
 
 const KINDS: &[&str] = &[
-    "Name", "Size", "SizeUnknown", "Range", "Part", "Binding", "Extent", "Overlap", "ArenaTooBig", "OutsideArena",
-    "Misaligned", "Absent", "Stale", "Pitched", "NoVersion", "NoHome", "Race", "UsedAfterEnd", "EndUnordered",
-    "StateLost", "Cycle", "TooFarBack", "LoopEdge", "Link", "Engine", "Feeds", "Fetches", "NotAnInput", "NotAnOutput",
-    "TaskTwice", "TaskNever", "NoBody", "MayNotWrite", "CodeInTransition", "TransitionEdge", "Unreached", "Fact", "Bound",
-    "Reserved", "Format", "WrongTarget", "WrongModel", "ModelTensor", "ModelOp",
+    "Name",
+    "Size",
+    "SizeUnknown",
+    "Range",
+    "Part",
+    "Binding",
+    "Extent",
+    "Overlap",
+    "ArenaTooBig",
+    "OutsideArena",
+    "Misaligned",
+    "Absent",
+    "Stale",
+    "Pitched",
+    "NoVersion",
+    "NoHome",
+    "Race",
+    "UsedAfterEnd",
+    "EndUnordered",
+    "StateLost",
+    "Cycle",
+    "TooFarBack",
+    "LoopEdge",
+    "Link",
+    "Engine",
+    "Feeds",
+    "Fetches",
+    "NotAnInput",
+    "NotAnOutput",
+    "TaskTwice",
+    "TaskNever",
+    "NoBody",
+    "MayNotWrite",
+    "CodeInTransition",
+    "TransitionEdge",
+    "Unreached",
+    "Fact",
+    "Bound",
+    "Reserved",
+    "Format",
+    "WrongTarget",
+    "WrongModel",
+    "ModelTensor",
+    "ModelOp",
 ];
 
 fn settings() -> insta::Settings {
@@ -71,9 +110,12 @@ fn refused_programs_break_the_rule_on_the_marked_line() {
         let right = |v: &&Violation| v.to_string().replacen(' ', ": ", 1) == says;
         match found.iter().find(right) {
             Some(v) if line.contains(v.culprit()) && name.starts_with(&format!("V{:02}_", v.rule())) => {}
-            Some(v) => wrong.push(format!("{name}: `{}` is not on the marked line, or the file has a wrong name", v.culprit())),
+            Some(v) => {
+                wrong.push(format!("{name}: `{}` is not on the marked line, or the file has a wrong name", v.culprit()))
+            }
             None => {
-                let fits = |v: &&Violation| line.contains(v.culprit()) && name.starts_with(&format!("V{:02}_", v.rule()));
+                let fits =
+                    |v: &&Violation| line.contains(v.culprit()) && name.starts_with(&format!("V{:02}_", v.rule()));
                 let should = found.iter().find(fits).map(|v| v.to_string().replacen(' ', ": ", 1));
                 wrong.push(format!("{name}: nothing says `{says}`; {should:?} would do, of\n{}", listed(&found)));
             }
@@ -113,11 +155,8 @@ fn model(program: &Program) -> ModelFacts {
         let there = t.accesses.iter().filter(|a| if reads { a.reads() } else { a.writes() });
         there.map(|a| a.tensor().to_owned()).collect::<Vec<_>>()
     };
-    let op = |t: &berth_ir::program::Task| OpFact {
-        name: t.ops[0].clone(),
-        reads: named(true, t),
-        writes: named(false, t),
-    };
+    let op =
+        |t: &berth_ir::program::Task| OpFact { name: t.ops[0].clone(), reads: named(true, t), writes: named(false, t) };
     ModelFacts {
         hash: program.header.model.clone(),
         tensors: program.tensors.iter().map(|t| (t.name.clone(), fact(t))).collect::<BTreeMap<_, _>>(),

@@ -4,13 +4,14 @@ use crate::cli;
 use crate::commands::{planned, proved, stem};
 use crate::compare::{self, Difference};
 use crate::failure::{Failure, Outcome};
+use crate::measure::{costs, load_failure, ports};
 use crate::npz::{self, Array};
 use crate::seed::{index_bounds, seeded_inputs};
 use crate::summary::Summary;
 use crate::{files, machine, model, trace};
-use berth_compiler::cost::{Cost, with_measured};
+use berth_compiler::cost::with_measured;
 use berth_compiler::import::Model;
-use berth_compiler::lower::{Boundary, Code, Lowered};
+use berth_compiler::lower::{Boundary, Lowered};
 use berth_compiler::plan::{Plan, STEPS};
 use berth_compiler::simulate::{Timeline, simulate};
 use berth_ir::graph::Graph;
@@ -19,16 +20,12 @@ use berth_ir::units::Nanos;
 use berth_ir::verify::Verified;
 use berth_ir::{Target, graph::Content};
 use berth_runtime_exec::engine::ort::OrtEngine;
-use berth_runtime_exec::engine::{EngineOptions, Port, TaskCode};
-use berth_runtime_exec::executor::{Caller, Executor, LoadError, RunError, Seen, TaskPorts, measure};
-use berth_runtime_exec::store::StoreError;
+use berth_runtime_exec::engine::EngineOptions;
+use berth_runtime_exec::executor::{Caller, Executor, RunError, Seen};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
-
-/// Runs of each distinct task when its cost is measured; the best counts.
-const MEASURED_RUNS: u32 = 2;
 
 #[derive(Serialize)]
 struct Report {
@@ -257,71 +254,6 @@ fn ready_planned(
     Ok((ready, lowered))
 }
 
-/// Time and workspace of each task, by name; tasks with the same code are measured once.
-fn costs(lowered: &Lowered, engine: &mut OrtEngine) -> Result<BTreeMap<String, Cost>, Failure> {
-    let mut known: BTreeMap<bytes::Bytes, Cost> = BTreeMap::new();
-    let mut all = BTreeMap::new();
-    for (task, code) in lowered.lifetimes.tasks.iter().zip(&lowered.codes) {
-        let cost = match known.get(&code.model) {
-            Some(cost) => *cost,
-            None => {
-                let measured = measure(engine, &task_code(&task.name, code), MEASURED_RUNS).map_err(load_failure)?;
-                let cost = Cost { time: Nanos(measured.run_nanos), workspace: measured.workspace_bytes };
-                known.insert(code.model.clone(), cost);
-                cost
-            }
-        };
-        all.insert(task.name.clone(), cost);
-    }
-    Ok(all)
-}
-
-fn task_code(name: &str, code: &Code) -> TaskCode {
-    let port = |letter: char| {
-        move |(n, p): (usize, &berth_compiler::lower::Port)| Port {
-            name: format!("{letter}{n}"),
-            dtype: p.dtype,
-            shape: p.shape.clone(),
-        }
-    };
-    TaskCode {
-        name: name.to_owned(),
-        model: code.model.clone(),
-        inputs: code.inputs.iter().enumerate().map(port('i')).collect(),
-        outputs: code.outputs.iter().enumerate().map(port('o')).collect(),
-    }
-}
-
-/// For each task of the program its code, and which access each port is.
-fn ports(program: &Program, lowered: &Lowered) -> Result<Vec<TaskPorts>, Failure> {
-    let by_op: BTreeMap<&str, &Code> =
-        lowered.lifetimes.tasks.iter().map(|t| t.name.as_str()).zip(&lowered.codes).collect();
-    let mut all = Vec::new();
-    for task in &program.tasks {
-        let [op] = task.ops.as_slice() else {
-            return Err(Failure::bad(format!(
-                "task `{}` has {} operators; this runtime runs tasks of one: compile the program again",
-                task.name,
-                task.ops.len()
-            )));
-        };
-        // The verifier has seen that the model has this operator, with these accesses.
-        let code = by_op.get(op.as_str()).ok_or_else(|| Failure::bad(format!("the model has no operator `{op}`")))?;
-        let access = |writes: bool| {
-            move |p: &berth_compiler::lower::Port| {
-                let name = &lowered.lifetimes.tensor(p.tensor).name;
-                task.accesses.iter().position(|a| a.tensor() == name && a.writes() == writes).unwrap_or(usize::MAX)
-            }
-        };
-        all.push(TaskPorts {
-            code: task_code(&task.name, code),
-            inputs: code.inputs.iter().map(access(false)).collect(),
-            outputs: code.outputs.iter().map(access(true)).collect(),
-        });
-    }
-    Ok(all)
-}
-
 /// Inputs by tensor, outputs as they come.
 struct Sides<'a> {
     inputs: BTreeMap<&'a str, Vec<u8>>,
@@ -459,14 +391,6 @@ fn bits(outputs: &[Array], other: &[Array], path: &Path) -> Result<Against, Fail
         }
     }
     Ok(Against { file: path.display().to_string(), outputs: outputs.len(), different })
-}
-
-fn load_failure(error: LoadError) -> Failure {
-    match error {
-        LoadError::Workspace { .. } | LoadError::Memory { .. } => Failure::unfit(error),
-        LoadError::Store(StoreError::Short { .. }) => Failure::bad(error),
-        other => Failure::bad(other),
-    }
 }
 
 fn run_failure(error: RunError) -> Failure {

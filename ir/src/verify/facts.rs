@@ -24,12 +24,7 @@ pub(super) fn check(index: &Index, found: &mut BTreeSet<Violation>) {
     }
 }
 
-fn compare(
-    what: &str,
-    says: &BTreeMap<String, u64>,
-    counted: &BTreeMap<String, u64>,
-    found: &mut BTreeSet<Violation>,
-) {
+fn compare(what: &str, says: &BTreeMap<String, u64>, counted: &BTreeMap<String, u64>, found: &mut BTreeSet<Violation>) {
     for name in says.keys().chain(counted.keys()) {
         let (says, counted) = (says.get(name).copied().unwrap_or(0), counted.get(name).copied().unwrap_or(0));
         if says != counted {

@@ -215,12 +215,10 @@ impl Flow<'_, '_> {
     fn said(&self, version: Version, from: usize) -> String {
         match version {
             Version::Home => "the bytes of its home".to_owned(),
-            Version::Written(node) => {
-                match self.order.position(from).saturating_sub(self.order.position(node)) {
-                    0 => format!("what `{}` wrote", self.name(node)),
-                    steps => format!("what `{}~{steps}` wrote", self.name(node)),
-                }
-            }
+            Version::Written(node) => match self.order.position(from).saturating_sub(self.order.position(node)) {
+                0 => format!("what `{}` wrote", self.name(node)),
+                steps => format!("what `{}~{steps}` wrote", self.name(node)),
+            },
         }
     }
 
@@ -281,6 +279,7 @@ impl Flow<'_, '_> {
         } else {
             self.check_alive(node, berth);
             self.check_races(node, berth, &pieces);
+            self.check_first(node, berth);
         }
         let Some(life) = self.berths[berth].life else { return };
         self.lives[life].writes.push(node);
@@ -301,6 +300,23 @@ impl Flow<'_, '_> {
             if other != node && !self.order.before(other, node) {
                 self.race(berth, other, node);
             }
+        }
+    }
+
+    /// Where two writes may be the first, the ends must be the same for both.
+    fn check_first(&mut self, node: usize, berth: usize) {
+        let Some(life) = self.berths[berth].life else { return };
+        let first = self.lives[life].writes[0];
+        if first == node || self.order.before(first, node) {
+            return;
+        }
+        let other = |name: &&usize| {
+            self.end_of(node, berth, **name).and_then(Result::ok)
+                != self.end_of(first, berth, **name).and_then(Result::ok)
+        };
+        if let Some(name) = self.index.berths[berth].until.iter().find(other) {
+            let (until, berth) = (self.index.names[*name].to_owned(), self.berth_name(berth));
+            self.found.insert(Violation::EndUnordered { berth, until, written_by: self.name(node) });
         }
     }
 
@@ -459,7 +475,9 @@ impl Flow<'_, '_> {
                         let transition = self.index.units[self.order.walk[position - 1]].name.to_owned();
                         Violation::TransitionEdge { transition, berth }
                     }
-                    _ => Violation::LoopEdge { body: self.index.units[self.order.walk[position]].name.to_owned(), berth },
+                    _ => {
+                        Violation::LoopEdge { body: self.index.units[self.order.walk[position]].name.to_owned(), berth }
+                    }
                 });
             }
         }

@@ -120,11 +120,7 @@ pub(super) fn lower(expr: &Expr, ranges: &Ranges) -> u64 {
 }
 
 /// Resolves a program, or says all that stands in the way of that. Other findings go to `found`.
-pub(super) fn index<'p>(
-    target: &'p Target,
-    program: &'p Program,
-    found: &mut Vec<Violation>,
-) -> Option<Index<'p>> {
+pub(super) fn index<'p>(target: &'p Target, program: &'p Program, found: &mut Vec<Violation>) -> Option<Index<'p>> {
     let before = found.len();
     if program.header.format != FORMAT {
         found.push(Violation::Format { says: program.header.format, known: FORMAT });
@@ -159,10 +155,7 @@ pub(super) fn index<'p>(
 }
 
 /// Prologue, bodies, transitions, each with its ranges of dims.
-fn parts<'p>(
-    program: &'p Program,
-    tables: &Tables,
-) -> Vec<(String, &'p str, Role, Ranges, &'p [Instruction])> {
+fn parts<'p>(program: &'p Program, tables: &Tables) -> Vec<(String, &'p str, Role, Ranges, &'p [Instruction])> {
     let ranges = |dims: &BTreeMap<String, DimRange>| -> Ranges {
         let all = program.header.dims.iter().map(|(n, r)| (n, dims.get(n).unwrap_or(r)));
         all.map(|(name, r)| (name.clone(), (r.low, r.high))).collect()
@@ -214,7 +207,8 @@ fn tables<'p>(
             });
         }
     }
-    let parts = program.bodies.iter().map(|b| b.name.as_str()).chain(program.transitions.iter().map(|t| t.name.as_str()));
+    let parts =
+        program.bodies.iter().map(|b| b.name.as_str()).chain(program.transitions.iter().map(|t| t.name.as_str()));
     table("body or transition", parts, found);
     Tables {
         tensors: table("tensor", program.tensors.iter().map(|t| t.name.as_str()), found),
@@ -303,7 +297,8 @@ fn check_names(target: &Target, program: &Program, tables: &Tables, found: &mut 
         let here: BTreeSet<&str> = code.iter().map(Instruction::name).collect();
         for i in code {
             for a in i.after() {
-                let there = here.contains(a.name.as_str()) || (a.steps > 0 && tables.names.contains_key(a.name.as_str()));
+                let there =
+                    here.contains(a.name.as_str()) || (a.steps > 0 && tables.names.contains_key(a.name.as_str()));
                 known("instruction", &a.name, there);
             }
             for berth in named_berths(i) {

@@ -50,17 +50,23 @@ pub(super) fn check(index: &Index, model: &ModelFacts, found: &mut BTreeSet<Viol
     for t in index.program.tensors.iter().filter(|t| t.kind != Kind::Workspace) {
         let problem = match model.tensors.get(&t.name) {
             None => ModelProblem::Unknown,
-            Some(m) if (m.kind, m.dtype, &m.bytes, &m.home) != (t.kind, t.dtype, &t.bytes, &t.home) => ModelProblem::Differs,
+            Some(m) if (m.kind, m.dtype, &m.bytes, &m.home) != (t.kind, t.dtype, &t.bytes, &t.home) => {
+                ModelProblem::Differs
+            }
             Some(_) => continue,
         };
         found.insert(Violation::ModelTensor { tensor: t.name.clone(), problem });
     }
     let model = &Model::new(model);
     for unit in index.units.iter().filter(|u| matches!(u.role, Role::Body(_))) {
-        let mut tasks: Vec<usize> = unit.code.iter().filter_map(|ix| match ix.act {
-            Act::Run { task, .. } => Some(task),
-            _ => None,
-        }).collect();
+        let mut tasks: Vec<usize> = unit
+            .code
+            .iter()
+            .filter_map(|ix| match ix.act {
+                Act::Run { task, .. } => Some(task),
+                _ => None,
+            })
+            .collect();
         tasks.sort_unstable();
         check_body(index, model, unit.name, &tasks, found);
     }
@@ -145,7 +151,8 @@ fn accesses(model: &Model, task: &Task) -> Vec<(String, ModelProblem)> {
     let read_outside = |name: &str| {
         mine.len() == 1 || model.readers.get(name).is_some_and(|all| all.iter().any(|op| !names.contains(op)))
     };
-    let outlives = |name: &str| model.facts.tensors.get(name).is_some_and(|t| matches!(t.kind, Kind::Output | Kind::State));
+    let outlives =
+        |name: &str| model.facts.tensors.get(name).is_some_and(|t| matches!(t.kind, Kind::Output | Kind::State));
     let kept = |name: &str| read_outside(name) || outlives(name);
     let (said_reads, said_writes): (Vec<_>, Vec<_>) = task.accesses.iter().partition(|a| !a.writes());
     let said_reads: BTreeSet<&str> = said_reads.iter().map(|a| a.tensor()).collect();

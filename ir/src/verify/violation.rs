@@ -28,50 +28,206 @@ pub const RULES: &[(u8, &str)] = &[
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "the message of each variant, below, says what its fields are")]
 pub enum Violation {
-    Name { what: &'static str, name: String, problem: NameProblem },
-    Size { what: &'static str, name: String, tensor: String, needed: u64, has: u64 },
-    SizeUnknown { what: &'static str, name: String },
-    Range { part: String, dim: String },
-    Part { berth: String, from: u64, to: u64, tensor: String },
-    Binding { run: String, access: usize, problem: BindingProblem },
-    Extent { copy: String, problem: ExtentProblem },
-    Overlap { first: String, second: String, arena: String, from: u64, to: u64, ends: Option<String>, written_by: String },
-    ArenaTooBig { tier: String, bytes: u64, room: u64 },
-    OutsideArena { berth: String, end: u64, arena_bytes: u64 },
-    Misaligned { berth: String, offset: u64, alignment: u64 },
-    Absent { reader: String, berth: String, tensor: String },
-    Stale { reader: String, berth: String, tensor: String, found: String, wanted: String },
-    Pitched { reader: String, berth: String, tensor: String },
-    NoVersion { reader: String, tensor: String },
-    NoHome { copy: String, tensor: String },
-    Race { berth: String, first: String, second: String },
-    UsedAfterEnd { berth: String, by: String },
-    EndUnordered { berth: String, until: String, written_by: String },
-    StateLost { tensor: String, after: String },
-    Cycle { instructions: Vec<String> },
-    TooFarBack { instruction: String, after: String, steps: u32 },
-    LoopEdge { body: String, berth: String },
-    Link { copy: String, link: String, problem: LinkProblem },
-    Engine { run: String, engine: String, berth: String, tier: String },
-    Feeds { part: String, tensor: String, found: usize },
-    Fetches { part: String, tensor: String, found: usize },
-    NotAnInput { feed: String, tensor: String },
-    NotAnOutput { fetch: String, tensor: String },
-    TaskTwice { part: String, task: String },
-    TaskNever { task: String },
+    Name {
+        what: &'static str,
+        name: String,
+        problem: NameProblem,
+    },
+    Size {
+        what: &'static str,
+        name: String,
+        tensor: String,
+        needed: u64,
+        has: u64,
+    },
+    SizeUnknown {
+        what: &'static str,
+        name: String,
+    },
+    Range {
+        part: String,
+        dim: String,
+    },
+    Part {
+        berth: String,
+        from: u64,
+        to: u64,
+        tensor: String,
+    },
+    Binding {
+        run: String,
+        access: usize,
+        problem: BindingProblem,
+    },
+    Extent {
+        copy: String,
+        problem: ExtentProblem,
+    },
+    Overlap {
+        first: String,
+        second: String,
+        arena: String,
+        from: u64,
+        to: u64,
+        ends: Option<String>,
+        written_by: String,
+    },
+    ArenaTooBig {
+        tier: String,
+        bytes: u64,
+        room: u64,
+    },
+    OutsideArena {
+        berth: String,
+        end: u64,
+        arena_bytes: u64,
+    },
+    Misaligned {
+        berth: String,
+        offset: u64,
+        alignment: u64,
+    },
+    Absent {
+        reader: String,
+        berth: String,
+        tensor: String,
+    },
+    Stale {
+        reader: String,
+        berth: String,
+        tensor: String,
+        found: String,
+        wanted: String,
+    },
+    Pitched {
+        reader: String,
+        berth: String,
+        tensor: String,
+    },
+    NoVersion {
+        reader: String,
+        tensor: String,
+    },
+    NoHome {
+        copy: String,
+        tensor: String,
+    },
+    Race {
+        berth: String,
+        first: String,
+        second: String,
+    },
+    UsedAfterEnd {
+        berth: String,
+        by: String,
+    },
+    EndUnordered {
+        berth: String,
+        until: String,
+        written_by: String,
+    },
+    StateLost {
+        tensor: String,
+        after: String,
+    },
+    Cycle {
+        instructions: Vec<String>,
+    },
+    TooFarBack {
+        instruction: String,
+        after: String,
+        steps: u32,
+    },
+    LoopEdge {
+        body: String,
+        berth: String,
+    },
+    Link {
+        copy: String,
+        link: String,
+        problem: LinkProblem,
+    },
+    Engine {
+        run: String,
+        engine: String,
+        berth: String,
+        tier: String,
+    },
+    Feeds {
+        part: String,
+        tensor: String,
+        found: usize,
+    },
+    Fetches {
+        part: String,
+        tensor: String,
+        found: usize,
+    },
+    NotAnInput {
+        feed: String,
+        tensor: String,
+    },
+    NotAnOutput {
+        fetch: String,
+        tensor: String,
+    },
+    TaskTwice {
+        part: String,
+        task: String,
+    },
+    TaskNever {
+        task: String,
+    },
     NoBody,
-    MayNotWrite { task: String, tensor: String },
-    CodeInTransition { part: String, instruction: String },
-    TransitionEdge { transition: String, berth: String },
-    Unreached { part: String },
-    Fact { fact: String, says: u64, counted: u64 },
-    Bound { body: String, at: String, says: u64, witness: u64 },
-    Reserved { instruction: String },
-    Format { says: u32, known: u32 },
-    WrongTarget { says: String, has: String },
-    WrongModel { says: String, has: String },
-    ModelTensor { tensor: String, problem: ModelProblem },
-    ModelOp { op: String, problem: ModelProblem },
+    MayNotWrite {
+        task: String,
+        tensor: String,
+    },
+    CodeInTransition {
+        part: String,
+        instruction: String,
+    },
+    TransitionEdge {
+        transition: String,
+        berth: String,
+    },
+    Unreached {
+        part: String,
+    },
+    Fact {
+        fact: String,
+        says: u64,
+        counted: u64,
+    },
+    Bound {
+        body: String,
+        at: String,
+        says: u64,
+        witness: u64,
+    },
+    Reserved {
+        instruction: String,
+    },
+    Format {
+        says: u32,
+        known: u32,
+    },
+    WrongTarget {
+        says: String,
+        has: String,
+    },
+    WrongModel {
+        says: String,
+        has: String,
+    },
+    ModelTensor {
+        tensor: String,
+        problem: ModelProblem,
+    },
+    ModelOp {
+        op: String,
+        problem: ModelProblem,
+    },
 }
 
 /// What is wrong with a name.
@@ -267,7 +423,10 @@ impl Violation {
                 NameProblem::Unknown => write!(f, "there is no {what} `{name}`"),
                 NameProblem::Twice => write!(f, "two {what}s are called `{name}`"),
                 NameProblem::Illegal => {
-                    write!(f, "{name:?} cannot be the name of any {what}: it is empty or has `~`, ` + ` or a control character")
+                    write!(
+                        f,
+                        "{name:?} cannot be the name of any {what}: it is empty or has `~`, ` + ` or a control character"
+                    )
                 }
             },
             Size { what, name, tensor, needed, has } => {
@@ -290,7 +449,9 @@ impl Violation {
                     None => write!(f, "`{first}` is still held when `{written_by}` writes"),
                 }
             }
-            ArenaTooBig { tier, bytes, room } => write!(f, "the arena of {tier} has {bytes} bytes; the tier has room for {room}"),
+            ArenaTooBig { tier, bytes, room } => {
+                write!(f, "the arena of {tier} has {bytes} bytes; the tier has room for {room}")
+            }
             OutsideArena { berth, end, arena_bytes } => {
                 write!(f, "berth `{berth}` ends at {end}, past the arena's {arena_bytes} bytes")
             }
@@ -306,14 +467,22 @@ impl Violation {
             Pitched { reader, berth, tensor } => {
                 write!(f, "`{reader}` needs `{tensor}` contiguous; berth `{berth}` holds it as rows with a pitch")
             }
-            NoVersion { reader, tensor } => write!(f, "`{reader}` reads `{tensor}`, which nothing has written before it"),
+            NoVersion { reader, tensor } => {
+                write!(f, "`{reader}` reads `{tensor}`, which nothing has written before it")
+            }
             NoHome { copy, tensor } => write!(f, "`{copy}` reads the home of `{tensor}`, which has none"),
             Race { berth, first, second } => {
-                write!(f, "`{first}` and `{second}` use the same bytes of berth `{berth}`, one writes, and they are not ordered")
+                write!(
+                    f,
+                    "`{first}` and `{second}` use the same bytes of berth `{berth}`, one writes, and they are not ordered"
+                )
             }
             UsedAfterEnd { berth, by } => write!(f, "`{by}` uses berth `{berth}` and is not ordered before its end"),
             EndUnordered { berth, until, written_by } => {
-                write!(f, "berth `{berth}` ends with `{until}`, which is not ordered after `{written_by}` that writes it")
+                write!(
+                    f,
+                    "berth `{berth}` ends with `{until}`, which is not ordered with `{written_by}` that writes it"
+                )
             }
             StateLost { tensor, after } => {
                 write!(f, "after {after} no berth that lives on holds the current version of state `{tensor}`")
@@ -326,10 +495,15 @@ impl Violation {
                 write!(f, "berth `{berth}` does not hold the same at the end of each step of body `{body}`")
             }
             Link { copy, link, problem } => match problem {
-                LinkProblem::Joins { from, to } => write!(f, "`{copy}` goes from {from} to {to}, which link `{link}` does not join"),
+                LinkProblem::Joins { from, to } => {
+                    write!(f, "`{copy}` goes from {from} to {to}, which link `{link}` does not join")
+                }
                 LinkProblem::Cut => write!(f, "`{copy}` uses link `{link}`, which is cut"),
                 LinkProblem::Grain { bytes, grain } if bytes.is_multiple_of(*grain) => {
-                    write!(f, "`{copy}` moves up to {bytes} bytes, not always a multiple of {grain}, as link `{link}` does")
+                    write!(
+                        f,
+                        "`{copy}` moves up to {bytes} bytes, not always a multiple of {grain}, as link `{link}` does"
+                    )
                 }
                 LinkProblem::Grain { bytes, grain } => {
                     write!(f, "`{copy}` moves {bytes} bytes; link `{link}` moves multiples of {grain}")
@@ -339,18 +513,25 @@ impl Violation {
                 write!(f, "`{run}` on engine {engine} uses berth `{berth}` in {tier}, which it cannot reach so")
             }
             Feeds { part, tensor, found } => write!(f, "{part} feeds input `{tensor}` {found} times; once is right"),
-            Fetches { part, tensor, found } => write!(f, "{part} fetches output `{tensor}` {found} times; once is right"),
+            Fetches { part, tensor, found } => {
+                write!(f, "{part} fetches output `{tensor}` {found} times; once is right")
+            }
             NotAnInput { feed, tensor } => write!(f, "`{feed}` feeds `{tensor}`, which is no input"),
             NotAnOutput { fetch, tensor } => write!(f, "`{fetch}` fetches `{tensor}`, which is no output"),
             TaskTwice { part, task } => write!(f, "{part} runs task `{task}` twice"),
             TaskNever { task } => write!(f, "no body runs task `{task}`"),
             NoBody => write!(f, "the program has no body: no step would do anything"),
-            MayNotWrite { task, tensor } => write!(f, "task `{task}` writes `{tensor}`, which is not a task's to write so"),
+            MayNotWrite { task, tensor } => {
+                write!(f, "task `{task}` writes `{tensor}`, which is not a task's to write so")
+            }
             CodeInTransition { part, instruction } => {
                 write!(f, "`{instruction}` stands in transition `{part}`, where only copies may")
             }
             TransitionEdge { transition, berth } => {
-                write!(f, "what transition `{transition}` leaves in berth `{berth}` is not there after the step that follows")
+                write!(
+                    f,
+                    "what transition `{transition}` leaves in berth `{berth}` is not there after the step that follows"
+                )
             }
             Fact { fact, says, counted } => write!(f, "fact {fact} says {says}; the instructions say {counted}"),
             Bound { body, at, says, witness } => {
@@ -359,7 +540,10 @@ impl Violation {
             Reserved { instruction } => write!(f, "`{instruction}` is of a kind that format 1 reserves"),
             Format { says, known } => write!(f, "the program is of format {says}; this verifier knows {known}"),
             WrongTarget { says, has } => {
-                write!(f, "the program was made for a machine with layout {says}; this target has {has}: compile it again")
+                write!(
+                    f,
+                    "the program was made for a machine with layout {says}; this target has {has}: compile it again"
+                )
             }
             WrongModel { says, has } => {
                 write!(f, "the program was made from model {says}; this one is {has}: compile it again")
@@ -373,7 +557,9 @@ impl Violation {
 fn binding(f: &mut fmt::Formatter<'_>, run: &str, access: usize, problem: &BindingProblem) -> fmt::Result {
     match problem {
         BindingProblem::Count { bound, wanted } => write!(f, "`{run}` binds {bound} places; its task wants {wanted}"),
-        BindingProblem::Tensor { berth } => write!(f, "`{run}` binds berth `{berth}` of another tensor to access {access}"),
+        BindingProblem::Tensor { berth } => {
+            write!(f, "`{run}` binds berth `{berth}` of another tensor to access {access}")
+        }
         BindingProblem::NotWhole => write!(f, "`{run}` does not bind the whole tensor to access {access}"),
         BindingProblem::NotAdjacent => write!(f, "`{run}` binds parts that are not adjacent to access {access}"),
         BindingProblem::Workspace { needed, has } => {
@@ -401,7 +587,11 @@ fn model(f: &mut fmt::Formatter<'_>, what: &str, name: &str, problem: &ModelProb
         ModelProblem::ComputedTwice { body } => write!(f, "two tasks of body `{body}` compute {what} `{name}`"),
         ModelProblem::TooEarly { tensor } => write!(f, "{what} `{name}` reads `{tensor}` before it is computed"),
         ModelProblem::TooLate { tensor } => write!(f, "{what} `{name}` reads `{tensor}` after it is written over"),
-        ModelProblem::Undeclared { tensor } => write!(f, "{what} `{name}` uses `{tensor}`, which its task does not say"),
-        ModelProblem::Invented { tensor } => write!(f, "{what} `{name}`: its task says that it uses `{tensor}`; no op does"),
+        ModelProblem::Undeclared { tensor } => {
+            write!(f, "{what} `{name}` uses `{tensor}`, which its task does not say")
+        }
+        ModelProblem::Invented { tensor } => {
+            write!(f, "{what} `{name}`: its task says that it uses `{tensor}`; no op does")
+        }
     }
 }

@@ -176,7 +176,13 @@ pub fn make(shape: &Shape) -> Program {
     let run = |i: usize| format!("run {i}");
     let width = 2;
     for i in 0..=n {
-        let kind = if i == 0 { Kind::Input } else if i == n { Kind::Output } else { Kind::Activation };
+        let kind = if i == 0 {
+            Kind::Input
+        } else if i == n {
+            Kind::Output
+        } else {
+            Kind::Activation
+        };
         m.tensor(&act(i), kind, width);
     }
     let places = [m.place("hbm", width), m.place("hbm", width)];

@@ -153,7 +153,9 @@ impl<'p> World<'p> {
             let may_start = |i: &usize| !started[*i] && self.instances[*i].preds.iter().all(|p| ended[*p]);
             let starts = (0..n).filter(may_start).map(|i| (urgency[i], i, true));
             let ends = (0..n).filter(|i| started[*i] && !ended[*i]).map(|i| (urgency[n + i], i, false));
-            let Some((_, node, start)) = starts.chain(ends).max() else { return Err("they wait for each other".into()) };
+            let Some((_, node, start)) = starts.chain(ends).max() else {
+                return Err("they wait for each other".into());
+            };
             let done = if start { memory.start(node) } else { memory.end(node) };
             done.map_err(|e| format!("step {}: {}: {e}", self.instances[node].step, self.instances[node].code.name()))?;
             if start { started[node] = true } else { ended[node] = true }
@@ -281,7 +283,8 @@ impl Memory<'_, '_> {
             Instruction::Run { task, berths, .. } => {
                 let index = self.world.program.tasks.iter().position(|t| t.name == *task).unwrap();
                 let task = &self.world.program.tasks[index];
-                let written = berths.iter().enumerate().filter(|(i, _)| task.accesses.get(*i).is_none_or(Access::writes));
+                let written =
+                    berths.iter().enumerate().filter(|(i, _)| task.accesses.get(*i).is_none_or(Access::writes));
                 let bound = written.flat_map(|(_, b)| b.split(" + ")).map(|b| self.berth(b));
                 bound.map(|b| (b, self.part(b), Some(Some((*step, index))))).collect()
             }
@@ -312,7 +315,9 @@ impl Memory<'_, '_> {
     fn check(&self, berth: usize, index: u64, content: Cell, wanted: Option<Version>) -> Result<(), String> {
         let Some(wanted) = wanted else { return Ok(()) };
         match content {
-            Cell::Holds((tensor, i, version), _) if (tensor, i, version) == (self.tensor(berth), index, wanted) => Ok(()),
+            Cell::Holds((tensor, i, version), _) if (tensor, i, version) == (self.tensor(berth), index, wanted) => {
+                Ok(())
+            }
             other => Err(format!(
                 "cell {index} of berth {} holds {other:?}, wanted {wanted:?}",
                 self.world.program.berths[berth].name
@@ -333,7 +338,8 @@ impl Memory<'_, '_> {
         for name in until {
             let same = self.world.names[step].get(name.as_str()).copied();
             let same = same.filter(|end| *end == node || self.world.before[node][*end]);
-            let later = || (step + 1..self.world.names.len()).find_map(|s| self.world.names[s].get(name.as_str()).copied());
+            let later =
+                || (step + 1..self.world.names.len()).find_map(|s| self.world.names[s].get(name.as_str()).copied());
             match same.or_else(later) {
                 Some(end) => {
                     waits.insert(end);

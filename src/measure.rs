@@ -1,0 +1,88 @@
+//! From the compiler's tasks to the runtime's, and what an engine measures of them.
+
+use crate::failure::Failure;
+use berth_compiler::cost::Cost;
+use berth_compiler::lower::{Code, Lowered};
+use berth_ir::program::Program;
+use berth_ir::units::Nanos;
+use berth_runtime_exec::engine::ort::OrtEngine;
+use berth_runtime_exec::engine::{Port, TaskCode};
+use berth_runtime_exec::executor::{LoadError, TaskPorts, measure};
+use std::collections::BTreeMap;
+
+/// Runs of each distinct task when its cost is measured; the best counts.
+const MEASURED_RUNS: u32 = 2;
+
+/// Time and workspace of each task, by name; tasks with the same code are measured once.
+pub fn costs(lowered: &Lowered, engine: &mut OrtEngine) -> Result<BTreeMap<String, Cost>, Failure> {
+    let mut known: BTreeMap<bytes::Bytes, Cost> = BTreeMap::new();
+    let mut all = BTreeMap::new();
+    for (task, code) in lowered.lifetimes.tasks.iter().zip(&lowered.codes) {
+        let cost = match known.get(&code.model) {
+            Some(cost) => *cost,
+            None => {
+                let measured = measure(engine, &task_code(&task.name, code), MEASURED_RUNS).map_err(load_failure)?;
+                let cost = Cost { time: Nanos(measured.run_nanos), workspace: measured.workspace_bytes };
+                known.insert(code.model.clone(), cost);
+                cost
+            }
+        };
+        all.insert(task.name.clone(), cost);
+    }
+    Ok(all)
+}
+
+fn task_code(name: &str, code: &Code) -> TaskCode {
+    let port = |letter: char| {
+        move |(n, p): (usize, &berth_compiler::lower::Port)| Port {
+            name: format!("{letter}{n}"),
+            dtype: p.dtype,
+            shape: p.shape.clone(),
+        }
+    };
+    TaskCode {
+        name: name.to_owned(),
+        model: code.model.clone(),
+        inputs: code.inputs.iter().enumerate().map(port('i')).collect(),
+        outputs: code.outputs.iter().enumerate().map(port('o')).collect(),
+    }
+}
+
+/// For each task of the program its code, and which access each port is.
+pub fn ports(program: &Program, lowered: &Lowered) -> Result<Vec<TaskPorts>, Failure> {
+    let by_op: BTreeMap<&str, &Code> =
+        lowered.lifetimes.tasks.iter().map(|t| t.name.as_str()).zip(&lowered.codes).collect();
+    let mut all = Vec::new();
+    for task in &program.tasks {
+        let [op] = task.ops.as_slice() else {
+            return Err(Failure::bad(format!(
+                "task `{}` has {} operators; this runtime runs tasks of one: compile the program again",
+                task.name,
+                task.ops.len()
+            )));
+        };
+        // The verifier has seen that the model has this operator, with these accesses.
+        let code = by_op.get(op.as_str()).ok_or_else(|| Failure::bad(format!("the model has no operator `{op}`")))?;
+        let access = |writes: bool| {
+            move |p: &berth_compiler::lower::Port| {
+                let name = &lowered.lifetimes.tensor(p.tensor).name;
+                task.accesses.iter().position(|a| a.tensor() == name && a.writes() == writes).unwrap_or(usize::MAX)
+            }
+        };
+        all.push(TaskPorts {
+            code: task_code(&task.name, code),
+            inputs: code.inputs.iter().map(access(false)).collect(),
+            outputs: code.outputs.iter().map(access(true)).collect(),
+        });
+    }
+    Ok(all)
+}
+
+/// A loader's refusal, with its exit code.
+pub fn load_failure(error: LoadError) -> Failure {
+    match error {
+        LoadError::Workspace { .. } | LoadError::Memory { .. } => Failure::unfit(error),
+        other => Failure::bad(other),
+    }
+}
+

@@ -85,6 +85,14 @@ pub struct Compile {
     /// Machine.
     #[command(flatten)]
     pub machine: Machine,
+    /// Measure what each task costs with the engine, instead of estimating it from the target
+    ///
+    /// Times and scratch are then those of this machine. Without it the program is the same on every machine.
+    #[arg(long)]
+    pub measure: bool,
+    /// Threads of the engine when measuring
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub threads: u32,
     /// Write the program here: text with `.ron`, binary with `.binpb`
     #[arg(short, long, value_name = "PLAN")]
     pub output: Option<PathBuf>,

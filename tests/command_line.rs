@@ -30,7 +30,7 @@ fn check(folder: &Folder, words: &[&str], code: i32, says: &[&str]) {
 fn inputs_that_do_not_fit_are_refused() {
     let folder = Folder::new("inputs");
     let (llama, file) = (llama(), folder.file("x.npz"));
-    let mut run = |change: &dyn Fn(&mut Vec<Array>), says: &[&str]| {
+    let run = |change: &dyn Fn(&mut Vec<Array>), says: &[&str]| {
         let mut arrays = stored();
         arrays.retain(|a| a.name.starts_with("in:"));
         change(&mut arrays);
@@ -189,4 +189,25 @@ fn the_same_input_gives_the_same_bytes() {
     json(&[&["compile", &llama, "--memory", "device=50%", "-o", &c], DIMS].concat());
     let differ = String::from_utf8_lossy(&berth(["diff", &a, &c]).stdout).into_owned();
     assert!(differ.starts_with("memory: "), "{differ}");
+}
+
+#[test]
+fn ctrl_c_ends_a_run_cleanly() {
+    use std::process::{Command, Stdio};
+    let folder = Folder::new("interrupt");
+    let outputs = folder.file("y.npz");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
+    command.args(["run", &llama(), "--steps", "1000000", "--outputs", &outputs, "--memory", "device=50%"]).args(DIMS);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the command starts");
+    // Long enough that it steps; where the machine is slower the stop is seen while it prepares, which must work too.
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    assert!(child.try_wait().expect("a child").is_none(), "it ended by itself");
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
+    assert!(sent.success());
+    let output = child.wait_with_output().expect("it ends");
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{words}");
+    assert!(words.starts_with("error: stopped in step "), "{words}");
+    assert!(folder.files().is_empty(), "it left {:?}", folder.files());
 }

@@ -27,6 +27,63 @@ pub fn estimate(target: &Target, engine: &Engine, flops: u64, bytes: u64, dtype:
     Nanos(work.0.saturating_add(engine.launch.0))
 }
 
+/// Threads that estimates of workspace assume, and the bytes of one thread's buffer in a convolution.
+const THREADS: u64 = 2;
+const CONV_BUFFER: u64 = 64 << 10;
+
+/// The estimated scratch of an operator on ONNX Runtime's CPU kernels (`docs/engine.md` has what was measured): meant
+/// to be enough, at times too much. `shapes` and `dtypes` are those of its operands, then of its results; absent
+/// operands are empty. The loader measures before the first step and refuses what is not enough.
+pub fn workspace(kind: &str, operands: &[(DType, Vec<u64>)], results: &[(DType, Vec<u64>)]) -> u64 {
+    let bytes = |(dtype, shape): &(DType, Vec<u64>)| dtype.bytes(elements(shape)).map_or(u64::MAX, padded);
+    let shape = |n: usize| operands.get(n).map_or(&[][..], |(_, s)| s);
+    let result = results.first().map_or(&[][..], |(_, s)| s);
+    let all = || operands.iter().chain(results).map(bytes).fold(0u64, u64::saturating_add);
+    let estimate = match kind {
+        "Conv" | "ConvInteger" | "QLinearConv" | "ConvTranspose" | "FusedConv" => {
+            // The unrolled windows: input channels of a group by kernel, for each place of the result.
+            let window = elements(shape(1).get(1..).unwrap_or(&[]));
+            let places = elements(result.get(2..).unwrap_or(&[]));
+            let pointwise = shape(1).get(2..).is_some_and(|kernel| kernel.iter().all(|k| *k == 1));
+            let unstrided = shape(0).get(2..) == result.get(2..);
+            let windows = window.saturating_mul(places).saturating_mul(4);
+            if pointwise && unstrided { 0 } else { windows.saturating_add(THREADS * CONV_BUFFER) }
+        }
+        // Two copies of the result, one for each side.
+        "Where" => results.iter().map(bytes).fold(0, u64::saturating_add).saturating_mul(2),
+        "FastGelu" | "BiasGelu" | "QuickGelu" => results.iter().map(bytes).fold(0, u64::saturating_add),
+        // The weight in full.
+        "MatMulNBits" => elements(shape(0).get(shape(0).len().saturating_sub(1)..).unwrap_or(&[]))
+            .saturating_mul(result.last().copied().unwrap_or(0))
+            .saturating_mul(4),
+        "Attention" | "MultiHeadAttention" | "GroupQueryAttention" | "DecoderMaskedMultiHeadAttention" => scores(operands, results).saturating_add(all()),
+        "MaxPool" | "AveragePool" | "TopK" | "LSTM" | "GRU" | "RNN" | "Einsum" | "DynamicQuantizeMatMul"
+        | "MatMulInteger" | "QLinearMatMul" | "QAttention" | "MoE" | "QMoE" => all(),
+        _ => 0,
+    };
+    // Kernels of the CPU compute 16-bit floats in binary32: copies of all that they touch, and one more in some.
+    let half = operands.iter().chain(results).any(|(d, _)| matches!(d, DType::F16 | DType::BF16));
+    let copies = if half && kind != "Cast" { all().saturating_mul(3) } else { 0 };
+    padded(estimate).saturating_add(copies)
+}
+
+/// The engine's blocks start on 64 bytes.
+fn padded(bytes: u64) -> u64 {
+    bytes.checked_next_multiple_of(64).unwrap_or(u64::MAX)
+}
+
+fn elements(shape: &[u64]) -> u64 {
+    shape.iter().fold(1, |n, axis| n.saturating_mul(*axis))
+}
+
+/// A float for each pair of query and key of each head: bounded by query elements times the longest key axis.
+fn scores(operands: &[(DType, Vec<u64>)], results: &[(DType, Vec<u64>)]) -> u64 {
+    let queries = operands.first().map_or(0, |(_, s)| elements(&s[..s.len().saturating_sub(1)]));
+    let keys = operands.iter().chain(results).flat_map(|(_, s)| s.get(s.len().saturating_sub(2)).copied()).max();
+    let heads = operands.first().map_or(1, |(_, s)| if s.len() == 4 { 1 } else { s.last().copied().unwrap_or(1).div_ceil(32) });
+    queries.saturating_mul(keys.unwrap_or(0)).saturating_mul(heads).saturating_mul(4)
+}
+
 /// Lifetimes with measured costs in place of estimates, by name of the task.
 pub fn with_measured(mut lifetimes: Lifetimes, measured: &BTreeMap<String, Cost>) -> Lifetimes {
     for task in &mut lifetimes.tasks {

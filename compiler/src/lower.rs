@@ -363,6 +363,7 @@ impl Lowering<'_> {
             if let Some(engine) = target.engines.first() {
                 task.cost = cost::estimate(target, engine, flops, bytes, dtype);
             }
+            task.workspace = cost::workspace(&op.kind, &self.described(&op.inputs)?, &self.described(&op.outputs)?);
             lifetimes.tasks.push(task);
             codes.push(code);
         }
@@ -371,6 +372,15 @@ impl Lowering<'_> {
         let inputs = self.graph.inputs.iter().map(|v| self.boundary(*v)).collect::<Result<_, _>>()?;
         let outputs = self.graph.outputs.iter().map(|v| self.boundary(*v)).collect::<Result<_, _>>()?;
         Ok(Lowered { lifetimes, facts, codes, inputs, outputs })
+    }
+
+    /// Type and shape of each operand; nothing for absent ones.
+    fn described(&self, values: &[Option<ValueId>]) -> Result<Vec<(DType, Vec<u64>)>, LowerError> {
+        let one = |v: &Option<ValueId>| match v {
+            Some(id) => Ok((self.graph.value(*id).dtype, self.shape(*id)?)),
+            None => Ok((DType::U8, vec![0])),
+        };
+        values.iter().map(one).collect()
     }
 
     fn boundary(&self, id: ValueId) -> Result<Boundary, LowerError> {

@@ -69,7 +69,7 @@ pub enum LoadError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// A task needs more scratch than the program gives it.
-    #[error("task `{task}` needs {needed} bytes of workspace on this engine; the program gives it {planned}: compile it again with the engine at hand (`berth run MODEL` does)")]
+    #[error("task `{task}` needs {needed} bytes of workspace on this engine; the program gives it {planned}: compile it again with `--measure`, or run the model itself")]
     Workspace {
         /// The task.
         task: String,

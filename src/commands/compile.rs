@@ -2,9 +2,13 @@
 
 use crate::cli;
 use crate::commands::{planned, stem};
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
+use crate::measure::costs;
 use crate::summary::Summary;
 use crate::{files, machine, model};
+use berth_compiler::cost::with_measured;
+use berth_runtime_exec::engine::EngineOptions;
+use berth_runtime_exec::engine::ort::OrtEngine;
 
 /// Runs it.
 pub fn compile(args: &cli::Compile) -> Outcome {
@@ -13,11 +17,16 @@ pub fn compile(args: &cli::Compile) -> Outcome {
     let opened = model::open(&args.model)?;
     let binding = model::dims(&args.bound.dims)?;
     let graph = model::graph(&opened, &binding)?;
-    let lowered = model::lowered(&graph, &binding, &target)?;
+    let mut lowered = model::lowered(&graph, &binding, &target)?;
+    if args.measure {
+        let options = EngineOptions { library: None, threads: args.threads as usize };
+        let mut engine = OrtEngine::open(&options).map_err(Failure::bad)?;
+        lowered.lifetimes = with_measured(lowered.lifetimes.clone(), &costs(&lowered, &mut engine)?);
+    }
     let budgeted = machine::budget(&target, &args.machine.memory, &lowered.lifetimes)?;
     let (plan, proved) = planned(&lowered, &budgeted.target)?;
     if let Some(path) = &args.output {
         files::write_program(path, &proved)?;
     }
-    files::print(&Summary::new(&stem(&args.model), &budgeted.target, &plan, "estimated"), args.format)
+    files::print(&Summary::new(&stem(&args.model), &budgeted.target, &plan, if args.measure { "measured" } else { "estimated" }), args.format)
 }

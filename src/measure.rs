@@ -10,18 +10,16 @@ use berth_runtime_exec::engine::{Port, TaskCode};
 use berth_runtime_exec::executor::{LoadError, TaskPorts, measure};
 use std::collections::BTreeMap;
 
-/// Runs of each distinct task when its cost is measured; the best counts.
-const MEASURED_RUNS: u32 = 2;
-
 /// Time and workspace of each task, by name; tasks with the same code are measured once.
 pub fn costs(lowered: &Lowered, engine: &mut OrtEngine) -> Result<BTreeMap<String, Cost>, Failure> {
     let mut known: BTreeMap<bytes::Bytes, Cost> = BTreeMap::new();
     let mut all = BTreeMap::new();
+    let mut flush = Vec::new();
     for (task, code) in lowered.lifetimes.tasks.iter().zip(&lowered.codes) {
         let cost = match known.get(&code.model) {
             Some(cost) => *cost,
             None => {
-                let measured = measure(engine, &task_code(&task.name, code), MEASURED_RUNS).map_err(load_failure)?;
+                let measured = measure(engine, &task_code(&task.name, code), &mut flush).map_err(load_failure)?;
                 let cost = Cost { time: Nanos(measured.run_nanos), workspace: measured.workspace_bytes };
                 known.insert(code.model.clone(), cost);
                 cost

@@ -199,15 +199,18 @@ impl Emitter<'_> {
 
     /// The last uses of a stay: its last run, and all copies and fetches out of it.
     fn until(&self, i: usize) -> Vec<String> {
-        let stay = &self.stays[i];
-        let mut all: Vec<String> = stay.uses.iter().max().map(|p| self.runs[*p].clone()).into_iter().collect();
-        all.extend(self.names[i].fetch.clone());
-        all.extend(self.copies_out[i].iter().filter_map(|c| self.names[*c].arrival.clone()));
-        if all.is_empty() {
-            // Written and read by nobody: it ends with what wrote it.
-            all.extend(self.names[i].arrival.clone());
-        }
-        all
+        let last_run = self.stays[i].uses.iter().max().map(|p| self.runs[*p].clone());
+        last_run.into_iter().chain(self.ends_beside_runs(i)).collect()
+    }
+
+    /// Copies and fetches out of a stay; what wrote it where nothing else uses it.
+    fn ends_beside_runs(&self, i: usize) -> impl Iterator<Item = String> {
+        let named = &self.names[i];
+        let copies = self.copies_out[i].iter().filter_map(|c| self.names[*c].arrival.as_ref());
+        let all: Vec<&String> = named.fetch.iter().chain(copies).collect();
+        let unused = all.is_empty() && self.stays[i].uses.is_empty();
+        let all: Vec<String> = all.into_iter().chain(named.arrival.iter().filter(|_| unused)).cloned().collect();
+        all.into_iter()
     }
 
     /// For each position: what is brought for it, what is fed, its run, what is fetched, what is put aside after it.
@@ -364,14 +367,21 @@ impl Emitter<'_> {
         }
         holders.sort_by_key(|(end, j, _)| (std::cmp::Reverse(*end), *j));
         let mut open = vec![(from, to)];
+        // Runs end in order: of all that held the bytes, the last one says it for the others.
+        let mut last_run: Option<(i64, &str, u32)> = None;
         let mut after = Vec::new();
         for (_, j, steps) in holders {
-            let (a, b) = (self.offsets[j], self.offsets[j] + self.stays[j].bytes);
-            if !subtract(&mut open, a, b) {
+            let other = &self.stays[j];
+            if !subtract(&mut open, self.offsets[j], self.offsets[j] + other.bytes) {
                 continue;
             }
-            after.extend(self.until(j).into_iter().map(|name| After { name, steps }));
+            if let Some(p) = other.uses.iter().max() {
+                let at = *p as i64 - i64::from(steps) * period;
+                last_run = last_run.max(Some((at, &self.runs[*p], steps)));
+            }
+            after.extend(self.ends_beside_runs(j).map(|name| After { name, steps }));
         }
+        after.extend(last_run.map(|(_, name, steps)| After { name: name.to_owned(), steps }));
         after
     }
 }

@@ -186,9 +186,9 @@ pub fn print(lifetimes: &Lifetimes) -> String {
         items.iter().for_each(|i| out.push_str(&format!("        {i},\n")));
         out.push_str("    ],\n");
     };
-    list(&mut out, "tensors", lifetimes.tensors.iter().map(|t| compact(t)).collect());
-    list(&mut out, "tasks", lifetimes.tasks.iter().map(|t| compact(t)).collect());
-    list(&mut out, "gaps", lifetimes.gaps().iter().map(|g| compact(g)).collect());
+    list(&mut out, "tensors", lifetimes.tensors.iter().map(compact).collect());
+    list(&mut out, "tasks", lifetimes.tasks.iter().map(compact).collect());
+    list(&mut out, "gaps", lifetimes.gaps().iter().map(compact).collect());
     list(&mut out, "load", lifetimes.load().iter().map(u64::to_string).collect());
     out.push_str(")\n");
     out

@@ -1,4 +1,4 @@
-//! A program of ten thousand instructions verifies in about a second (in release; the limit here is for any machine).
+//! Large programs are proved and keep their forms; what each part took is printed (`-- --nocapture`).
 
 #[path = "common/make.rs"]
 mod make;
@@ -6,7 +6,7 @@ mod make;
 use berth_ir::program::{Instruction, Mode};
 use berth_ir::{binary, text, verify};
 use make::{Layer, Shape, State, Weight, machine, make};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// About so many instructions: streamed weights in six slots, every fourth layer with a state.
 fn shape(instructions: usize, staged: bool) -> Shape {
@@ -28,7 +28,7 @@ fn shape(instructions: usize, staged: bool) -> Shape {
     Shape { mode: Mode::Loop, layers, slots: 6, skip: Some((3, 90, true)), staged }
 }
 
-fn time(instructions: usize, staged: bool) -> Duration {
+fn check(instructions: usize, staged: bool) {
     let program = make(&shape(instructions, staged));
     let count = program.prologue.len() + program.bodies[0].code.len();
     let copies = program.bodies[0].code.iter().filter(|i| matches!(i, Instruction::Copy { .. })).count();
@@ -50,22 +50,16 @@ fn time(instructions: usize, staged: bool) -> Duration {
         bytes.len() / 1024,
         start.elapsed(),
     );
-    took
 }
 
 #[test]
-fn ten_thousand_instructions_verify_in_seconds() {
+fn ten_thousand_instructions_are_safe_and_keep_their_forms() {
     for staged in [false, true] {
-        let took = time(10_000, staged);
-        assert!(took < Duration::from_secs(20), "{took:?}");
+        check(10_000, staged);
     }
 }
 
 #[test]
-#[ignore = "minutes where tests are not optimised"]
-fn a_hundred_thousand_instructions_verify() {
-    for staged in [false, true] {
-        let took = time(100_000, staged);
-        assert!(took < Duration::from_secs(20), "{took:?}");
-    }
+fn a_hundred_thousand_instructions_are_safe_and_keep_their_forms() {
+    check(100_000, true);
 }

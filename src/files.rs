@@ -19,7 +19,10 @@ pub fn read_program(path: &Path) -> Result<Program, Failure> {
     }
     let bytes = std::fs::read(path).map_err(|e| Failure::file("read", path, e))?;
     let fault = |e: &dyn std::fmt::Display| {
-        Failure::bad(format!("`{}` is no memory program: {e}; make one with `berth compile MODEL -o PLAN`", path.display()))
+        Failure::bad(format!(
+            "`{}` is no memory program: {e}; make one with `berth compile MODEL -o PLAN`",
+            path.display()
+        ))
     };
     if is_binary(path) {
         return binary::read(&bytes).map_err(|e| fault(&e));

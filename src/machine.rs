@@ -9,10 +9,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The machines that are compiled in: name and RON.
-pub const PRESETS: &[(&str, &str)] = &[
-    ("host", include_str!("../targets/host.ron")),
-    ("h100-pcie", include_str!("../targets/h100-pcie.ron")),
-];
+pub const PRESETS: &[(&str, &str)] =
+    &[("host", include_str!("../targets/host.ron")), ("h100-pcie", include_str!("../targets/h100-pcie.ron"))];
 
 /// A machine by the name of a preset or the path of a file.
 pub fn target(name: &str) -> Result<Target, Failure> {
@@ -82,7 +80,9 @@ pub fn budget(target: &Target, words: &[String], lifetimes: &Lifetimes) -> Resul
 
 fn amount(target: &Target, word: &str) -> Result<(String, Amount), Failure> {
     let bad = |problem: &str| {
-        Failure::bad(format!("`--memory {word}`: {problem}; write it as `device=64MiB`, `device=60%` or `device=least`"))
+        Failure::bad(format!(
+            "`--memory {word}`: {problem}; write it as `device=64MiB`, `device=60%` or `device=least`"
+        ))
     };
     let (tier, value) = word.split_once('=').ok_or_else(|| bad("there is no `=`"))?;
     let tier = if tier == "device" { target.device() } else { tier };

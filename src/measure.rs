@@ -6,26 +6,30 @@ use berth_compiler::lower::{Code, Lowered};
 use berth_ir::program::Program;
 use berth_ir::units::Nanos;
 use berth_runtime_exec::engine::ort::OrtEngine;
-use berth_runtime_exec::engine::{Port, TaskCode};
+use berth_runtime_exec::engine::{EngineError, Port, TaskCode};
 use berth_runtime_exec::executor::{LoadError, TaskPorts, measure};
 use std::collections::BTreeMap;
 
 /// Time and workspace of each task, by name; tasks with the same code are measured once.
 pub fn costs(lowered: &Lowered, engine: &mut OrtEngine) -> Result<BTreeMap<String, Cost>, Failure> {
-    let mut known: BTreeMap<bytes::Bytes, Cost> = BTreeMap::new();
+    let mut known: BTreeMap<bytes::Bytes, Option<Cost>> = BTreeMap::new();
     let mut all = BTreeMap::new();
     let mut flush = Vec::new();
     for (task, code) in lowered.lifetimes.tasks.iter().zip(&lowered.codes) {
         let cost = match known.get(&code.model) {
             Some(cost) => *cost,
             None => {
-                let measured = measure(engine, &task_code(&task.name, code), &mut flush).map_err(load_failure)?;
-                let cost = Cost { time: Nanos(measured.run_nanos), workspace: measured.workspace_bytes };
+                let cost = match measure(engine, &task_code(&task.name, code), &mut flush) {
+                    Ok(m) => Some(Cost { time: Nanos(m.run_nanos), workspace: m.workspace_bytes }),
+                    // It does not run on zeros (a trip count is an input, say): its estimate stands.
+                    Err(LoadError::Engine(EngineError::Engine { .. })) => None,
+                    Err(error) => return Err(load_failure(error)),
+                };
                 known.insert(code.model.clone(), cost);
                 cost
             }
         };
-        all.insert(task.name.clone(), cost);
+        all.extend(cost.map(|cost| (task.name.clone(), cost)));
     }
     Ok(all)
 }
@@ -83,4 +87,3 @@ pub fn load_failure(error: LoadError) -> Failure {
         other => Failure::bad(other),
     }
 }
-

@@ -1,9 +1,9 @@
 //! What a plan does, for people and for programs: sizes, times, the bound beside each.
 
 use berth_compiler::plan::{Plan, bound};
+use berth_ir::Target;
 use berth_ir::program::Program;
 use berth_ir::units::{Bytes, Nanos};
-use berth_ir::Target;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;

@@ -57,7 +57,9 @@ fn process(events: &mut Vec<Value>, pid: u32, name: &str, mut bars: Vec<Bar>) {
             }
             None => {
                 lanes.push((next, bar.end));
-                events.push(json!({ "ph": "M", "pid": pid, "tid": next, "name": "thread_name", "args": { "name": bar.track } }));
+                events.push(
+                    json!({ "ph": "M", "pid": pid, "tid": next, "name": "thread_name", "args": { "name": bar.track } }),
+                );
                 next += 1;
                 next - 1
             }

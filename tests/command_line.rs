@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{Folder, berth, json, model, refused, root};
 use berth::npz::{self, Array};
+use common::{Folder, berth, json, model, refused, root};
 
 const DIMS: &[&str] = &["--dim", "batch=1", "--dim", "seq=1", "--dim", "past=16"];
 

@@ -49,7 +49,8 @@ fn case(path: &Path) -> Case {
 }
 
 fn engine() -> OrtEngine {
-    OrtEngine::open(&EngineOptions { library: None, threads: THREADS }).expect("the engine; `cargo xtask setup` fetches it")
+    OrtEngine::open(&EngineOptions { library: None, threads: THREADS })
+        .expect("the engine; `cargo xtask setup` fetches it")
 }
 
 /// A proved program at this much of the device, with costs and workspace as measured.

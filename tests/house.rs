@@ -14,6 +14,10 @@ const UNSAFE: &[(&str, &str)] = &[
     ("runtime-exec/src/arena.rs", "hands out parts of an arena that the verifier has proved apart"),
     ("runtime-exec/src/engine/mod.rs", "declares what the caller of an engine promises"),
     ("runtime-exec/src/engine/ort.rs", "calls ONNX Runtime's C table"),
+    (
+        "runtime-exec/src/executor.rs",
+        "hands ranges of arenas to engines, copies and callers in the order that was proved",
+    ),
     ("runtime-exec/tests/engine/main.rs", "binds addresses as an executor would"),
 ];
 

@@ -4,8 +4,8 @@
 mod common;
 
 use berth_compiler::import;
-use berth_ir::graph::Graph;
 use berth_ir::DType;
+use berth_ir::graph::Graph;
 use common::{Folder, json, refused, runnable_models};
 use std::collections::BTreeMap;
 

@@ -25,8 +25,11 @@ fn plans_and_reports_are_those_of_the_golden_files() {
         let model = model(&format!("{name}.onnx"));
         let dims = dims.iter().flat_map(|d| ["--dim", d]);
         let caps: Vec<&str> = caps.iter().flat_map(|c| ["--memory", c]).collect();
-        let words: Vec<&str> =
-            [model.to_str().expect("UTF-8"), "--target", target].into_iter().chain(dims).chain(caps.iter().copied()).collect();
+        let words: Vec<&str> = [model.to_str().expect("UTF-8"), "--target", target]
+            .into_iter()
+            .chain(dims)
+            .chain(caps.iter().copied())
+            .collect();
         let plan = folder.file("plan.ron");
         let stdout = |words: Vec<&str>| {
             let output = berth(&words);

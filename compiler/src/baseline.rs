@@ -6,6 +6,7 @@
 //! Why:      demand LRU is what paging does; one layer of look-ahead, all streamed, is what ZeRO-Inference and
 //!           Accelerate's prefetch do.
 
+use crate::layers::two_layers;
 use crate::machine::Machine;
 use crate::plan::{Plan, plan_choice, plan_stays};
 use crate::residency::{Choice, stays};
@@ -15,43 +16,13 @@ use berth_ir::program::{Kind, Mode};
 use berth_ir::target::Target;
 use std::collections::BTreeSet;
 
-/// All weights streamed, those of the next layer brought while this one computes.
-///
-/// A layer is one period of the weights' sizes in order of use; where there is no period, one weight.
+/// All weights streamed, those of the next layer brought while this one computes; where two layers do not fit, as much
+/// look-ahead as does.
 pub fn look_ahead(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Option<Plan> {
-    let sizes = weights_in_order(lifetimes);
-    let period = period(&sizes.iter().map(|(_, _, bytes)| *bytes).collect::<Vec<_>>());
-    let layers = sizes.windows(period.min(sizes.len()).max(1)).map(|w| w.iter().map(|(_, _, b)| b).sum::<u64>());
-    // The layer that computes and the one that comes.
-    let window = 2 * layers.max().unwrap_or(0);
-    // Where two layers do not fit, as much look-ahead as does.
-    (0..8).find_map(|halvings| {
-        let choice = Choice { window: window >> halvings, ..Choice::least(lifetimes) };
+    two_layers(lifetimes).into_iter().find_map(|window| {
+        let choice = Choice { window, ..Choice::least(lifetimes) };
         plan_choice(lifetimes, target, mode, &choice)
     })
-}
-
-/// Each use of a weight: position, tensor, bytes; in order.
-fn weights_in_order(lifetimes: &Lifetimes) -> Vec<(usize, TensorId, u64)> {
-    let mut all = Vec::new();
-    for (position, task) in lifetimes.tasks.iter().enumerate() {
-        for tensor in task.operands() {
-            let t = lifetimes.tensor(tensor);
-            if t.kind == Kind::Weight {
-                all.push((position, tensor, t.bytes));
-            }
-        }
-    }
-    all
-}
-
-/// The shift at which most sizes repeat, the smallest of equals; one where less than half do.
-fn period(sizes: &[u64]) -> usize {
-    let repeats = |shift: usize| sizes.iter().zip(&sizes[shift..]).filter(|(a, b)| a == b).count();
-    // A layer has more than two weights and there is more than one layer; equal neighbours are no period.
-    let shifts = 3..=(sizes.len() / 2).min(256);
-    let best = shifts.rev().max_by_key(|shift| repeats(*shift) * 1000 / (sizes.len() - shift));
-    best.filter(|shift| repeats(*shift) * 2 > sizes.len() - shift).unwrap_or(1)
 }
 
 /// Weights are brought when a task needs them and the least recently used go when there is no room.
@@ -62,7 +33,10 @@ pub fn lru(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Option<Plan> {
     let machine = Machine::of(target).ok()?;
     let least = Choice { demand: true, ..Choice::least(lifetimes) };
     let rest = stays(lifetimes, &machine, &least);
-    let rest: Vec<Stay> = rest.into_iter().filter(|s| lifetimes.tensor(s.tensor).kind != Kind::Weight || s.arrives == Arrival::Scratch).collect();
+    let rest: Vec<Stay> = rest
+        .into_iter()
+        .filter(|s| lifetimes.tensor(s.tensor).kind != Kind::Weight || s.arrives == Arrival::Scratch)
+        .collect();
     let load = crate::stay::load_curve(&rest, Level::Device, lifetimes.tasks.len(), machine.device.alignment);
     let room = machine.device.room().0;
     for percent in [100u128, 97, 93, 88, 80, 70, 60, 50, 35, 20, 0] {
@@ -86,8 +60,7 @@ fn cached(lifetimes: &Lifetimes, machine: &Machine, load: &[u64], room: u64) -> 
     for pass in 0..3 {
         for (position, task) in lifetimes.tasks.iter().enumerate() {
             let now = pass * period + position as i64;
-            let wanted: Vec<TensorId> =
-                task.operands().filter(|t| lifetimes.tensor(*t).kind == Kind::Weight).collect();
+            let wanted: Vec<TensorId> = task.operands().filter(|t| lifetimes.tensor(*t).kind == Kind::Weight).collect();
             for tensor in &wanted {
                 let mut uses = match cache.iter().position(|(t, _)| t == tensor) {
                     Some(at) => cache.remove(at).1,
@@ -153,7 +126,15 @@ fn through_lower(lifetimes: &Lifetimes, machine: &Machine, mut all: Vec<Stay>) -
         let from = *below.entry(tensor).or_insert_with(|| {
             let last = lifetimes.tasks.len() as i64 - 1;
             let arrives = Arrival::Home { demand: false };
-            let kept = Stay { level: Level::Lower, forever: true, from: 0, to: last, uses: Vec::new(), arrives, ..all[i].clone() };
+            let kept = Stay {
+                level: Level::Lower,
+                forever: true,
+                from: 0,
+                to: last,
+                uses: Vec::new(),
+                arrives,
+                ..all[i].clone()
+            };
             all.push(kept);
             all.len() - 1
         });

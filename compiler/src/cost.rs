@@ -31,10 +31,10 @@ pub fn estimate(target: &Target, engine: &Engine, flops: u64, bytes: u64, dtype:
 const THREADS: u64 = 2;
 const CONV_BUFFER: u64 = 64 << 10;
 
-/// The estimated scratch of an operator on ONNX Runtime's CPU kernels (`docs/engine.md` has what was measured): meant
+/// The estimated scratch of an operator on an engine; the figures are those of ONNX Runtime's CPU kernels (`docs/engine.md` has what was measured): meant
 /// to be enough, at times too much. `shapes` and `dtypes` are those of its operands, then of its results; absent
 /// operands are empty. The loader measures before the first step and refuses what is not enough.
-pub fn workspace(kind: &str, operands: &[(DType, Vec<u64>)], results: &[(DType, Vec<u64>)]) -> u64 {
+pub fn workspace(engine: &Engine, kind: &str, operands: &[(DType, Vec<u64>)], results: &[(DType, Vec<u64>)]) -> u64 {
     let bytes = |(dtype, shape): &(DType, Vec<u64>)| dtype.bytes(elements(shape)).map_or(u64::MAX, padded);
     let shape = |n: usize| operands.get(n).map_or(&[][..], |(_, s)| s);
     let result = results.first().map_or(&[][..], |(_, s)| s);
@@ -56,13 +56,26 @@ pub fn workspace(kind: &str, operands: &[(DType, Vec<u64>)], results: &[(DType, 
         "MatMulNBits" => elements(shape(0).get(shape(0).len().saturating_sub(1)..).unwrap_or(&[]))
             .saturating_mul(result.last().copied().unwrap_or(0))
             .saturating_mul(4),
-        "Attention" | "MultiHeadAttention" | "GroupQueryAttention" | "DecoderMaskedMultiHeadAttention" => scores(operands, results).saturating_add(all()),
-        "MaxPool" | "AveragePool" | "TopK" | "LSTM" | "GRU" | "RNN" | "Einsum" | "DynamicQuantizeMatMul"
-        | "MatMulInteger" | "QLinearMatMul" | "QAttention" | "MoE" | "QMoE" => all(),
+        "Attention" | "MultiHeadAttention" | "GroupQueryAttention" | "DecoderMaskedMultiHeadAttention" => {
+            scores(operands, results).saturating_add(all())
+        }
+        "MaxPool"
+        | "AveragePool"
+        | "TopK"
+        | "LSTM"
+        | "GRU"
+        | "RNN"
+        | "Einsum"
+        | "DynamicQuantizeMatMul"
+        | "MatMulInteger"
+        | "QLinearMatMul"
+        | "QAttention"
+        | "MoE"
+        | "QMoE" => all(),
         _ => 0,
     };
-    // Kernels of the CPU compute 16-bit floats in binary32: copies of all that they touch, and one more in some.
-    let half = operands.iter().chain(results).any(|(d, _)| matches!(d, DType::F16 | DType::BF16));
+    // Kernels that compute in wider types make copies of all that they touch, and one more in some.
+    let half = operands.iter().chain(results).any(|(d, _)| engine.widens.contains(d));
     let copies = if half && kind != "Cast" { all().saturating_mul(3) } else { 0 };
     padded(estimate).saturating_add(copies)
 }
@@ -80,7 +93,8 @@ fn elements(shape: &[u64]) -> u64 {
 fn scores(operands: &[(DType, Vec<u64>)], results: &[(DType, Vec<u64>)]) -> u64 {
     let queries = operands.first().map_or(0, |(_, s)| elements(&s[..s.len().saturating_sub(1)]));
     let keys = operands.iter().chain(results).flat_map(|(_, s)| s.get(s.len().saturating_sub(2)).copied()).max();
-    let heads = operands.first().map_or(1, |(_, s)| if s.len() == 4 { 1 } else { s.last().copied().unwrap_or(1).div_ceil(32) });
+    let heads =
+        operands.first().map_or(1, |(_, s)| if s.len() == 4 { 1 } else { s.last().copied().unwrap_or(1).div_ceil(32) });
     queries.saturating_mul(keys.unwrap_or(0)).saturating_mul(heads).saturating_mul(4)
 }
 

@@ -310,8 +310,13 @@ impl Emitter<'_> {
             let mut here = stays.iter().filter(|i| !scratch(i));
             here.find(|i| self.stays[**i].tensor == tensor).copied()
         };
-        let bound: Vec<usize> =
-            task.reads.iter().chain(&task.writes).filter_map(|t| find(*t)).chain(stays.iter().filter(scratch).copied()).collect();
+        let bound: Vec<usize> = task
+            .reads
+            .iter()
+            .chain(&task.writes)
+            .filter_map(|t| find(*t))
+            .chain(stays.iter().filter(scratch).copied())
+            .collect();
         let mut after = Vec::new();
         for &i in &bound {
             let stay = &self.stays[i];
@@ -349,6 +354,10 @@ impl Emitter<'_> {
         let stay = &self.stays[i];
         if stay.forever {
             return Vec::new();
+        }
+        if stay.bytes == 0 {
+            // It shares no byte with anything; only its own last instance is before it.
+            return self.until(i).into_iter().map(|name| After { name, steps: 1 }).collect();
         }
         let period = self.lifetimes.tasks.len() as i64;
         let (from, to) = (self.offsets[i], self.offsets[i] + stay.bytes);

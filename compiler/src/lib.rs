@@ -4,6 +4,7 @@ pub mod import;
 pub mod task_model;
 pub mod cost;
 pub mod emit;
+pub mod layers;
 pub mod lower;
 pub mod machine;
 pub mod offset;

@@ -10,7 +10,7 @@ use crate::cost;
 use crate::import::ops::row_of;
 use crate::task_model::{TaskModelError, task_model_for};
 use berth_ir::expr::Binding;
-use berth_ir::graph::{Content, Graph, Op, OpId, Stored, ValueId};
+use berth_ir::graph::{Content, Graph, Op, OpId, Stored, Value, ValueId};
 use berth_ir::lifetime::{Lifetimes, Task, Tensor, TensorId};
 use berth_ir::program::{DimRange, Home, Kind};
 use berth_ir::target::{Target, hex};
@@ -90,6 +90,21 @@ pub enum LowerError {
         /// The dims in it.
         dims: String,
     },
+    /// A size that each run decides.
+    #[error(
+        "{op} (node `{node}`): only the data decide how large `{value}` is ({bound}); such sizes can be inspected, not run \
+         yet; give the operator a fixed size when exporting, or leave it to what comes after the model"
+    )]
+    DataSize {
+        /// The operator type.
+        op: String,
+        /// The operator that makes it, or carries it on.
+        node: String,
+        /// The value.
+        value: String,
+        /// What is known of the size.
+        bound: String,
+    },
     /// More bytes than there are addresses.
     #[error("`{value}` would have more than 2^63 bytes: its shape is {shape}")]
     TooLarge {
@@ -145,13 +160,17 @@ pub fn lower(
         tensors: Vec::new(),
         tensor_of: HashMap::new(),
         names: HashSet::new(),
+        numbers: HashMap::new(),
         by_home: HashMap::new(),
         embedded: HashMap::new(),
         files: target.tiers.iter().find(|t| t.files).map_or("nvme", |t| &t.name).to_owned(),
     };
     lowering.check_outputs()?;
     for input in &graph.inputs {
-        lowering.tensor(*input, Kind::Input, None)?;
+        // An input of known contents lives in the tasks' code; nobody has to bring it.
+        if !matches!(graph.value(*input).content, Content::Known(_)) {
+            lowering.tensor(*input, Kind::Input, None)?;
+        }
     }
     let mut tasks = Vec::new();
     for id in live {
@@ -172,7 +191,7 @@ fn live_ops(graph: &Graph) -> Vec<OpId> {
         let known = |v: &ValueId| !matches!(graph.value(*v).content, Content::Computed);
         let runs = results.clone().any(|v| outputs.contains(v) || (needed.contains(v) && !known(v)));
         if runs && results.any(|v| needed.contains(v)) {
-            needed.extend(op.inputs.iter().flatten());
+            needed.extend(op.reads());
             live.push(OpId(index as u32));
         }
     }
@@ -187,6 +206,8 @@ struct Lowering<'a> {
     tensors: Vec<Tensor>,
     tensor_of: HashMap<ValueId, TensorId>,
     names: HashSet<String>,
+    /// The number to try next for a name that is taken.
+    numbers: HashMap<String, u64>,
     by_home: HashMap<(String, u64), TensorId>,
     /// Constants that live in task code.
     embedded: HashMap<ValueId, Bytes>,
@@ -225,13 +246,26 @@ impl Lowering<'_> {
         let value = self.graph.value(id);
         let axis = |e: &Expr| {
             let size = e.as_constant().and_then(|c| u64::try_from(c).ok());
-            size.ok_or_else(|| LowerError::Unbound {
-                value: value.name.clone(),
-                size: e.to_string(),
-                dims: e.dims().into_iter().map(|d| format!("`{d}`")).collect::<Vec<_>>().join(", "),
-            })
+            size.ok_or_else(|| self.unbound(value, e))
         };
         value.shape.iter().map(axis).collect()
+    }
+
+    /// Why a size is no number: nobody bound its dims, or only the data decide them.
+    fn unbound(&self, value: &Value, size: &Expr) -> LowerError {
+        let dims = size.dims();
+        let Some((dim, most)) = self.graph.data_dims.iter().find(|(dim, _)| dims.contains(dim)) else {
+            let dims = dims.iter().map(|d| format!("`{d}`")).collect::<Vec<_>>().join(", ");
+            return LowerError::Unbound { value: value.name.clone(), size: size.to_string(), dims };
+        };
+        // The first operator with such a result is the one that made the dim.
+        let has = |v: &ValueId| self.graph.value(*v).shape.iter().any(|e| e.dims().contains(dim));
+        let made = self.graph.ops.iter().find_map(|op| Some((op, op.outputs.iter().flatten().find(|v| has(v))?)));
+        let (op, node, value) = made.map_or(("?", "?", value.name.as_str()), |(op, v)| {
+            (op.kind.as_str(), op.name.as_str(), self.graph.value(*v).name.as_str())
+        });
+        let bound = format!("`{dim}` is at most {most}");
+        LowerError::DataSize { op: op.to_owned(), node: node.to_owned(), value: value.to_owned(), bound }
     }
 
     fn tensor(&mut self, id: ValueId, kind: Kind, home: Option<Home>) -> Result<TensorId, LowerError> {
@@ -252,9 +286,10 @@ impl Lowering<'_> {
             clean.push('_');
         }
         let mut fresh = clean.clone();
-        let mut n = 1;
+        // Ends: each round takes a number that was not tried, and taken names are fewer.
         while !self.names.insert(fresh.clone()) {
-            n += 1;
+            let n = self.numbers.entry(clean.clone()).or_insert(1);
+            *n += 1;
             fresh = format!("{clean}.{n}");
         }
         fresh
@@ -324,9 +359,11 @@ impl Lowering<'_> {
 
     fn task(&mut self, op: &Op) -> Result<Task, LowerError> {
         let mut reads = Vec::new();
-        for input in op.inputs.iter().flatten() {
-            if let Some(tensor) = self.operand(*input)?
-                && !reads.contains(&tensor)
+        // What an operator's graphs capture is read as its operands are: it has to be there while the task runs.
+        let mut seen = HashSet::new();
+        for input in op.reads() {
+            if let Some(tensor) = self.operand(input)?
+                && seen.insert(tensor)
             {
                 reads.push(tensor);
             }
@@ -362,8 +399,11 @@ impl Lowering<'_> {
             let dtype = code.inputs.first().or(code.outputs.first()).map_or(DType::F32, |p| p.dtype);
             if let Some(engine) = target.engines.first() {
                 task.cost = cost::estimate(target, engine, flops, bytes, dtype);
+                let (operands, results) = (self.described(&op.inputs)?, self.described(&op.outputs)?);
+                task.workspace = cost::workspace(engine, &op.kind, &operands, &results);
             }
-            task.workspace = cost::workspace(&op.kind, &self.described(&op.inputs)?, &self.described(&op.outputs)?);
+            let inside = op.work.inside_bytes.as_constant().and_then(|b| u64::try_from(b).ok()).unwrap_or(u64::MAX);
+            task.workspace = task.workspace.saturating_add(inside);
             lifetimes.tasks.push(task);
             codes.push(code);
         }

@@ -9,6 +9,7 @@
 //!           worth its room is found by trying: window sizes double, each with as much pinned as then fits.
 
 use crate::emit::emit;
+use crate::layers::two_layers;
 use crate::machine::{CannotPlan, Machine};
 use crate::offset::{Offsets, pack};
 use crate::residency::{Choice, stays};
@@ -22,6 +23,9 @@ use std::collections::BTreeSet;
 
 /// Steps that a simulation looks at: two to fill the pipeline, two to take the mean of, one between.
 pub const STEPS: usize = 5;
+
+/// Gaps between uses that are tried one by one; models share few weights.
+const KEPT_GAPS_MAX: usize = 64;
 
 /// A program with what it is expected to do.
 #[derive(Clone, Debug)]
@@ -85,13 +89,17 @@ impl std::fmt::Display for NoRoom {
         let least = &self.least;
         let short = least.bytes.saturating_sub(self.room);
         writeln!(f, "{} is {} too small at task `{}`", self.tier, exact(short), least.task)?;
-        let held: Vec<String> = least.held.iter().take(6).map(|(n, b)| format!("`{n}` {}", Bytes(*b).human())).collect();
+        let held: Vec<String> =
+            least.held.iter().take(6).map(|(n, b)| format!("`{n}` {}", Bytes(*b).human())).collect();
         let more = least.held.len().saturating_sub(held.len());
         let more = if more == 0 { String::new() } else { format!(", and {more} more") };
         writeln!(f, "  capacity {}, needed {}: {}{more}", exact(self.room), exact(least.bytes), held.join(", "))?;
         let (tier, needed) = (&self.tier, least.bytes);
         match (least.spills, least.lower) {
-            (true, 0) => write!(f, "  help: give it `--memory {tier}={needed}B`, the least with every operand brought for its task alone"),
+            (true, 0) => write!(
+                f,
+                "  help: give it `--memory {tier}={needed}B`, the least with every operand brought for its task alone"
+            ),
             (true, lower) => write!(
                 f,
                 "  help: give it `--memory {tier}={needed}B`, with {} of a lower memory for what is put aside",
@@ -118,6 +126,14 @@ struct Placed {
     lower: Offsets,
 }
 
+/// A choice that fits, with what it comes to.
+struct Tried {
+    choice: Choice,
+    placed: Placed,
+    program: Program,
+    timeline: Timeline,
+}
+
 /// What a planner works in: fixed for one model and target.
 struct Site<'a> {
     lifetimes: &'a Lifetimes,
@@ -129,19 +145,16 @@ struct Site<'a> {
 pub fn plan(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Plan, PlanError> {
     let site = Site::new(lifetimes, target, mode)?;
     let base = site.base().map_err(|room| PlanError::NoRoom(Box::new(room)))?;
-    let mut best: Option<(Nanos, Placed, Program, Timeline)> = None;
+    let mut best: Option<Tried> = None;
     for choice in site.candidates(&base) {
-        let Some(placed) = site.fits(&choice) else { continue };
-        let program = site.emit(&placed);
-        let timeline = timeline(target, &program, steps(mode));
-        if best.as_ref().is_none_or(|(step, ..)| timeline.step < *step) {
-            best = Some((timeline.step, placed, program, timeline));
-        }
+        best = site.better(best, choice);
     }
-    let Some((_, placed, program, timeline)) = best else {
-        // The base fits, and it is the first candidate.
-        return Err(PlanError::Empty);
-    };
+    let kept = best.as_ref().map(|b| site.keep_between_uses(b.choice.clone()));
+    if let Some(kept) = kept.filter(|kept| best.as_ref().is_some_and(|b| b.choice != *kept)) {
+        best = site.better(best, kept);
+    }
+    // The base fits, and it is the first candidate: there is a best.
+    let Tried { placed, program, timeline, .. } = best.ok_or(PlanError::Empty)?;
     Ok(summary(lifetimes, &placed.stays, program, timeline))
 }
 
@@ -257,6 +270,17 @@ impl<'a> Site<'a> {
             return None;
         }
         self.place(stays, room).filter(|p| p.device.height <= room)
+    }
+
+    /// The faster of the best so far and a choice, if that fits.
+    fn better(&self, best: Option<Tried>, choice: Choice) -> Option<Tried> {
+        let Some(placed) = self.fits(&choice) else { return best };
+        let program = self.emit(&placed);
+        let timeline = timeline(self.machine.target, &program, steps(self.mode));
+        match best {
+            Some(best) if best.timeline.step <= timeline.step => Some(best),
+            _ => Some(Tried { choice, placed, program, timeline }),
+        }
     }
 
     fn emit(&self, placed: &Placed) -> Program {
@@ -387,9 +411,11 @@ impl<'a> Site<'a> {
             held.push((!scratch && !operands.contains(&stay.tensor), stay.bytes, name));
         }
         held.sort_by(|a, b| (a.0, std::cmp::Reverse(a.1), &a.2).cmp(&(b.0, std::cmp::Reverse(b.1), &b.2)));
-        let bound = self.lifetimes.tasks.iter().map(|t| {
-            t.operands().map(|o| self.lifetimes.tensor(o).bytes).sum::<u64>() + t.workspace
-        });
+        let bound = self
+            .lifetimes
+            .tasks
+            .iter()
+            .map(|t| t.operands().map(|o| self.lifetimes.tensor(o).bytes).sum::<u64>() + t.workspace);
         Least {
             bytes,
             bound: bound.max().unwrap_or(0),
@@ -405,6 +431,9 @@ impl<'a> Site<'a> {
         let mut all = vec![base.clone()];
         for lowered in self.lowerings(base) {
             let base = Choice { lowered, ..base.clone() };
+            // Nothing pinned, as many layers ahead as fit, two at the most.
+            let ahead = two_layers(self.lifetimes).into_iter().map(|window| Choice { window, ..base.clone() });
+            all.extend(ahead.into_iter().find(|c| self.fits(c).is_some()));
             for order in self.pin_orders() {
                 for window in self.windows() {
                     all.extend(self.most_pinned(&Choice { window, ..base.clone() }, &order));
@@ -436,7 +465,7 @@ impl<'a> Site<'a> {
         if total(&some) == 0 { vec![none] } else { vec![none, some] }
     }
 
-    /// Look-ahead windows in bytes: none, then doubling from the largest weight up to what there is.
+    /// Look-ahead windows in bytes: none, doubling from the largest weight up to what there is, two layers.
     fn windows(&self) -> Vec<u64> {
         let sizes = self.lifetimes.tensors.iter().filter(|t| t.kind == Kind::Weight).map(|t| t.bytes);
         let largest = sizes.clone().max().unwrap_or(0);
@@ -451,19 +480,22 @@ impl<'a> Site<'a> {
             window = window.saturating_mul(2);
             windows.push(window);
         }
+        windows.extend(two_layers(self.lifetimes).first());
         windows.sort_unstable();
-        windows.dedup();
+        // A window within an eighth of another tells nothing new.
+        windows.dedup_by(|later, earlier| *later - *earlier < *earlier / 8);
         windows
     }
 
-    /// Orders in which weights are pinned. The smallest always come first: a copy of few bytes costs its latency.
+    /// Orders in which weights are pinned: evenly spread and as they come, those first whose copy costs its latency
+    /// alone; and the largest first.
     fn pin_orders(&self) -> Vec<Vec<usize>> {
         let spread = self.spread_order();
         let mut largest = spread.clone();
         largest.sort_by_key(|t| std::cmp::Reverse(self.lifetimes.tensors[*t].bytes));
         let mut last = spread.clone();
         last.sort_unstable();
-        [spread, largest, last].map(|order| self.small_first(order)).into_iter().collect()
+        vec![self.small_first(spread), self.small_first(last), largest]
     }
 
     fn small_first(&self, mut order: Vec<usize>) -> Vec<usize> {
@@ -536,5 +568,24 @@ impl<'a> Site<'a> {
             best = more;
         }
         Some(best)
+    }
+
+    /// Keeps weights with several uses from one use to the next where that fits, the shortest gaps first.
+    fn keep_between_uses(&self, mut choice: Choice) -> Choice {
+        let mut gaps = Vec::new();
+        for (index, uses) in self.lifetimes.uses().iter().enumerate() {
+            if self.lifetimes.tensors[index].kind == Kind::Weight && !choice.pinned[index] {
+                let pairs = uses.windows(2).enumerate();
+                gaps.extend(pairs.map(|(i, pair)| (pair[1] - pair[0], TensorId(index as u32), i)));
+            }
+        }
+        gaps.sort_unstable();
+        for (_, tensor, i) in gaps.into_iter().take(KEPT_GAPS_MAX) {
+            choice.kept.insert((tensor, i));
+            if self.fits(&choice).is_none() {
+                choice.kept.remove(&(tensor, i));
+            }
+        }
+        choice
     }
 }

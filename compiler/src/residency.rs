@@ -16,6 +16,8 @@ use std::collections::BTreeSet;
 pub struct Choice {
     /// By tensor: it never leaves the device.
     pub pinned: Vec<bool>,
+    /// Gaps (tensor, index of the use before) over which a streamed weight stays from one use to the next.
+    pub kept: BTreeSet<(TensorId, usize)>,
     /// By tensor: its bytes are kept in the lower memory and streamed from there.
     pub lowered: Vec<bool>,
     /// A streamed tensor may be brought while at most so many bytes of streamed tensors wait for their use.
@@ -30,7 +32,8 @@ impl Choice {
     /// Everything is streamed just in time, nothing put aside.
     pub fn least(lifetimes: &Lifetimes) -> Choice {
         let none = vec![false; lifetimes.tensors.len()];
-        Choice { pinned: none.clone(), lowered: none, window: 0, aside: BTreeSet::new(), demand: false }
+        let (kept, aside) = (BTreeSet::new(), BTreeSet::new());
+        Choice { pinned: none.clone(), kept, lowered: none, window: 0, aside, demand: false }
     }
 }
 
@@ -94,8 +97,13 @@ fn weight(
         all.push(Stay { forever: true, arrives, ..stay(tensor, bytes, 0, last, uses) });
         return;
     }
-    for position in uses {
-        all.push(Stay { arrives, ..stay(tensor, bytes, position, position, vec![position]) });
+    let mut part: Vec<usize> = Vec::new();
+    for (i, position) in uses.iter().enumerate() {
+        part.push(*position);
+        if i + 1 == uses.len() || !choice.kept.contains(&(tensor, i)) {
+            let part = std::mem::take(&mut part);
+            all.push(Stay { arrives, ..stay(tensor, bytes, part[0], *position, part) });
+        }
     }
 }
 

@@ -94,8 +94,7 @@ impl<'p> World<'p> {
         let code = [program.prologue.as_slice(), body];
         let facts = Facts::new(target, program, &servers_of, tracks.len() - 1);
         let work = code.map(|c| c.iter().enumerate().map(|(i, x)| facts.work(x, i)).collect::<Vec<_>>());
-        let servers =
-            (0..tracks.len()).map(|i| Server { engine: i < engines, ..Server::default() }).collect();
+        let servers = (0..tracks.len()).map(|i| Server { engine: i < engines, ..Server::default() }).collect();
         let mut world = World {
             code,
             work,
@@ -283,9 +282,12 @@ impl<'p> Facts<'p> {
 
     fn work(&self, instruction: &Instruction, order: usize) -> Work {
         let (server, time, class, is_run) = match instruction {
-            Instruction::Copy { to, from, extent, queue, class, .. } => {
-                (self.links.get(queue).copied().unwrap_or(self.caller), self.copy_time(from, to, extent, queue), *class, false)
-            }
+            Instruction::Copy { to, from, extent, queue, class, .. } => (
+                self.links.get(queue).copied().unwrap_or(self.caller),
+                self.copy_time(from, to, extent, queue),
+                *class,
+                false,
+            ),
             Instruction::Run { task, .. } => {
                 let (server, cost) = self.tasks.get(task.as_str()).copied().unwrap_or((0, 0));
                 (server, cost, Class::Demand, true)

@@ -90,10 +90,13 @@ pub fn load_curve(stays: &[Stay], level: Level, positions: usize, alignment: u64
         }
     }
     let mut load = 0i128;
-    change[..positions].iter().map(|c| {
-        load += c;
-        u64::try_from(load).unwrap_or(u64::MAX)
-    }).collect()
+    change[..positions]
+        .iter()
+        .map(|c| {
+            load += c;
+            u64::try_from(load).unwrap_or(u64::MAX)
+        })
+        .collect()
 }
 
 /// The tensor's name, for people.

@@ -5,7 +5,7 @@
 //! Promises: equal operators on equal shapes give equal bytes, wherever they stand in the model, so that identical
 //!           layers share one session; or an error that names the value without a size.
 
-use crate::import::{dtype_to_onnx, onnx};
+use crate::import::{dtype_to_onnx, onnx, rename};
 use berth_ir::DType;
 use berth_ir::graph::{Attribute, Content, Graph, Op, OpId, Value, ValueId};
 use bytes::Bytes;
@@ -92,7 +92,7 @@ pub fn task_model(
 ) -> Result<TaskModel, TaskModelError> {
     let inside: HashSet<OpId> = ops.iter().copied().collect();
     let outside = (0..).map(OpId).zip(&graph.ops).filter(|(id, _)| !inside.contains(id));
-    let mut read: HashSet<ValueId> = outside.flat_map(|(_, op)| op.inputs.iter().flatten()).copied().collect();
+    let mut read: HashSet<ValueId> = outside.flat_map(|(_, op)| op.reads()).collect();
     read.extend(&graph.outputs);
     task_model_for(graph, ops, embed, &|value| read.contains(&value))
 }
@@ -108,7 +108,7 @@ pub fn task_model_for(
     let mut writer = Writer { graph, names: HashMap::new(), inputs: Vec::new(), initializers: Vec::new() };
     let ops: Vec<&Op> = ops.iter().map(|id| graph.op(*id)).collect();
     let computed: HashSet<ValueId> = ops.iter().flat_map(|op| op.outputs.iter().flatten()).copied().collect();
-    let read: HashSet<ValueId> = ops.iter().flat_map(|op| op.inputs.iter().flatten()).copied().collect();
+    let read: HashSet<ValueId> = ops.iter().flat_map(|op| op.reads()).collect();
     let mut outputs = Vec::new();
     let mut between = 0;
     for id in ops.iter().flat_map(|op| op.outputs.iter().flatten()).copied() {
@@ -123,13 +123,14 @@ pub fn task_model_for(
     }
     let mut nodes = Vec::with_capacity(ops.len());
     for op in &ops {
-        for id in op.inputs.iter().flatten().filter(|id| !computed.contains(id)) {
-            writer.outer(*id, embed)?;
+        for id in op.reads().filter(|id| !computed.contains(id)) {
+            writer.outer(id, embed)?;
         }
         nodes.push(writer.node(op)?);
     }
-    let domains: BTreeSet<&str> = ops.iter().map(|op| op.domain.as_str()).collect();
-    let opsets = graph.opsets.iter().filter(|(domain, _)| domains.contains(domain.as_str()));
+    let mut domains: BTreeSet<String> = ops.iter().map(|op| op.domain.clone()).collect();
+    nodes.iter().flat_map(|node| &node.attribute).for_each(|a| rename::domains(a, &mut domains));
+    let opsets = graph.opsets.iter().filter(|(domain, _)| domains.contains(domain));
     let mut opset_import: Vec<onnx::OperatorSetIdProto> = opsets
         .map(|(domain, version)| onnx::OperatorSetIdProto { domain: domain.clone(), version: *version })
         .collect();
@@ -202,9 +203,23 @@ impl Writer<'_> {
             output: op.outputs.iter().map(name).collect(),
             op_type: op.kind.clone(),
             domain: op.domain.clone(),
-            attribute: op.attributes.iter().map(|(name, a)| attribute(op, name, a)).collect::<Result<_, _>>()?,
+            attribute: self.attributes(op)?,
             ..Default::default()
         })
+    }
+
+    /// Attributes; in their graphs, what comes from outside has the name that it has in the task.
+    fn attributes(&self, op: &Op) -> Result<Vec<onnx::AttributeProto>, TaskModelError> {
+        let mut all: Vec<onnx::AttributeProto> =
+            op.attributes.iter().map(|(name, a)| attribute(op, name, a)).collect::<Result<_, _>>()?;
+        if !op.captures.is_empty() {
+            let captures = op.captures.iter();
+            let names: HashMap<&str, String> = captures
+                .map(|(inside, id)| (inside.as_str(), self.names.get(id).cloned().unwrap_or_default()))
+                .collect();
+            all.iter_mut().for_each(|a| rename::replace(a, &names));
+        }
+        Ok(all)
     }
 }
 

@@ -110,10 +110,20 @@ pub struct Op {
     pub inputs: Vec<Option<ValueId>>,
     /// `None` where an optional output is absent.
     pub outputs: Vec<Option<ValueId>>,
+    /// What the graphs in its attributes (the branches of an If, the body of a Loop) read from outside of themselves: the
+    /// name that stands for it there, and the value. In the order of first use, each value once.
+    pub captures: Vec<(String, ValueId)>,
     /// Attributes in file order.
     pub attributes: Vec<(String, Attribute)>,
     /// What the operator costs, as expressions of dims.
     pub work: Work,
+}
+
+impl Op {
+    /// Every value that it reads: its inputs, then what its graphs capture. A value may come twice.
+    pub fn reads(&self) -> impl Iterator<Item = ValueId> + Clone + '_ {
+        self.inputs.iter().flatten().copied().chain(self.captures.iter().map(|(_, value)| *value))
+    }
 }
 
 /// Arithmetic of one operator. Bytes moved follow from its operands.
@@ -121,6 +131,8 @@ pub struct Op {
 pub struct Work {
     /// Floating-point (or integer) operations; a multiply-add counts as two.
     pub flops: Expr,
+    /// Bytes that the graphs in its attributes hold at once, at most; zero without such. An estimate until it is measured.
+    pub inside_bytes: Expr,
 }
 
 /// An attribute's value.
@@ -138,6 +150,7 @@ pub enum Attribute {
     Ints(Vec<i64>),
     /// Byte strings.
     Strings(Vec<Bytes>),
-    /// The ONNX `AttributeProto` message as it stood (tensors, graphs, types): opaque to berth, kept for the engine.
+    /// The ONNX `AttributeProto` message (tensors, graphs, types): opaque to berth, kept for the engine. In graphs, names
+    /// are numbers, and what [`Op::captures`] lists has the name that it gives.
     Message(Bytes),
 }

@@ -76,6 +76,9 @@ pub struct Engine {
     pub rates: Vec<(DType, OpsPerSec)>,
     /// What one call costs beyond its work.
     pub launch: Nanos,
+    /// Element types that its kernels compute in wider copies, which take workspace.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub widens: Vec<DType>,
 }
 
 impl Engine {

@@ -20,7 +20,7 @@ fn name() -> impl Strategy<Value = String> {
 }
 
 fn expr() -> impl Strategy<Value = Expr> {
-    let leaf = prop_oneof![any::<u32>().prop_map(|n| Expr::constant(n)), "[a-z]{1,3}".prop_map(|n| Expr::dim(&n))];
+    let leaf = prop_oneof![any::<u32>().prop_map(Expr::constant), "[a-z]{1,3}".prop_map(|n| Expr::dim(&n))];
     let tree = leaf.prop_recursive(4, 24, 2, |part| {
         (part.clone(), part, 0..6u8).prop_map(|(a, b, how)| match how {
             0 => a + b,

@@ -4,7 +4,10 @@
 //! order. An instruction is ready when all in its `after` have ended, its own last instance too, and all of the step
 //! before the last. No wait is without a time limit, and a stop is seen at the next instruction.
 
-#![allow(unsafe_code, reason = "hands ranges of arenas to engines and copies; the verifier proved who may touch them when")]
+#![allow(
+    unsafe_code,
+    reason = "hands ranges of arenas to engines and copies; the verifier proved who may touch them when"
+)]
 
 use crate::arena::Arena;
 use crate::engine::{BindingId, Engine, EngineError, Measured, Stopper, TaskCode};
@@ -69,7 +72,9 @@ pub enum LoadError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// A task needs more scratch than the program gives it.
-    #[error("task `{task}` needs {needed} bytes of workspace on this engine; the program gives it {planned}: compile it again with `--measure`, or run the model itself")]
+    #[error(
+        "task `{task}` needs {needed} bytes of workspace on this engine; the program gives it {planned}: compile it again with `--measure`, or run the model itself"
+    )]
     Workspace {
         /// The task.
         task: String,
@@ -124,7 +129,9 @@ pub enum RunError {
         problem: String,
     },
     /// Nothing ended for too long.
-    #[error("nothing has ended for {seconds} s; waiting for {waiting}: raise `--time-limit` if the machine is that slow")]
+    #[error(
+        "nothing has ended for {seconds} s; waiting for {waiting}: raise `--time-limit` if the machine is that slow"
+    )]
     Stalled {
         /// The limit.
         seconds: u64,
@@ -256,7 +263,8 @@ impl<E: Engine + 'static> Executor<E> {
         }
         let mut arenas = Vec::new();
         for a in &program.arenas {
-            let arena = Arena::new(a.bytes).ok_or_else(|| LoadError::Memory { tier: a.tier.clone(), bytes: a.bytes })?;
+            let arena =
+                Arena::new(a.bytes).ok_or_else(|| LoadError::Memory { tier: a.tier.clone(), bytes: a.bytes })?;
             arenas.push(arena);
         }
         let store = Store::open(folder, &needs(&table))?;
@@ -381,7 +389,8 @@ fn bind<E: Engine>(
     let mut addresses = Vec::new();
     let accesses = ports.inputs.iter().chain(&ports.outputs);
     for (n, (port, access)) in ports.code.ports().zip(accesses).enumerate() {
-        let range = ranges.get(*access).ok_or_else(|| mismatch(&item.name, n, format!("there is no access {access}")))?;
+        let range =
+            ranges.get(*access).ok_or_else(|| mismatch(&item.name, n, format!("there is no access {access}")))?;
         if port.bytes() != Some(range.bytes) {
             let problem = format!("the code has {:?} bytes, the program {}", port.bytes(), range.bytes);
             return Err(mismatch(&item.name, n, problem));
@@ -405,7 +414,11 @@ fn check_workspace<E: Engine>(
     let needed = match tried.get(&ports.code.model) {
         Some(needed) => *needed,
         None => {
-            let needed = measure_workspace(engine, &ports.code)?;
+            let needed = match measure_workspace(engine, &ports.code) {
+                // It does not run on zeros: what it needs is seen when it runs, and a spill is an error then.
+                Err(LoadError::Engine(EngineError::Engine { .. })) => 0,
+                needed => needed?,
+            };
             tried.insert(ports.code.model.clone(), needed);
             needed
         }
@@ -711,70 +724,87 @@ fn run_engine<E: Engine>(
 ) -> (E, Vec<BindingId>, Vec<Seen>) {
     let lane = &shared.table.lanes[lane];
     // Bindings were made in the order of all runs, prologue first.
-    let runs = |half: usize| shared.table.halves[half].iter().enumerate().filter(|(_, i)| matches!(i.work, Work::Run { .. }));
+    let runs =
+        |half: usize| shared.table.halves[half].iter().enumerate().filter(|(_, i)| matches!(i.work, Work::Run { .. }));
     let order = runs(0).map(|(i, _)| (0, i)).chain(runs(1).map(|(i, _)| (1, i)));
     let binding: BTreeMap<(usize, usize), BindingId> = order.zip(bindings.iter().copied()).collect();
-    let seen = shared.work(lane, start, |b| pick_next(&shared.table, lane, b), |instance, item| {
-        let Work::Run { workspace, .. } = &item.work else { return Ok(()) };
-        let space = workspace.and_then(|w| Some((shared.arenas[w.arena].address(w.offset, w.bytes)?, w.bytes as usize)));
-        let space = space.unwrap_or((std::ptr::without_provenance_mut(crate::engine::ALIGNMENT as usize), 0));
-        let id = binding[&(instance.half as usize, instance.index)];
-        // SAFETY: all operands are in place and nobody else touches them until this ends: the board let this run
-        // begin after all in its `after`, and the verifier proved that to suffice.
-        let result = unsafe { engine.run(id, space) };
-        result.map_err(|source| RunError::Engine { instruction: item.name.clone(), step: instance.step, source })
-    });
+    let seen = shared.work(
+        lane,
+        start,
+        |b| pick_next(&shared.table, lane, b),
+        |instance, item| {
+            let Work::Run { workspace, .. } = &item.work else { return Ok(()) };
+            let space =
+                workspace.and_then(|w| Some((shared.arenas[w.arena].address(w.offset, w.bytes)?, w.bytes as usize)));
+            let space = space.unwrap_or((std::ptr::without_provenance_mut(crate::engine::ALIGNMENT as usize), 0));
+            let id = binding[&(instance.half as usize, instance.index)];
+            // SAFETY: all operands are in place and nobody else touches them until this ends: the board let this run
+            // begin after all in its `after`, and the verifier proved that to suffice.
+            let result = unsafe { engine.run(id, space) };
+            result.map_err(|source| RunError::Engine { instruction: item.name.clone(), step: instance.step, source })
+        },
+    );
     (engine, bindings, seen)
 }
 
 fn run_link(shared: &Shared, lane: usize, start: Instant) -> Vec<Seen> {
     let lane = &shared.table.lanes[lane];
     let mut bounce = Bounce::default();
-    shared.work(lane, start, |b| pick_best(&shared.table, lane, b), |instance, item| {
-        match &item.work {
-            Work::Load { file, offset, to } => {
-                // SAFETY: the verifier proved that nothing reads or writes these bytes until this copy has ended.
-                let target = unsafe { shared.arenas[to.arena].slice_mut(to.offset, to.bytes) };
-                let read = target.map(|target| shared.store.read(file, *offset, target, &mut bounce));
-                read.unwrap_or(Ok(())).map_err(|source| RunError::Store {
-                    instruction: item.name.clone(),
-                    step: instance.step,
-                    source,
-                })
-            }
-            Work::Move { from, to } => {
-                // SAFETY: the verifier proved that nothing writes the source, and nothing touches the target, until
-                // this copy has ended; the two are ranges that do not meet.
-                let pair = unsafe {
-                    let source = shared.arenas[from.arena].slice(from.offset, from.bytes);
-                    source.zip(shared.arenas[to.arena].slice_mut(to.offset, to.bytes))
-                };
-                if let Some((source, target)) = pair {
-                    target.copy_from_slice(source);
+    shared.work(
+        lane,
+        start,
+        |b| pick_best(&shared.table, lane, b),
+        |instance, item| {
+            match &item.work {
+                Work::Load { file, offset, to } => {
+                    // SAFETY: the verifier proved that nothing reads or writes these bytes until this copy has ended.
+                    let target = unsafe { shared.arenas[to.arena].slice_mut(to.offset, to.bytes) };
+                    let read = target.map(|target| shared.store.read(file, *offset, target, &mut bounce));
+                    read.unwrap_or(Ok(())).map_err(|source| RunError::Store {
+                        instruction: item.name.clone(),
+                        step: instance.step,
+                        source,
+                    })
                 }
-                Ok(())
+                Work::Move { from, to } => {
+                    // SAFETY: the verifier proved that nothing writes the source, and nothing touches the target, until
+                    // this copy has ended; the two are ranges that do not meet.
+                    let pair = unsafe {
+                        let source = shared.arenas[from.arena].slice(from.offset, from.bytes);
+                        source.zip(shared.arenas[to.arena].slice_mut(to.offset, to.bytes))
+                    };
+                    if let Some((source, target)) = pair {
+                        target.copy_from_slice(source);
+                    }
+                    Ok(())
+                }
+                Work::Run { .. } | Work::Feed { .. } | Work::Fetch { .. } => Ok(()),
             }
-            Work::Run { .. } | Work::Feed { .. } | Work::Fetch { .. } => Ok(()),
-        }
-    })
+        },
+    )
 }
 
 fn run_caller(shared: &Shared, caller: &mut dyn Caller, start: Instant) -> Vec<Seen> {
     let Some(lane) = shared.table.lanes.iter().find(|l| l.kind == LaneKind::Caller) else { return Vec::new() };
-    shared.work(lane, start, |b| pick_best(&shared.table, lane, b), |instance, item| {
-        let result = match &item.work {
-            Work::Feed { tensor, to } => {
-                // SAFETY: from a Feed on and until it ends, the bytes are the caller's alone (rules 5, 6 and 12).
-                let target = unsafe { shared.arenas[to.arena].slice_mut(to.offset, to.bytes) };
-                target.map_or(Ok(()), |to| caller.feed(tensor, instance.step, to))
-            }
-            Work::Fetch { tensor, from } => {
-                // SAFETY: nothing writes an output between its Fetch's start and end.
-                let source = unsafe { shared.arenas[from.arena].slice(from.offset, from.bytes) };
-                source.map_or(Ok(()), |from| caller.fetch(tensor, instance.step, from))
-            }
-            Work::Load { .. } | Work::Move { .. } | Work::Run { .. } => Ok(()),
-        };
-        result.map_err(|problem| RunError::Caller { instruction: item.name.clone(), step: instance.step, problem })
-    })
+    shared.work(
+        lane,
+        start,
+        |b| pick_best(&shared.table, lane, b),
+        |instance, item| {
+            let result = match &item.work {
+                Work::Feed { tensor, to } => {
+                    // SAFETY: from a Feed on and until it ends, the bytes are the caller's alone (rules 5, 6 and 12).
+                    let target = unsafe { shared.arenas[to.arena].slice_mut(to.offset, to.bytes) };
+                    target.map_or(Ok(()), |to| caller.feed(tensor, instance.step, to))
+                }
+                Work::Fetch { tensor, from } => {
+                    // SAFETY: nothing writes an output between its Fetch's start and end.
+                    let source = unsafe { shared.arenas[from.arena].slice(from.offset, from.bytes) };
+                    source.map_or(Ok(()), |from| caller.fetch(tensor, instance.step, from))
+                }
+                Work::Load { .. } | Work::Move { .. } | Work::Run { .. } => Ok(()),
+            };
+            result.map_err(|problem| RunError::Caller { instruction: item.name.clone(), step: instance.step, problem })
+        },
+    )
 }

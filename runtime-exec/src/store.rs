@@ -118,7 +118,7 @@ impl Store {
         let (mut at, mut done) = (offset, 0);
         while done < to.len() {
             let rest = &mut to[done..];
-            let congruent = rest.as_ptr() as usize % PAGE == 0 && at % PAGE as u64 == 0;
+            let congruent = (rest.as_ptr() as usize).is_multiple_of(PAGE) && at.is_multiple_of(PAGE as u64);
             let pages = rest.len() / PAGE * PAGE;
             let moved = if congruent && pages > 0 {
                 let chunk = pages.min(4 * BOUNCE);

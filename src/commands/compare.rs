@@ -69,8 +69,9 @@ pub fn compare(args: &cli::Compare) -> Outcome {
     for (strategy, make) in [("look-ahead", look_ahead as fn(&_, &_, _) -> _), ("LRU", lru)] {
         let plan: Option<Plan> = make(&lowered.lifetimes, &target, Mode::Loop);
         if let Some(plan) = &plan {
-            proved(&target, plan.program.clone(), Some(&lowered.facts))
-                .map_err(|e| Failure::unfit(format!("a bug of berth: the program of {strategy} was refused\n{}", e.paragraph)))?;
+            proved(&target, plan.program.clone(), Some(&lowered.facts)).map_err(|e| {
+                Failure::unfit(format!("a bug of berth: the program of {strategy} was refused\n{}", e.paragraph))
+            })?;
         }
         rows.push(Row { strategy, figures: plan.as_ref().map(figures) });
     }

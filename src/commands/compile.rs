@@ -28,5 +28,8 @@ pub fn compile(args: &cli::Compile) -> Outcome {
     if let Some(path) = &args.output {
         files::write_program(path, &proved)?;
     }
-    files::print(&Summary::new(&stem(&args.model), &budgeted.target, &plan, if args.measure { "measured" } else { "estimated" }), args.format)
+    files::print(
+        &Summary::new(&stem(&args.model), &budgeted.target, &plan, if args.measure { "measured" } else { "estimated" }),
+        args.format,
+    )
 }

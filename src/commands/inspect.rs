@@ -100,13 +100,23 @@ impl std::fmt::Display for ModelReport {
         for (kind, bytes) in &self.totals {
             writeln!(f, "  {kind:<12}{}", human(*bytes))?;
         }
-        writeln!(f, "  peak        {} beside weights, at task `{}`: {}", human(self.peak_bytes), self.peak_task, held(&self.peak_tensors))?;
+        writeln!(
+            f,
+            "  peak        {} beside weights, at task `{}`: {}",
+            human(self.peak_bytes),
+            self.peak_task,
+            held(&self.peak_tensors)
+        )?;
         writeln!(f, "  everything  {} of {} holds all of it", human(self.full_bytes), self.device)?;
         let how = if self.least_spills { "with activations put aside" } else { "with activations staying" };
         write!(
             f,
             "  least       {} B of {} {how} (bound {} B), at task `{}`: {}",
-            self.least_bytes, self.device, self.least_bound_bytes, self.least_task, held(&self.least_held)
+            self.least_bytes,
+            self.device,
+            self.least_bound_bytes,
+            self.least_task,
+            held(&self.least_held)
         )?;
         self.assumed.iter().try_for_each(|a| write!(f, "\n  assumed     {a}"))
     }

@@ -19,8 +19,8 @@ use berth_ir::program::{Numerics, Program};
 use berth_ir::units::Nanos;
 use berth_ir::verify::Verified;
 use berth_ir::{Target, graph::Content};
-use berth_runtime_exec::engine::ort::OrtEngine;
 use berth_runtime_exec::engine::EngineOptions;
+use berth_runtime_exec::engine::ort::OrtEngine;
 use berth_runtime_exec::executor::{Caller, Executor, RunError, Seen};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -64,9 +64,17 @@ impl std::fmt::Display for Report {
         let measured = Nanos(self.measured_step_nanos).human();
         let first = Nanos(self.first_step_nanos).human();
         let stall = Nanos(self.measured_stall_nanos).human();
-        write!(f, "  ran         {} steps: first {first}, then {measured} a step (median), {stall} of it stalls", self.steps)?;
+        write!(
+            f,
+            "  ran         {} steps: first {first}, then {measured} a step (median), {stall} of it stalls",
+            self.steps
+        )?;
         if let Some(s) = &self.stored {
-            write!(f, "\n  stored      largest difference to {} stored outputs {:.1e}, at `{}`", s.outputs, s.largest, s.at)?;
+            write!(
+                f,
+                "\n  stored      largest difference to {} stored outputs {:.1e}, at `{}`",
+                s.outputs, s.largest, s.at
+            )?;
         }
         if let Some(a) = &self.against {
             match a.different.as_slice() {
@@ -133,8 +141,7 @@ pub fn run(args: &cli::Run) -> Outcome {
     };
     let ports = ports(&ready.program, &lowered)?;
     let folder = opened.path().parent().unwrap_or(Path::new(".")).to_owned();
-    let mut executor =
-        Executor::load(&ready.program, &folder, &ports, engine, from_file).map_err(load_failure)?;
+    let mut executor = Executor::load(&ready.program, &folder, &ports, engine, from_file).map_err(load_failure)?;
     let stop = executor.stop();
     // A second Ctrl-C ends the process at once.
     let pressed = std::sync::atomic::AtomicBool::new(false);
@@ -162,7 +169,9 @@ fn given_program(args: &cli::Run) -> Result<Option<Program>, Failure> {
         )));
     }
     if !args.machine.memory.is_empty() {
-        return Err(Failure::bad("a program keeps the memory that it was compiled for: leave out `--memory`, or compile again"));
+        return Err(Failure::bad(
+            "a program keeps the memory that it was compiled for: leave out `--memory`, or compile again",
+        ));
     }
     files::read_program(&args.file).map(Some)
 }
@@ -231,7 +240,9 @@ fn made_inputs(lowered: &Lowered, graph: &Graph, seed: u64) -> Result<Vec<Array>
 /// A program that was given: proved against its target and model.
 fn ready_given(program: Program, target: Target, lowered: &Lowered) -> Result<Ready, Failure> {
     if program.header.numerics == Numerics::Fast {
-        return Err(Failure::bad("the program is for fast numerics, which this runtime does not have yet; compile it again"));
+        return Err(Failure::bad(
+            "the program is for fast numerics, which this runtime does not have yet; compile it again",
+        ));
     }
     let program = proved(&target, program, Some(&lowered.facts))?;
     let target = target.budgeted(&program.header.memory);
@@ -357,8 +368,7 @@ impl Times {
             }
         }
         let first = ends.get(1).copied().unwrap_or(0);
-        let mut later: Vec<(u64, u64)> =
-            (2..=steps).map(|n| (ends[n].saturating_sub(ends[n - 1]), busy[n])).collect();
+        let mut later: Vec<(u64, u64)> = (2..=steps).map(|n| (ends[n].saturating_sub(ends[n - 1]), busy[n])).collect();
         later.sort_unstable();
         let (step, busy) = later.get(later.len() / 2).copied().unwrap_or((first, busy.get(1).copied().unwrap_or(0)));
         Times { first, step, busy }
@@ -370,10 +380,10 @@ fn against_stored(outputs: &[Array], stored: &BTreeMap<String, Array>) -> Result
     let mut count = 0;
     for output in outputs {
         let Some(want) = stored.get(&output.name) else { continue };
-        let Difference { largest, .. } = compare::arrays(output, want)
-            .map_err(|e| Failure::bad(format!("stored output `{}`: {e}", output.name)))?;
+        let Difference { largest, .. } =
+            compare::arrays(output, want).map_err(|e| Failure::bad(format!("stored output `{}`: {e}", output.name)))?;
         count += 1;
-        if worst.as_ref().is_none_or(|w| !(largest <= w.largest)) {
+        if worst.as_ref().is_none_or(|w| largest.total_cmp(&w.largest).is_gt()) {
             worst = Some(Stored { outputs: 0, largest, at: output.name.clone() });
         }
     }

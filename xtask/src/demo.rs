@@ -33,7 +33,8 @@ pub fn run(root: &Path, words: &[String]) -> Result<(), Failure> {
     eprintln!("\nWith all the memory that it wants:");
     berth(root, &[&["run", MODEL, "--steps", "5", "--outputs", &all], DIMS].concat())?;
     eprintln!("\nWith half of it; the rest of the weights stream from the file in every step:");
-    let half = ["run", MODEL, "--steps", "5", "--memory", "device=50%", "--against", &all, "--trace", &trace, "--save", &plan];
+    let half =
+        ["run", MODEL, "--steps", "5", "--memory", "device=50%", "--against", &all, "--trace", &trace, "--save", &plan];
     berth(root, &[&half, DIMS].concat())?;
     eprintln!("\nWhat others would make of that half, simulated:");
     berth(root, &[&["compare", MODEL, "--memory", "device=50%"], DIMS].concat())?;

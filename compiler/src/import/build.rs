@@ -1,6 +1,8 @@
 //! Builds the graph: names to ids, an order, then types and shapes operator by operator.
 
+use super::names::{self, node_name};
 use super::ops::{Flops, Node, Out, Problem, Row, row_of, show};
+use super::scope::Scope;
 use super::{ImportError, Model, Port, dtype_from_onnx, is_standard, onnx, tensor};
 use berth_ir::DType;
 use berth_ir::expr::{Binding, Expr};
@@ -10,7 +12,7 @@ use onnx::tensor_shape_proto::dimension::Value as Dim;
 use onnx::type_proto::Value as Kind;
 use prost::Message;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Float constants up to this many bytes are at hand for rules (scales of a Resize).
 const DATA_MAX: usize = 1024;
@@ -70,10 +72,25 @@ fn dim_expr(text: &str) -> Expr {
 }
 
 /// Builds the graph.
-pub(super) fn graph(model: &Model, binding: &Binding) -> Result<Graph, ImportError> {
+pub(super) fn graph(
+    model: &Model,
+    binding: &Binding,
+    set: &BTreeMap<String, Vec<i64>>,
+) -> Result<Graph, ImportError> {
+    if let Some(name) = set.keys().find(|name| !model.inputs.iter().any(|port| port.name == **name)) {
+        let inputs: Vec<&str> = model.inputs.iter().map(|port| port.name.as_str()).collect();
+        let problem = format!("the model has no such input; it has {}", inputs.join(", "));
+        return Err(ImportError::Set { name: name.clone(), problem });
+    }
     let dims: Vec<String> = model.input_dims().into_iter().map(|d| d.name).collect();
     let named: HashSet<&String> = dims.iter().collect();
-    if let Some(name) = binding.keys().find(|name| !named.contains(name)) {
+    let is_axis = |name: &str| {
+        let Some((input, axis)) = name.rsplit_once(':') else { return false };
+        let port = model.inputs.iter().find(|port| port.name == input);
+        let axes = port.and_then(|port| port.shape.as_ref()).map_or(0, Vec::len);
+        axis.parse::<usize>().is_ok_and(|axis| axis < axes)
+    };
+    if let Some(name) = binding.keys().find(|name| !named.contains(name) && !is_axis(name)) {
         let known = if dims.is_empty() { "none".to_owned() } else { dims.join(", ") };
         return Err(ImportError::NoSuchDim { name: name.clone(), known });
     }
@@ -82,14 +99,24 @@ pub(super) fn graph(model: &Model, binding: &Binding) -> Result<Graph, ImportErr
         // Once sizes are numbers an operator no longer says which dim they came from, so relations are sought before.
         let mut symbolic = relations_by_name(&dims, &Binding::new())?;
         // What goes wrong here goes wrong below too, or does not matter.
-        let _ = solve(model, &dims, &Binding::new(), &mut symbolic);
+        let _ = solve(model, &dims, &Binding::new(), set, &mut symbolic);
         for (dim, equals) in symbolic {
             if !binding.contains_key(&dim) {
                 relations.entry(dim).or_insert(equals.bind(binding));
             }
         }
     }
-    solve(model, &dims, binding, &mut relations)
+    let graph = solve(model, &dims, binding, set, &mut relations)?;
+    let open = graph.inputs.iter().map(|id| graph.value(*id)).find(|input| {
+        set.contains_key(&input.name) && !matches!(input.content, Content::Known(_))
+    });
+    match open {
+        None => Ok(graph),
+        Some(input) => {
+            let problem = format!("its shape {} is not known; bind its dims with `--dim`", show(&input.shape));
+            Err(ImportError::Set { name: input.name.clone(), problem })
+        }
+    }
 }
 
 /// Builds the graph, adding each relation between dims that an operator proves and starting over.
@@ -97,15 +124,17 @@ fn solve(
     model: &Model,
     dims: &[String],
     binding: &Binding,
+    set: &BTreeMap<String, Vec<i64>>,
     relations: &mut BTreeMap<String, Expr>,
 ) -> Result<Graph, ImportError> {
     for round in 0..=RELATIONS_MAX {
         // In the last round sizes are taken as equal, and the graph says so.
         let solvable = |d: &&String| round < RELATIONS_MAX && !binding.contains_key(*d) && !relations.contains_key(*d);
         let free = dims.iter().filter(solvable).cloned().collect();
-        match Builder::new(model, binding, relations, free).build()? {
-            Outcome::Graph(graph) => return Ok(*graph),
-            Outcome::Relation(dim, equals) => {
+        match Builder::new(model, binding, set, relations, free).build() {
+            Ok(graph) => return Ok(graph),
+            Err(Stop::Error(error) | Stop::Unknown(error) | Stop::Mismatch(error)) => return Err(error),
+            Err(Stop::Relation(dim, equals)) => {
                 for other in relations.values_mut() {
                     *other = other.substitute(&|name| (name == dim).then(|| equals.clone()));
                 }
@@ -141,98 +170,110 @@ fn relations_by_name(dims: &[String], binding: &Binding) -> Result<BTreeMap<Stri
     Ok(relations)
 }
 
-enum Outcome {
-    Graph(Box<Graph>),
+/// Why building ends early.
+pub(super) enum Stop {
+    /// The model is wrong.
+    Error(ImportError),
+    /// A shape cannot be worked out and is not declared; inside of a body, the shapes of its results may be.
+    Unknown(ImportError),
+    /// Sizes contradict each other; a branch in which they do is not taken.
+    Mismatch(ImportError),
+    /// An operator needs this dim to be that expression; the graph is built again with it.
     Relation(String, Expr),
 }
 
-struct Builder<'a> {
-    model: &'a Model,
-    proto: &'a onnx::GraphProto,
+impl From<ImportError> for Stop {
+    fn from(error: ImportError) -> Stop {
+        Stop::Error(error)
+    }
+}
+
+pub(super) struct Builder<'a> {
+    pub(super) model: &'a Model,
     binding: &'a Binding,
+    set: &'a BTreeMap<String, Vec<i64>>,
     relations: &'a BTreeMap<String, Expr>,
     free: Vec<String>,
-    graph: Graph,
-    ids: HashMap<&'a str, ValueId>,
+    pub(super) graph: Graph,
+    /// The graphs that are being read, the main one first.
+    pub(super) scopes: Vec<Scope<'a>>,
+    /// How many bodies of opaque operators are being read; their values are dropped after.
+    pub(super) bodies: usize,
+    /// Initializers and constants of bodies that became values of the graph around, by their address in the file.
+    pub(super) hoisted: HashMap<usize, ValueId>,
     /// Bytes of small constants.
-    data: HashMap<ValueId, Bytes>,
-    declared: HashMap<&'a str, &'a onnx::ValueInfoProto>,
-    read: HashSet<&'a str>,
+    pub(super) data: HashMap<ValueId, Bytes>,
     /// Names of operators taken, each with the number to try next.
     names: HashMap<String, u64>,
-    functions: HashSet<(&'a str, &'a str)>,
+    /// Names of values taken, once some come from inside of a node.
+    pub(super) value_names: Option<HashMap<String, u64>>,
     /// Elements that may still be folded.
     folds_left: usize,
 }
 
 impl<'a> Builder<'a> {
-    fn new(model: &'a Model, binding: &'a Binding, relations: &'a BTreeMap<String, Expr>, free: Vec<String>) -> Self {
-        static EMPTY: std::sync::OnceLock<onnx::GraphProto> = std::sync::OnceLock::new();
-        let proto = model.proto.graph.as_ref().unwrap_or_else(|| EMPTY.get_or_init(Default::default));
-        let declared = proto.value_info.iter().chain(&proto.output).map(|info| (info.name.as_str(), info)).collect();
-        let nodes = proto.node.iter().flat_map(|node| &node.input).map(String::as_str);
-        let read = nodes.chain(proto.output.iter().map(|o| o.name.as_str())).collect();
-        let opsets = model.proto.opset_import.iter();
+    fn new(
+        model: &'a Model,
+        binding: &'a Binding,
+        set: &'a BTreeMap<String, Vec<i64>>,
+        relations: &'a BTreeMap<String, Expr>,
+        free: Vec<String>,
+    ) -> Self {
+        let opsets = model.proto.opset_import.iter().map(|s| (s.domain.as_str(), s.version));
+        let called = model.inlined.iter().flat_map(|i| &i.opsets).map(|(domain, version)| (domain.as_str(), *version));
         let graph = Graph {
-            name: proto.name.clone(),
+            name: model.main_graph().name.clone(),
             opsets: opsets
-                .map(|s| (if is_standard(&s.domain) { "" } else { &s.domain }.to_owned(), s.version))
+                .chain(called)
+                .map(|(domain, version)| (if is_standard(domain) { "" } else { domain }.to_owned(), version))
                 .collect(),
             ir_version: model.proto.ir_version,
             ..Graph::default()
         };
-        let functions = model.proto.functions.iter().map(|f| (f.domain.as_str(), f.name.as_str())).collect();
-        let (ids, data, names) = (HashMap::new(), HashMap::new(), HashMap::new());
-        let folds_left = FOLDED_FREE + model.file.len() / 16;
         Builder {
             model,
-            proto,
             binding,
+            set,
             relations,
             free,
             graph,
-            ids,
-            data,
-            declared,
-            read,
-            names,
-            functions,
-            folds_left,
+            scopes: vec![Scope::new(model.main_graph())],
+            bodies: 0,
+            hoisted: HashMap::new(),
+            data: HashMap::new(),
+            names: HashMap::new(),
+            value_names: None,
+            folds_left: FOLDED_FREE + model.file.len() / 16,
         }
     }
 
-    fn build(mut self) -> Result<Outcome, ImportError> {
+    fn build(mut self) -> Result<Graph, Stop> {
         for (dim, equals) in self.relations {
             self.graph.assumptions.push(format!("dim `{dim}` is {equals}, as its name or the operators say"));
         }
+        let graph = self.model.main_graph();
         self.inputs()?;
-        self.initializers()?;
-        for node in self.order()? {
-            if let Some((dim, equals)) = self.node(node)? {
-                return Ok(Outcome::Relation(dim, equals));
-            }
-        }
-        for output in &self.proto.output {
-            match self.ids.get(output.name.as_str()) {
-                Some(id) => self.graph.outputs.push(*id),
+        self.initializers(graph)?;
+        self.walk(graph)?;
+        for output in &graph.output {
+            match self.lookup(&output.name) {
+                Some(id) => self.graph.outputs.push(id),
                 None => {
-                    return Err(ImportError::Undefined {
-                        name: output.name.clone(),
-                        by: "the graph's outputs".to_owned(),
-                    });
+                    let by = "the graph's outputs".to_owned();
+                    return Err(ImportError::Undefined { name: output.name.clone(), by }.into());
                 }
             }
         }
         self.note_loose_names();
-        Ok(Outcome::Graph(Box::new(self.graph)))
+        Ok(self.graph)
     }
 
     /// People name the dims of outputs loosely (`past` for what is `past + 1`), so a name that does not hold is no error.
     fn note_loose_names(&mut self) {
         for port in &self.model.outputs {
-            let (Some(shape), Some(id)) = (&port.shape, self.ids.get(port.name.as_str())) else { continue };
+            let (Some(shape), Some(id)) = (&port.shape, self.lookup(&port.name)) else { continue };
             let declared: Vec<Expr> = shape.iter().map(|size| self.settle(size)).collect();
-            let inferred = &self.graph.value(*id).shape;
+            let inferred = &self.graph.value(id).shape;
             let differ = |(a, b): (&Expr, &Expr)| a.as_constant().zip(b.as_constant()).is_some_and(|(a, b)| a != b);
             if declared.iter().zip(inferred).any(differ) {
                 let (name, declared, inferred) = (&port.name, show(shape), show(inferred));
@@ -243,16 +284,28 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn add(&mut self, name: &'a str, what: &'static str, value: Value) -> Result<ValueId, ImportError> {
+    /// A value that no name stands for yet.
+    pub(super) fn push(&mut self, value: Value) -> ValueId {
         let id = ValueId(u32::try_from(self.graph.values.len()).unwrap_or(u32::MAX));
-        if self.ids.insert(name, id).is_some() {
-            return Err(ImportError::Duplicate { name: name.to_owned(), what });
-        }
         self.graph.values.push(value);
+        id
+    }
+
+    /// Lets a name of the innermost graph stand for a value.
+    pub(super) fn bind(&mut self, name: &'a str, id: ValueId, what: &'static str) -> Result<(), ImportError> {
+        match self.scopes.last_mut().and_then(|scope| scope.ids.insert(name, id)) {
+            Some(_) => Err(ImportError::Duplicate { name: name.to_owned(), what }),
+            None => Ok(()),
+        }
+    }
+
+    fn add(&mut self, name: &'a str, what: &'static str, value: Value) -> Result<ValueId, ImportError> {
+        let id = self.push(value);
+        self.bind(name, id, what)?;
         Ok(id)
     }
 
-    fn settle(&self, expr: &Expr) -> Expr {
+    pub(super) fn settle(&self, expr: &Expr) -> Expr {
         if expr.as_constant().is_some() {
             return expr.clone();
         }
@@ -265,111 +318,77 @@ impl<'a> Builder<'a> {
     fn inputs(&mut self) -> Result<(), ImportError> {
         let model = self.model;
         for port in &model.inputs {
-            let shape = port.shape.iter().flatten().map(|e| self.settle(e)).collect();
+            // A name may be bound for one axis alone: files give axes of unlike sizes one name (`attention_mask:1`).
+            let own = |axis: usize| self.binding.get(&format!("{}:{axis}", port.name)).map(|n| Expr::constant(*n));
+            let shape = port.shape.iter().flatten().enumerate();
+            let shape = shape.map(|(axis, e)| own(axis).unwrap_or_else(|| self.settle(e))).collect();
             // `port` gives each input a type.
             let dtype = port.dtype.unwrap_or(DType::F32);
-            let value = Value { name: port.name.clone(), dtype, shape, content: Content::Computed };
+            let mut value = Value { name: port.name.clone(), dtype, shape, content: Content::Computed };
+            if let Some(elements) = self.set.get(&port.name)
+                && let Some(needed) = value.elements().as_constant()
+            {
+                value.content = Content::Known(set(&value, elements, needed)?);
+            }
             let id = self.add(&port.name, "two graph inputs", value)?;
             self.graph.inputs.push(id);
         }
         Ok(())
     }
 
-    fn initializers(&mut self) -> Result<(), ImportError> {
-        for proto in &self.proto.initializer {
-            let tensor = tensor::describe(proto, self.model, &mut self.folds_left)?;
-            self.constant(&proto.name, "two initializers", tensor)?;
+    pub(super) fn initializers(&mut self, graph: &'a onnx::GraphProto) -> Result<(), ImportError> {
+        if let Some(sparse) = graph.sparse_initializer.first() {
+            let name = sparse.values.as_ref().map_or(String::new(), |t| t.name.clone());
+            return Err(ImportError::Unsupported { what: format!("the sparse initializer `{name}`") });
+        }
+        for proto in &graph.initializer {
+            if let Some(id) = self.hoisted.get(&std::ptr::from_ref(proto).addr()) {
+                self.bind(&proto.name, *id, "two initializers")?;
+                continue;
+            }
+            let name = if self.is_inlined() { self.unique_value(&proto.name) } else { proto.name.clone() };
+            let id = self.constant(name, proto)?;
+            self.bind(&proto.name, id, "two initializers")?;
         }
         Ok(())
     }
 
-    fn constant(&mut self, name: &'a str, what: &'static str, tensor: tensor::Tensor) -> Result<(), ImportError> {
+    /// A constant that no name stands for yet.
+    pub(super) fn constant(&mut self, name: String, proto: &onnx::TensorProto) -> Result<ValueId, ImportError> {
+        let tensor = tensor::describe(proto, self.model, &mut self.folds_left)?;
         let shape = tensor.dims.iter().map(|d| Expr::constant(*d)).collect();
-        let value = Value { name: name.to_owned(), dtype: tensor.dtype, shape, content: tensor.content };
-        let id = self.add(name, what, value)?;
+        let id = self.push(Value { name, dtype: tensor.dtype, shape, content: tensor.content });
         if let Some(data) = tensor.data.filter(|d| d.len() <= DATA_MAX) {
             self.data.insert(id, data);
         }
-        Ok(())
+        Ok(id)
     }
 
-    /// The nodes in an order in which each reads only what stands before: the file's, or the first such order.
-    fn order(&self) -> Result<Vec<&'a onnx::NodeProto>, ImportError> {
-        let nodes = &self.proto.node;
-        let mut producer: HashMap<&str, usize> = HashMap::new();
-        for (index, node) in nodes.iter().enumerate() {
-            for output in node.output.iter().filter(|o| !o.is_empty()) {
-                if self.ids.contains_key(output.as_str()) {
-                    let what = "a node, and an input or initializer";
-                    return Err(ImportError::Duplicate { name: output.clone(), what });
-                }
-                if producer.insert(output, index).is_some() {
-                    return Err(ImportError::Duplicate { name: output.clone(), what: "two results of nodes" });
-                }
-            }
-        }
-        let mut waits = vec![0usize; nodes.len()];
-        let mut readers: Vec<Vec<usize>> = vec![Vec::new(); nodes.len()];
-        for (index, node) in nodes.iter().enumerate() {
-            for input in node.input.iter().filter(|i| !i.is_empty()) {
-                match producer.get(input.as_str()) {
-                    Some(from) => {
-                        readers[*from].push(index);
-                        waits[index] += 1;
-                    }
-                    None if self.ids.contains_key(input.as_str()) => {}
-                    None => {
-                        let by = format!("{} (node `{}`)", node.op_type, node_name(node));
-                        return Err(ImportError::Undefined { name: input.clone(), by });
-                    }
-                }
-            }
-        }
-        let mut ready: BinaryHeap<std::cmp::Reverse<usize>> =
-            (0..nodes.len()).filter(|i| waits[*i] == 0).map(std::cmp::Reverse).collect();
-        let mut order = Vec::with_capacity(nodes.len());
-        while let Some(std::cmp::Reverse(index)) = ready.pop() {
-            order.push(&nodes[index]);
-            for reader in &readers[index] {
-                waits[*reader] -= 1;
-                if waits[*reader] == 0 {
-                    ready.push(std::cmp::Reverse(*reader));
-                }
-            }
-        }
-        match waits.iter().position(|w| *w > 0) {
-            None => Ok(order),
-            Some(stuck) => Err(cycle(nodes, &producer, &waits, stuck)),
-        }
-    }
-
-    /// Adds one node. A relation between dims that it needs is given back, and nothing added.
-    fn node(&mut self, node: &'a onnx::NodeProto) -> Result<Option<(String, Expr)>, ImportError> {
+    /// Adds one node.
+    pub(super) fn node(&mut self, node: &'a onnx::NodeProto) -> Result<(), Stop> {
         let domain = if is_standard(&node.domain) { "" } else { node.domain.as_str() };
         if self.constant_node(node, domain)? {
-            return Ok(None);
+            return Ok(());
         }
         let name = node_name(node);
-        if self.functions.contains(&(node.domain.as_str(), node.op_type.as_str())) {
-            return Err(ImportError::Unsupported {
-                what: format!("the local function `{}` (node `{name}`); inline functions when exporting", node.op_type),
-            });
-        }
-        if let Some(body) = node.attribute.iter().find(|a| a.g.is_some() || !a.graphs.is_empty()) {
-            return Err(ImportError::Unsupported {
-                what: format!(
-                    "{} (node `{name}`), which holds a graph in its attribute `{}`,",
-                    node.op_type, body.name
-                ),
-            });
+        if domain.is_empty() && names::is_no_tensor_operator(&node.op_type) {
+            return Err(ImportError::sequence(node).into());
         }
         let Some((_, opset)) = self.graph.opsets.iter().find(|(d, _)| d == domain).cloned() else {
             let set = if domain.is_empty() { "the standard domain" } else { domain };
-            return Err(self.fail(node, format!("its operator set, {set}, is not imported by the model")));
+            return Err(self.fail(node, format!("its operator set, {set}, is not imported by the model")).into());
         };
+        if domain.is_empty() && matches!(node.op_type.as_str(), "If" | "Loop" | "Scan") {
+            return self.control(node, opset);
+        }
+        if let Some((attribute, _)) = names::bodies(node).next() {
+            let what = format!("{} (node `{name}`), which holds a graph in its attribute `{attribute}`,", node.op_type);
+            return Err(ImportError::Unsupported { what }.into());
+        }
         let attributes = node.attribute.iter().map(|a| attribute(a).map_err(|p| self.fail(node, p)));
         let attributes: Vec<(String, Attribute)> = attributes.collect::<Result<_, _>>()?;
-        let inputs: Vec<Option<ValueId>> = node.input.iter().map(|i| self.ids.get(i.as_str()).copied()).collect();
+        let inputs = self.operands(node);
+        let shown: Vec<String> = node.output.iter().map(|o| self.value_name(o)).collect();
         let row = row_of(domain, &node.op_type);
         if let Some(row) = row {
             self.arity(node, row)?;
@@ -379,17 +398,18 @@ impl<'a> Builder<'a> {
             opset,
             inputs: inputs.iter().map(|id| id.map(|id| self.graph.value(id))).collect(),
             data: inputs.iter().map(|id| id.and_then(|id| self.data.get(&id).cloned())).collect(),
-            outputs: &node.output,
+            outputs: &shown,
             attributes: &attributes,
-            free: &self.free,
+            // What holds in a body that may not run says nothing of the model's inputs.
+            free: if self.bodies > 0 { &[] } else { &self.free },
             notes: RefCell::default(),
             fresh: RefCell::default(),
         };
         let outs = match row.map(|row| (row.rule)(&facts)) {
             Some(Ok(outs)) => outs,
-            Some(Err(Problem::Relation { dim, equals })) => return Ok(Some((dim, equals))),
-            Some(Err(Problem::Wrong(problem))) => return Err(self.fail(node, problem)),
-            Some(Err(Problem::Mismatch(problem))) => return Err(self.mismatch(node, problem)),
+            Some(Err(Problem::Relation { dim, equals })) => return Err(Stop::Relation(dim, equals)),
+            Some(Err(Problem::Wrong(problem))) => return Err(self.fail(node, problem).into()),
+            Some(Err(Problem::Mismatch(problem))) => return Err(Stop::Mismatch(self.mismatch(node, problem))),
             Some(Err(Problem::Unknown(problem))) => self.declared_outs(node, &problem, opset, &facts)?,
             None => self.declared_outs(node, "", opset, &facts)?,
         };
@@ -409,18 +429,26 @@ impl<'a> Builder<'a> {
             .assumptions
             .extend(notes.into_iter().map(|note| format!("{} (node `{name}`): {note}", node.op_type)));
         self.graph.data_dims.extend(fresh);
-        let outputs = self.outputs(node, row, outs)?;
+        let outputs = self.outputs(node, row, outs, shown)?;
         let name = self.unique(name);
         let kind = node.op_type.clone();
-        let work = Work { flops };
-        self.graph.ops.push(Op { name, domain: domain.to_owned(), kind, inputs, outputs, attributes, work });
-        Ok(None)
+        let (work, captures) = (Work { flops, inside_bytes: Expr::constant(0) }, Vec::new());
+        self.graph.ops.push(Op { name, domain: domain.to_owned(), kind, inputs, outputs, captures, attributes, work });
+        Ok(())
+    }
+
+    pub(super) fn operands(&self, node: &onnx::NodeProto) -> Vec<Option<ValueId>> {
+        node.input.iter().map(|name| self.lookup(name).filter(|_| !name.is_empty())).collect()
     }
 
     /// A Constant of tensor form becomes a constant value and no operator.
     fn constant_node(&mut self, node: &'a onnx::NodeProto, domain: &str) -> Result<bool, ImportError> {
         if node.op_type != "Constant" || !domain.is_empty() {
             return Ok(false);
+        }
+        if let (Some(id), [output]) = (self.hoisted.get(&std::ptr::from_ref(node).addr()), node.output.as_slice()) {
+            self.bind(output, *id, "two results of nodes")?;
+            return Ok(true);
         }
         let ([output], [attribute]) = (node.output.as_slice(), node.attribute.as_slice()) else {
             return Err(self.fail(node, "it needs one attribute and one result".to_owned()));
@@ -449,8 +477,9 @@ impl<'a> Builder<'a> {
         let Some(tensor) = tensor else {
             return Err(self.fail(node, format!("its attribute `{}` is not supported or empty", attribute.name)));
         };
-        let tensor = tensor::describe(&tensor, self.model, &mut self.folds_left)?;
-        self.constant(output, "two results of nodes", tensor)?;
+        let name = if self.is_inlined() { self.unique_value(output) } else { output.clone() };
+        let id = self.constant(name, &tensor)?;
+        self.bind(output, id, "two results of nodes")?;
         Ok(true)
     }
 
@@ -479,11 +508,10 @@ impl<'a> Builder<'a> {
         why: &str,
         opset: i64,
         facts: &Node,
-    ) -> Result<Vec<Out>, ImportError> {
+    ) -> Result<Vec<Out>, Stop> {
         let mut outs = Vec::new();
         for output in &node.output {
-            let port = self.declared.get(output.as_str()).and_then(|info| port(info, false).ok());
-            match port {
+            match self.declared(output) {
                 Some(Port { dtype: Some(dtype), shape: Some(shape), .. }) => {
                     let shape: Vec<Expr> = shape.iter().map(|e| self.settle(e)).collect();
                     outs.push(Out { dtype, shape, known: None });
@@ -491,14 +519,17 @@ impl<'a> Builder<'a> {
                 _ if output.is_empty() => outs.push(Out { dtype: DType::F32, shape: Vec::new(), known: None }),
                 _ if why.is_empty() => {
                     let domain = if node.domain.is_empty() { "the standard domain" } else { &node.domain };
-                    return Err(ImportError::UnknownOp {
+                    return Err(Stop::Unknown(ImportError::UnknownOp {
                         kind: node.op_type.clone(),
                         node: node_name(node).to_owned(),
                         set: format!("{domain}, operator set {opset}"),
                         output: output.clone(),
-                    });
+                    }));
                 }
-                _ => return Err(self.fail(node, format!("{why}, and the model declares no shape for `{output}`"))),
+                _ => {
+                    let problem = format!("{why}, and the model declares no shape for `{output}`");
+                    return Err(Stop::Unknown(self.fail(node, problem)));
+                }
             }
         }
         let shapes: Vec<String> = outs.iter().map(|o| show(&o.shape)).collect();
@@ -507,11 +538,19 @@ impl<'a> Builder<'a> {
         Ok(outs)
     }
 
-    fn outputs(
+    /// What the innermost graph declares of a value.
+    pub(super) fn declared(&self, name: &str) -> Option<Port> {
+        let info = self.scopes.last()?.declared.get(name)?;
+        port(info, false).ok()
+    }
+
+    /// Adds the results of a node; `shown` is what they are called in the graph.
+    pub(super) fn outputs(
         &mut self,
         node: &'a onnx::NodeProto,
         row: Option<&Row>,
         outs: Vec<Out>,
+        shown: Vec<String>,
     ) -> Result<Vec<Option<ValueId>>, ImportError> {
         let needed = |index: usize, read: &HashSet<&str>| {
             let used = |i: usize| node.output.get(i).is_some_and(|o| !o.is_empty() && read.contains(o.as_str()));
@@ -523,9 +562,9 @@ impl<'a> Builder<'a> {
         };
         let mut ids = Vec::with_capacity(node.output.len());
         let mut outs = outs.into_iter();
-        for (index, output) in node.output.iter().enumerate() {
+        for ((index, output), shown) in node.output.iter().enumerate().zip(shown) {
             let out = outs.next();
-            if output.is_empty() || !needed(index, &self.read) {
+            if output.is_empty() || !self.scopes.last().is_some_and(|scope| needed(index, &scope.read)) {
                 ids.push(None);
                 continue;
             }
@@ -537,7 +576,7 @@ impl<'a> Builder<'a> {
             let known = out.known.filter(|known| known.len() <= self.folds_left);
             self.folds_left -= known.as_ref().map_or(0, Vec::len);
             let content = known.map_or(Content::Computed, Content::Known);
-            let value = Value { name: output.clone(), dtype: out.dtype, shape: out.shape, content };
+            let value = Value { name: shown, dtype: out.dtype, shape: out.shape, content };
             ids.push(Some(self.add(output, "two results of nodes", value)?));
         }
         while ids.last() == Some(&None) {
@@ -547,7 +586,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Compares what the file declares of a value with what was inferred.
-    fn compare(&mut self, node: &onnx::NodeProto, name: &str, out: &Out) -> Result<(), ImportError> {
+    pub(super) fn compare(&self, node: &onnx::NodeProto, name: &str, out: &Out) -> Result<(), ImportError> {
         for (size, axis) in out.shape.iter().zip(0..) {
             let size = if size.is_overflow() { -1 } else { size.as_constant().unwrap_or(0) };
             if size < 0 || size > i128::from(u64::MAX) {
@@ -565,7 +604,7 @@ impl<'a> Builder<'a> {
         if bytes.is_overflow() || bytes.as_constant().is_some_and(|b| b / 8 > i128::from(i64::MAX)) {
             return Err(self.fail(node, format!("the size of `{name}`, {}, does not fit in 63 bits", show(&out.shape))));
         }
-        let Some(info) = self.declared.get(name) else { return Ok(()) };
+        let Some(info) = self.scopes.last().and_then(|scope| scope.declared.get(name)) else { return Ok(()) };
         let Some(Kind::TensorType(declared)) = info.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
             return Ok(());
         };
@@ -600,16 +639,14 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    fn unique(&mut self, name: &str) -> String {
-        let mut unique = name.to_owned();
-        // Ends: each round takes a number that was not tried, and taken names are fewer.
-        while self.names.contains_key(&unique) {
-            let number = self.names.entry(name.to_owned()).or_insert(1);
-            *number += 1;
-            unique = format!("{name}#{number}");
-        }
-        self.names.insert(unique.clone(), 1);
-        unique
+    pub(super) fn unique(&mut self, name: &str) -> String {
+        // What is in a body is not kept.
+        if self.bodies > 0 { name.to_owned() } else { unique(&mut self.names, name) }
+    }
+
+    /// Whether a branch is becoming part of the graph around it.
+    fn is_inlined(&self) -> bool {
+        self.bodies == 0 && self.scopes.len() > 1
     }
 
     fn hint(&self) -> String {
@@ -620,7 +657,7 @@ impl<'a> Builder<'a> {
         format!("; the dims are bound to {}: these sizes contradict the model or each other", bound.join(", "))
     }
 
-    fn fail(&self, node: &onnx::NodeProto, problem: String) -> ImportError {
+    pub(super) fn fail(&self, node: &onnx::NodeProto, problem: String) -> ImportError {
         let hint = String::new();
         ImportError::Op { kind: node.op_type.clone(), node: node_name(node).to_owned(), problem, hint }
     }
@@ -631,48 +668,43 @@ impl<'a> Builder<'a> {
     }
 }
 
+/// A name that is not taken, and takes it.
+pub(super) fn unique(taken: &mut HashMap<String, u64>, name: &str) -> String {
+    let mut unique = name.to_owned();
+    // Ends: each round takes a number that was not tried, and taken names are fewer.
+    while taken.contains_key(&unique) {
+        let number = taken.entry(name.to_owned()).or_insert(1);
+        *number += 1;
+        unique = format!("{name}#{number}");
+    }
+    taken.insert(unique.clone(), 1);
+    unique
+}
+
+/// The elements that an input was given.
+fn set(input: &Value, elements: &[i64], needed: i128) -> Result<Vec<Expr>, ImportError> {
+    let fail = |problem: String| ImportError::Set { name: input.name.clone(), problem };
+    let least_most = match input.dtype {
+        DType::Bool => (0, 1),
+        DType::I32 => (i64::from(i32::MIN), i64::from(i32::MAX)),
+        DType::I64 => (i64::MIN, i64::MAX),
+        dtype => return Err(fail(format!("it holds {dtype:?}; only truth values and integers can be"))),
+    };
+    if elements.len() as i128 != needed {
+        return Err(fail(format!("it has {needed} elements (shape {}), {} are given", show(&input.shape), elements.len())));
+    }
+    match elements.iter().find(|n| !(least_most.0..=least_most.1).contains(*n)) {
+        Some(n) => Err(fail(format!("{n} is outside of {:?}", input.dtype))),
+        None => Ok(elements.iter().map(|n| Expr::constant(*n)).collect()),
+    }
+}
+
 fn product(shape: &[Expr]) -> Expr {
     shape.iter().fold(Expr::constant(1), |a, b| a * b)
 }
 
-/// The node's name, or its first result's.
-fn node_name(node: &onnx::NodeProto) -> &str {
-    if node.name.is_empty() {
-        node.output.iter().find(|o| !o.is_empty()).map_or(&node.op_type, |o| o)
-    } else {
-        &node.name
-    }
-}
-
-/// Follows operands that wait until a node comes up again.
-fn cycle(nodes: &[onnx::NodeProto], producer: &HashMap<&str, usize>, waits: &[usize], from: usize) -> ImportError {
-    let mut path = vec![from];
-    let mut seen = HashSet::from([from]);
-    let mut at = from;
-    loop {
-        let inputs = nodes[at].input.iter();
-        let Some(next) = inputs.filter_map(|i| producer.get(i.as_str())).copied().find(|i| waits[*i] > 0) else {
-            break;
-        };
-        path.push(next);
-        if !seen.insert(next) {
-            break;
-        }
-        at = next;
-    }
-    let last = path.last().copied().unwrap_or(from);
-    let start = path.iter().position(|i| *i == last).unwrap_or(0);
-    let mut names: Vec<String> = path[start..].iter().rev().map(|i| format!("`{}`", node_name(&nodes[*i]))).collect();
-    if names.len() > 8 {
-        let more = names.len() - 8;
-        names.truncate(8);
-        names.push(format!("and {more} more"));
-    }
-    ImportError::Cycle(names.join(", "))
-}
-
 /// An attribute in the IR's form.
-fn attribute(proto: &onnx::AttributeProto) -> Result<(String, Attribute), String> {
+pub(super) fn attribute(proto: &onnx::AttributeProto) -> Result<(String, Attribute), String> {
     if !proto.ref_attr_name.is_empty() {
         return Err(format!("attribute `{}` refers to a function's attribute outside of a function", proto.name));
     }

@@ -48,6 +48,22 @@ pub enum ImportError {
         /// What, by name.
         what: String,
     },
+    /// A local function cannot be inlined.
+    #[error("local function `{name}`: {problem}")]
+    Function {
+        /// The function.
+        name: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// An input cannot have the elements that it was given.
+    #[error("input `{name}` cannot be set: {problem}")]
+    Set {
+        /// The input.
+        name: String,
+        /// Why.
+        problem: String,
+    },
     /// One name stands for two things.
     #[error("the name `{name}` is defined twice: by {what}")]
     Duplicate {
@@ -150,4 +166,12 @@ pub enum ImportError {
         /// What follows from the others.
         needed: String,
     },
+}
+
+impl ImportError {
+    pub(super) fn sequence(node: &super::onnx::NodeProto) -> ImportError {
+        let (kind, name) = (&node.op_type, super::names::node_name(node));
+        let what = format!("{kind} (node `{name}`), an operator on sequences or optional values,");
+        ImportError::Unsupported { what }
+    }
 }

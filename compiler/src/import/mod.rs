@@ -6,12 +6,17 @@
 //!           or hostile file is an [`ImportError`], without a panic and without memory that its size does not justify.
 //! Why:      sizes decide plans, so they are derived from the operators; what the file claims is only compared.
 
+mod bodies;
 mod build;
 mod error;
 mod external;
 mod fold;
+mod functions;
 mod map;
+mod names;
+mod scope;
 pub mod ops;
+pub(crate) mod rename;
 mod tensor;
 
 /// The ONNX messages, generated from `proto/onnx.proto`.
@@ -28,7 +33,7 @@ use berth_ir::expr::{Binding, Expr};
 use berth_ir::graph::Graph;
 use bytes::Bytes;
 use prost::Message;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// Newest version of the standard operator set whose rules are known.
@@ -44,6 +49,8 @@ pub struct Model {
     /// Absolute.
     path: PathBuf,
     proto: onnx::ModelProto,
+    /// The graph with local functions inlined, where there are any.
+    inlined: Option<functions::Inlined>,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
 }
@@ -119,7 +126,8 @@ impl Model {
             }
         }
         let outputs = graph.output.iter().map(|info| build::port(info, false)).collect::<Result<_, _>>()?;
-        Ok(Model { file, path, proto, inputs, outputs })
+        let inlined = functions::inline(&proto)?;
+        Ok(Model { file, path, proto, inlined, inputs, outputs })
     }
 
     /// The absolute path of the file.
@@ -127,7 +135,7 @@ impl Model {
         &self.path
     }
 
-    /// The decoded message.
+    /// The decoded message, as the file has it.
     pub fn proto(&self) -> &onnx::ModelProto {
         &self.proto
     }
@@ -162,8 +170,25 @@ impl Model {
 
     /// The graph with these dims bound; dims that are not named stay symbolic. Where operators prove a relation between
     /// dims (`past_plus_seq` is `past + seq`), the one on the left need not be bound.
+    ///
+    /// A key `attention_mask:1` binds one axis of one input, whatever the file names it: some files give axes of unlike
+    /// sizes one name.
     pub fn graph(&self, binding: &Binding) -> Result<Graph, ImportError> {
-        build::graph(self, binding)
+        self.graph_with(binding, &BTreeMap::new())
+    }
+
+    /// The same for runs in which these inputs always have these elements: integers, or 0 and 1 for truth values. What
+    /// follows from them is worked out here, and of an If whose condition follows only the branch taken is left. The
+    /// inputs stay in [`Graph::inputs`], with known contents.
+    pub fn graph_with(&self, binding: &Binding, set: &BTreeMap<String, Vec<i64>>) -> Result<Graph, ImportError> {
+        build::graph(self, binding, set)
+    }
+
+    /// The main graph, without calls of local functions.
+    fn main_graph(&self) -> &onnx::GraphProto {
+        static EMPTY: std::sync::OnceLock<onnx::GraphProto> = std::sync::OnceLock::new();
+        let inlined = self.inlined.as_ref().map(|inlined| &inlined.graph);
+        inlined.or(self.proto.graph.as_ref()).unwrap_or_else(|| EMPTY.get_or_init(Default::default))
     }
 }
 

@@ -6,7 +6,7 @@
 //! fixed size that does not spin. With them a task's bits do not depend on where the model was cut.
 //!
 //! The library knows one environment per process, with one thread pool and one allocator for the CPU. So all engines
-//! of a process share a [`World`], which stays until the process ends, and their runs take turns in it.
+//! of a process share a `World`, which stays until the process ends, and their runs take turns in it.
 #![allow(unsafe_code)] // The engine's one file that calls C.
 
 use super::placement::Placement;

@@ -46,6 +46,12 @@ pub struct Bound {
     /// May be given several times. A dim that the model proves from others need not be given.
     #[arg(long = "dim", value_name = "NAME=N")]
     pub dims: Vec<String>,
+    /// Fix an input's value, such as `use_cache_branch=true`, and fold what depends on it
+    ///
+    /// Several elements are separated by commas. An If whose condition is fixed so becomes the branch that is taken. May
+    /// be given several times.
+    #[arg(long = "set", value_name = "INPUT=VALUE")]
+    pub sets: Vec<String>,
 }
 
 /// A machine and what may be used of it.
@@ -140,6 +146,9 @@ pub struct Verify {
     /// Check it against this model too
     #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
+    /// Values of the model's inputs that the program was compiled with
+    #[arg(long = "set", value_name = "INPUT=VALUE")]
+    pub sets: Vec<String>,
     /// How violations are printed
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,

@@ -36,7 +36,32 @@ pub fn dims(words: &[String]) -> Result<Binding, Failure> {
     Ok(binding)
 }
 
-/// Adds what the shapes of given inputs say of dims.
+/// What `--set` says.
+pub fn sets(words: &[String]) -> Result<BTreeMap<String, Vec<i64>>, Failure> {
+    let mut all = BTreeMap::new();
+    for word in words {
+        let bad = |problem: &str| {
+            Failure::bad(format!(
+                "`--set {word}`: {problem}; write it as `--set use_cache_branch=true` or `--set axes=0,1`"
+            ))
+        };
+        let (name, value) = word.split_once('=').ok_or_else(|| bad("there is no `=`"))?;
+        let element = |v: &str| match v.trim() {
+            "true" => Some(1),
+            "false" => Some(0),
+            number => number.parse::<i64>().ok(),
+        };
+        let values = value.split(',').map(element).collect::<Option<Vec<i64>>>();
+        let values = values.ok_or_else(|| bad("a value is neither a whole number nor true or false"))?;
+        if all.insert(name.to_owned(), values).is_some() {
+            return Err(bad("the input is given twice"));
+        }
+    }
+    Ok(all)
+}
+
+/// Adds what the shapes of given inputs say of dims. Where two sizes have one name, the second is bound by its input and
+/// axis, as some exporters give unlike sizes one name; whether they can stand together is for the operators to say.
 pub fn dims_of_inputs(model: &Model, inputs: &BTreeMap<String, Array>, binding: &mut Binding) -> Result<(), Failure> {
     for port in model.inputs() {
         let (Some(array), Some(shape)) = (inputs.get(&port.name), &port.shape) else { continue };
@@ -49,16 +74,10 @@ pub fn dims_of_inputs(model: &Model, inputs: &BTreeMap<String, Array>, binding: 
                 said(shape)
             )));
         }
-        for (axis, size) in shape.iter().zip(&array.shape) {
+        for (n, (axis, size)) in shape.iter().zip(&array.shape).enumerate() {
             let Some(dim) = axis.as_dim() else { continue };
-            match binding.insert(dim.to_owned(), *size) {
-                Some(old) if old != *size => {
-                    return Err(Failure::bad(format!(
-                        "dim `{dim}` is {old} elsewhere, and {size} in the shape of input `{}`: give inputs that agree",
-                        port.name
-                    )));
-                }
-                _ => {}
+            if *binding.entry(dim.to_owned()).or_insert(*size) != *size {
+                binding.insert(format!("{}:{n}", port.name), *size);
             }
         }
     }
@@ -71,13 +90,17 @@ fn said(shape: &[berth_ir::Expr]) -> String {
 }
 
 /// The graph at these sizes; every size must be known.
-pub fn graph(model: &Model, binding: &Binding) -> Result<Graph, Failure> {
+pub fn graph(model: &Model, binding: &Binding, set: &BTreeMap<String, Vec<i64>>) -> Result<Graph, Failure> {
     let known: Vec<String> = model.input_dims().into_iter().map(|d| d.name).collect();
-    if let Some(unknown) = binding.keys().find(|d| !known.contains(d)) {
+    let axes: Vec<&String> = binding.keys().filter(|d| is_axis(model, d)).collect();
+    if let Some(unknown) = binding.keys().find(|d| !known.contains(d) && !axes.contains(d)) {
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         return Err(Failure::bad(format!("the model has no dim `{unknown}`; it has {known}")));
     }
-    let graph = model.graph(binding).map_err(|e| Failure::bad(format!("`{}`: {e}", model.path().display())))?;
+    let graph = model.graph_with(binding, set).map_err(|e| {
+        let said: Vec<String> = axes.iter().map(|a| unlike(model, binding, a)).collect();
+        Failure::bad(format!("`{}`: {e}{}", model.path().display(), said.concat()))
+    })?;
     let mut open = BTreeMap::new();
     for input in &graph.inputs {
         let value = graph.value(*input);
@@ -91,6 +114,22 @@ pub fn graph(model: &Model, binding: &Binding) -> Result<Graph, Failure> {
     let (dims, words): (Vec<String>, Vec<String>) =
         open.iter().map(|(d, input)| (format!("`{d}` (in `{input}`)"), format!("--dim {d}=N"))).unzip();
     Err(Failure::bad(format!("these dims have no size: {}; give them with {}", dims.join(", "), words.join(" "))))
+}
+
+/// Whether a name is that of an axis of an input, such as `attention_mask:1`.
+fn is_axis(model: &Model, name: &str) -> bool {
+    let Some((input, axis)) = name.rsplit_once(':') else { return false };
+    axis.parse::<usize>().is_ok() && model.inputs().iter().any(|port| port.name == input)
+}
+
+/// What is odd about an axis that is bound apart from its dim.
+fn unlike(model: &Model, binding: &Binding, axis: &str) -> String {
+    let Some((input, n)) = axis.rsplit_once(':') else { return String::new() };
+    let port = model.inputs().iter().find(|port| port.name == input);
+    let dim = port.and_then(|p| p.shape.as_ref()?.get(n.parse::<usize>().ok()?)?.as_dim());
+    let size = |name: &str| binding.get(name).map_or("?".to_owned(), u64::to_string);
+    let (here, elsewhere) = (size(axis), dim.map_or("?".to_owned(), size));
+    format!("; dim `{}` is {here} in the shape of input `{input}` and {elsewhere} elsewhere", dim.unwrap_or("?"))
 }
 
 /// Lowers a graph for a target.

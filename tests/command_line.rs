@@ -192,6 +192,20 @@ fn the_same_input_gives_the_same_bytes() {
 }
 
 #[test]
+fn values_that_are_set_hold() {
+    let folder = Folder::new("set");
+    let llama = llama();
+    let with = |words: &[&'static str]| [&["compile", llama.as_str()], DIMS, words].concat();
+    check(&folder, &with(&["--set", "input_ids"]), 2, &["no `=`"]);
+    check(&folder, &with(&["--set", "input_ids=x"]), 2, &["whole number"]);
+    check(&folder, &with(&["--set", "nobody=1"]), 2, &["nobody"]);
+    // The stored positions are others.
+    let inputs = model("llama_decode.npz");
+    let wrong = ["run", &llama, "--inputs", inputs.to_str().expect("UTF-8"), "--set", "position_ids=9,9,9,9,9,9"];
+    check(&folder, &wrong, 2, &["position_ids", "--set"]);
+}
+
+#[test]
 fn ctrl_c_ends_a_run_cleanly() {
     use std::process::{Command, Stdio};
     let folder = Folder::new("interrupt");

@@ -13,9 +13,8 @@ use std::time::Instant;
 
 /// Sums, each of the one before and of one far back, so that values live long.
 fn chain(operators: usize) -> Vec<u8> {
-    let dim = onnx::tensor_shape_proto::Dimension {
-        value: Some(onnx::tensor_shape_proto::dimension::Value::DimValue(8)),
-    };
+    let dim =
+        onnx::tensor_shape_proto::Dimension { value: Some(onnx::tensor_shape_proto::dimension::Value::DimValue(8)) };
     let shape = Some(onnx::TensorShapeProto { dim: vec![dim] });
     let tensor = onnx::type_proto::Tensor { elem_type: dtype_to_onnx(DType::F32), shape };
     let info = |name: String| onnx::ValueInfoProto {
@@ -64,8 +63,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let graph = model.graph(&binding)?;
     println!("import  {:?}, {} operators, {} values", start.elapsed(), graph.ops.len(), graph.values.len());
     let start = Instant::now();
-    let target =
-        Target { name: String::new(), source: String::new(), tiers: vec![], engines: vec![], links: vec![] };
+    let target = Target { name: String::new(), source: String::new(), tiers: vec![], engines: vec![], links: vec![] };
     let lowered = lower(&graph, &binding, &target, &|_| None)?;
     println!("lower   {:?}, {} tasks", start.elapsed(), lowered.lifetimes.tasks.len());
     println!("memory  {} MiB at most", peak_mib().unwrap_or(0));

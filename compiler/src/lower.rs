@@ -10,9 +10,9 @@ use crate::cost;
 use crate::import::ops::row_of;
 use crate::task_model::{TaskModelError, task_model_for};
 use berth_ir::expr::Binding;
-use berth_ir::graph::{Content, Graph, Op, OpId, Stored, Value, ValueId};
+use berth_ir::graph::{Attribute, Content, Graph, Op, OpId, Stored, Value, ValueId};
 use berth_ir::lifetime::{Lifetimes, Task, Tensor, TensorId};
-use berth_ir::program::{DimRange, Home, Kind};
+use berth_ir::program::{DimRange, Home, Kind, Transposed};
 use berth_ir::target::{Target, hex};
 use berth_ir::verify::{ModelFacts, OpFact, TensorFact};
 use berth_ir::{DType, Expr};
@@ -174,7 +174,7 @@ pub fn lower(
     }
     let mut tasks = Vec::new();
     for id in live {
-        if !lowering.view(graph.op(id))? {
+        if !lowering.view(graph.op(id))? && !lowering.transposed(graph.op(id))? {
             tasks.push((id, lowering.task(graph.op(id))?));
         }
     }
@@ -208,7 +208,8 @@ struct Lowering<'a> {
     names: HashSet<String>,
     /// The number to try next for a name that is taken.
     numbers: HashMap<String, u64>,
-    by_home: HashMap<(String, u64), TensorId>,
+    /// File, offset, whether transposed.
+    by_home: HashMap<(String, u64, bool), TensorId>,
     /// Constants that live in task code.
     embedded: HashMap<ValueId, Bytes>,
     files: String,
@@ -322,18 +323,43 @@ impl Lowering<'_> {
             self.embedded.insert(id, bytes);
             return Ok(None);
         }
-        // Two initializers of the same bytes in the same file are one tensor.
-        let place = (stored.file.clone(), stored.offset);
+        self.homed(id, stored, None).map(Some)
+    }
+
+    /// The weight that is these bytes of a file, or their transpose; two values of the same bytes are one tensor.
+    fn homed(&mut self, id: ValueId, stored: Stored, transposed: Option<Transposed>) -> Result<TensorId, LowerError> {
+        let place = (stored.file.clone(), stored.offset, transposed.is_some());
         if let Some(tensor) = self.by_home.get(&place).copied()
             && self.tensors[tensor.index()].bytes == stored.bytes
         {
             self.tensor_of.insert(id, tensor);
-            return Ok(Some(tensor));
+            return Ok(tensor);
         }
-        let home = Home { tier: self.files.clone(), file: stored.file, offset: stored.offset };
+        let home = Home { tier: self.files.clone(), file: stored.file, offset: stored.offset, transposed };
         let tensor = self.tensor(id, Kind::Weight, Some(home))?;
         self.by_home.insert(place, tensor);
-        Ok(Some(tensor))
+        Ok(tensor)
+    }
+
+    /// Makes the transpose of a stored matrix a weight of its own, transposed while it is read: exporters that did not
+    /// have the values leave it to every run, with the matrix twice in memory. Says whether the operator was one.
+    fn transposed(&mut self, op: &Op) -> Result<bool, LowerError> {
+        let (Some(Some(source)), Some(Some(result))) = (op.inputs.first(), op.outputs.first()) else { return Ok(false) };
+        let standard = matches!(op.domain.as_str(), "" | "ai.onnx") && op.kind == "Transpose";
+        if !standard || self.outputs.contains(result) {
+            return Ok(false);
+        }
+        let swaps = |a: &(String, Attribute)| a.0 != "perm" || a.1 == Attribute::Ints(vec![1, 0]);
+        let value = self.graph.value(*source);
+        let element = value.dtype.bits().map(|bits| bits / 8).filter(|bytes| matches!(bytes, 1 | 2 | 4 | 8));
+        let (Content::Stored(stored), Some(element)) = (&value.content, element) else { return Ok(false) };
+        let shape = self.shape(*source)?;
+        let [rows, columns] = shape[..] else { return Ok(false) };
+        if stored.bytes <= EMBEDDED_BYTES_MAX || !op.attributes.iter().all(swaps) {
+            return Ok(false);
+        }
+        self.homed(*result, stored.clone(), Some(Transposed { rows, columns, element }))?;
+        Ok(true)
     }
 
     /// Makes the result of a view the tensor that it views; says whether it could.
@@ -368,6 +394,9 @@ impl Lowering<'_> {
                 reads.push(tensor);
             }
         }
+        // The kind says who brings the bytes, not what they mean: an output's is asked for, a weight's lie in a file, all
+        // else that a task writes is an activation. So a weight that ConstantOfShape makes is an activation without
+        // operands: nothing is streamed for it, and to compute it again costs no operand either.
         let mut writes = Vec::new();
         for output in op.outputs.iter().flatten() {
             let kind = if self.outputs.contains(output) { Kind::Output } else { Kind::Activation };

@@ -159,8 +159,18 @@ fn write_tensor(t: &Tensor) -> wire::Tensor {
         kind: write_kind(t.kind),
         dtype: write_dtype(t.dtype),
         bytes: t.bytes.to_string(),
-        home: t.home.as_ref().map(|h| wire::Home { tier: h.tier.clone(), file: h.file.clone(), offset: h.offset }),
+        home: t.home.as_ref().map(write_home),
     }
+}
+
+fn write_home(h: &Home) -> wire::Home {
+    let matrix = |t: Transposed| wire::Transposed { rows: t.rows, columns: t.columns, element: t.element };
+    wire::Home { tier: h.tier.clone(), file: h.file.clone(), offset: h.offset, transposed: h.transposed.map(matrix) }
+}
+
+fn read_home(h: wire::Home) -> Home {
+    let matrix = |t: wire::Transposed| Transposed { rows: t.rows, columns: t.columns, element: t.element };
+    Home { tier: h.tier, file: h.file, offset: h.offset, transposed: h.transposed.map(matrix) }
 }
 
 fn read_tensor(t: wire::Tensor) -> Result<Tensor, BadBinary> {
@@ -170,7 +180,7 @@ fn read_tensor(t: wire::Tensor) -> Result<Tensor, BadBinary> {
         kind: read_kind(t.kind, &part)?,
         dtype: dtype.ok_or_else(|| bad(&part, format!("`{}` is no element type", t.dtype)))?,
         bytes: read_expr(&t.bytes, &part)?,
-        home: t.home.map(|h| Home { tier: h.tier, file: h.file, offset: h.offset }),
+        home: t.home.map(read_home),
         name: t.name,
     })
 }

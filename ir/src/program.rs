@@ -152,6 +152,29 @@ pub struct Home {
     pub file: String,
     /// Offset of the first byte.
     pub offset: u64,
+    /// Where the file holds a matrix and the tensor is its transpose: what is read is transposed on the way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transposed: Option<Transposed>,
+}
+
+/// The matrix that a file holds, row by row; the tensor holds it column by column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Transposed {
+    /// Rows in the file.
+    pub rows: u64,
+    /// Elements of a row in the file.
+    pub columns: u64,
+    /// Bytes of an element: 1, 2, 4 or 8.
+    pub element: u64,
+}
+
+impl Transposed {
+    /// Bytes of the matrix; nothing where they are too many or the element has no such size.
+    pub fn bytes(&self) -> Option<u64> {
+        let element = Some(self.element).filter(|e| matches!(e, 1 | 2 | 4 | 8));
+        self.rows.checked_mul(self.columns)?.checked_mul(element?)
+    }
 }
 
 /// A convex set of operators that one engine runs as one call.

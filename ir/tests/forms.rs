@@ -62,7 +62,10 @@ fn header() -> impl Strategy<Value = Header> {
 fn tensor() -> impl Strategy<Value = Tensor> {
     use Kind::*;
     let kind = prop::sample::select(vec![Weight, Input, Output, Activation, State, Workspace]);
-    let home = (name(), name(), number()).prop_map(|(tier, file, offset)| Home { tier, file, offset });
+    let matrix = (number(), number(), number());
+    let matrix = prop::option::of(matrix.prop_map(|(rows, columns, element)| Transposed { rows, columns, element }));
+    let home = (name(), name(), number(), matrix);
+    let home = home.prop_map(|(tier, file, offset, transposed)| Home { tier, file, offset, transposed });
     (name(), kind, prop::sample::select(DType::ALL.to_vec()), expr(), prop::option::of(home))
         .prop_map(|(name, kind, dtype, bytes, home)| Tensor { name, kind, dtype, bytes, home })
 }

@@ -4,6 +4,7 @@
 //! pages go straight to where they belong; heads, tails and all else go through a bounce buffer.
 
 use crate::arena::PAGE;
+use berth_ir::program::Transposed;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -27,22 +28,24 @@ struct Stored {
     direct: bool,
 }
 
-/// A bounce buffer; each reading thread has its own.
+/// The buffers of one reading thread: one for whole sectors, one for what is transposed.
 #[derive(Debug)]
-pub struct Bounce(Vec<u8>);
+pub struct Bounce {
+    sectors: Vec<u8>,
+    rows: Vec<u8>,
+}
 
 impl Default for Bounce {
     fn default() -> Bounce {
-        Bounce(vec![0; BOUNCE + PAGE])
+        // The second one is made when the first matrix comes.
+        Bounce { sectors: vec![0; BOUNCE + PAGE], rows: Vec::new() }
     }
 }
 
-impl Bounce {
-    /// The part that starts at a page.
-    fn aligned(&mut self) -> &mut [u8] {
-        let skip = self.0.as_ptr().align_offset(PAGE).min(PAGE);
-        &mut self.0[skip..skip + BOUNCE]
-    }
+/// The part of a buffer that starts at a page.
+fn aligned(buffer: &mut [u8]) -> &mut [u8] {
+    let skip = buffer.as_ptr().align_offset(PAGE).min(PAGE);
+    &mut buffer[skip..skip + BOUNCE]
 }
 
 /// Why bytes could not be read from a file.
@@ -110,6 +113,41 @@ impl Store {
 
     /// Reads a range of a file into `to`.
     pub fn read(&self, name: &str, offset: u64, to: &mut [u8], bounce: &mut Bounce) -> Result<(), StoreError> {
+        self.read_with(name, offset, to, &mut bounce.sectors)
+    }
+
+    /// Reads a matrix that the file holds row by row, and puts its transpose into `to`, which has as many bytes.
+    pub fn read_transposed(
+        &self,
+        name: &str,
+        offset: u64,
+        matrix: Transposed,
+        to: &mut [u8],
+        bounce: &mut Bounce,
+    ) -> Result<(), StoreError> {
+        let Bounce { sectors, rows: buffer } = bounce;
+        buffer.resize(BOUNCE + PAGE, 0);
+        let row_bytes = matrix.columns * matrix.element;
+        // Whole rows where one fits in the buffer, else pieces of one row.
+        let rows = (BOUNCE as u64 / row_bytes.max(1)).max(1);
+        let piece = row_bytes.min(BOUNCE as u64 / matrix.element * matrix.element);
+        let mut row = 0;
+        while row < matrix.rows && row_bytes > 0 {
+            let count = rows.min(matrix.rows - row);
+            let mut at = 0;
+            while at < row_bytes {
+                let width = piece.min(row_bytes - at);
+                let from = &mut aligned(buffer)[..(count * width) as usize];
+                self.read_with(name, offset + row * row_bytes + at, from, sectors)?;
+                scatter(from, to, matrix, row, at / matrix.element, width / matrix.element);
+                at += width;
+            }
+            row += count;
+        }
+        Ok(())
+    }
+
+    fn read_with(&self, name: &str, offset: u64, to: &mut [u8], sectors: &mut [u8]) -> Result<(), StoreError> {
         let stored = self.files.get(name).ok_or_else(|| StoreError::Unknown { name: name.to_owned() })?;
         let io = |source| StoreError::Io { path: stored.path.clone(), source };
         if !stored.direct {
@@ -124,7 +162,7 @@ impl Store {
                 let chunk = pages.min(4 * BOUNCE);
                 whole(&stored.file, &mut rest[..chunk], at).map_err(io)?
             } else {
-                through(&stored.file, bounce.aligned(), rest, at, to_boundary(rest, at)).map_err(io)?
+                through(&stored.file, aligned(sectors), rest, at, to_boundary(rest, at)).map_err(io)?
             };
             if moved == 0 {
                 return Err(io(io::ErrorKind::UnexpectedEof.into()));
@@ -133,6 +171,34 @@ impl Store {
             at += moved as u64;
         }
         Ok(())
+    }
+}
+
+/// Puts a block of rows where its columns belong.
+fn scatter(from: &[u8], to: &mut [u8], matrix: Transposed, row: u64, column: u64, columns: u64) {
+    match matrix.element {
+        1 => scatter_by::<1>(from, to, matrix.rows, row, column, columns),
+        2 => scatter_by::<2>(from, to, matrix.rows, row, column, columns),
+        4 => scatter_by::<4>(from, to, matrix.rows, row, column, columns),
+        // The verifier lets no other size through.
+        _ => scatter_by::<8>(from, to, matrix.rows, row, column, columns),
+    }
+}
+
+/// `from` holds rows from `row` on, of `columns` elements of `E` bytes each, the first of them at `column`.
+fn scatter_by<const E: usize>(from: &[u8], to: &mut [u8], rows: u64, row: u64, column: u64, columns: u64) {
+    // Elements of one cache line of the source at a time: each goes to a run of its own in the target.
+    let line = 64 / E;
+    let (columns, rows) = (columns as usize, rows as usize);
+    let (from, _) = from.as_chunks::<E>();
+    let (to, _) = to.as_chunks_mut::<E>();
+    for first in (0..columns).step_by(line) {
+        let last = (first + line).min(columns);
+        for (r, source) in from.chunks_exact(columns).enumerate() {
+            for c in first..last {
+                to[(column as usize + c) * rows + row as usize + r] = source[c];
+            }
+        }
     }
 }
 
@@ -185,5 +251,68 @@ fn open(path: PathBuf) -> Result<Stored, StoreError> {
         Ok(m) if m.is_file() => Ok(Stored { path, file, bytes: m.len(), direct }),
         Ok(_) => Err(StoreError::Io { path, source: io::Error::other("it is no regular file") }),
         Err(source) => Err(StoreError::Io { path, source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A store of one file of so many bytes, each a function of its place.
+    fn store(name: &str, bytes: usize) -> (Store, Vec<u8>, PathBuf) {
+        let folder = std::env::temp_dir().join(format!("berth-store-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let content: Vec<u8> = (0..bytes).map(|i| (i * 31 + i / 251) as u8).collect();
+        std::fs::write(folder.join("w"), &content).expect("a file");
+        let needs = BTreeMap::from([("w".to_owned(), (bytes as u64, "all".to_owned()))]);
+        (Store::open(&folder, &needs).expect("it opens"), content, folder)
+    }
+
+    #[test]
+    fn any_range_is_read_to_any_address() {
+        let (store, content, folder) = store("ranges", 3 * BOUNCE + 777);
+        let mut bounce = Bounce::default();
+        let mut memory = vec![0u8; 3 * BOUNCE + 3 * PAGE];
+        for (offset, bytes) in
+            [(0, 1), (1, PAGE), (PAGE, PAGE), (511, 2 * BOUNCE), (PAGE, 2 * BOUNCE + 5), (0, 3 * BOUNCE + 777)]
+        {
+            for shift in [0, 1, 64, offset % PAGE] {
+                let skip = memory.as_ptr().align_offset(PAGE) + shift;
+                let to = &mut memory[skip..skip + bytes];
+                store.read("w", offset as u64, to, &mut bounce).expect("it reads");
+                assert!(*to == content[offset..offset + bytes], "{bytes} bytes at {offset}, {shift} behind a page");
+            }
+        }
+        assert!(store.read("w", 3 * BOUNCE as u64 + 770, &mut memory[..8], &mut bounce).is_err());
+        std::fs::remove_dir_all(folder).expect("it goes");
+    }
+
+    #[test]
+    fn a_matrix_is_transposed_on_the_way() {
+        let (store, content, folder) = store("matrix", 5 << 20);
+        let mut bounce = Bounce::default();
+        // Small, ragged, many rows, rows longer than the buffer, one row, one column, none.
+        for (rows, columns, element) in [
+            (3, 5, 4),
+            (1000, 33, 2),
+            (70_000, 7, 8),
+            (3, 300_000, 4),
+            (1, 4096, 1),
+            (4096, 1, 4),
+            (0, 7, 4),
+            (7, 0, 4),
+        ] {
+            let matrix = Transposed { rows, columns, element };
+            let mut to = vec![0u8; matrix.bytes().expect("a size") as usize];
+            store.read_transposed("w", 129, matrix, &mut to, &mut bounce).expect("it reads");
+            let (rows, columns, element) = (rows as usize, columns as usize, element as usize);
+            for r in (0..rows).step_by(rows / 50 + 1) {
+                for c in (0..columns).step_by(columns / 50 + 1) {
+                    let source = &content[129 + (r * columns + c) * element..][..element];
+                    assert_eq!(&to[(c * rows + r) * element..][..element], source, "{matrix:?} at {r}, {c}");
+                }
+            }
+        }
+        std::fs::remove_dir_all(folder).expect("it goes");
     }
 }

@@ -1,7 +1,7 @@
 //! A verified program with dense ids: what the executor looks at while it runs.
 
 use crate::executor::LoadError;
-use berth_ir::program::{Class, Extent, Instruction, Place, Program};
+use berth_ir::program::{Class, Extent, Instruction, Place, Program, Transposed};
 use berth_ir::verify::Verified;
 use std::collections::HashMap;
 
@@ -24,7 +24,7 @@ pub(crate) struct Range {
 #[derive(Clone, Debug)]
 pub(crate) enum Work {
     /// From a file of the model's folder.
-    Load { file: String, offset: u64, to: Range },
+    Load { file: String, offset: u64, to: Range, transposed: Option<Transposed> },
     /// From arena to arena.
     Move { from: Range, to: Range },
     /// A task, with one range for each access, then its workspace.
@@ -174,7 +174,8 @@ impl<'p> Sizes<'p> {
                         let (index, _) = self.tensors[tensor.as_str()];
                         let home = self.program.tensors[index].home.as_ref();
                         let home = home.ok_or_else(|| LoadError::Rows { copy: name.clone() })?;
-                        Work::Load { file: home.file.clone(), offset: home.offset + range.0, to: target }
+                        let (file, offset) = (home.file.clone(), home.offset.saturating_add(range.0));
+                        Work::Load { file, offset, to: target, transposed: home.transposed }
                     }
                     Place::Berth(from) => {
                         let (mut source, start) = self.held(from);

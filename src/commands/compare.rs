@@ -57,7 +57,7 @@ pub fn compare(args: &cli::Compare) -> Outcome {
     let target = machine::target(&args.machine.target)?;
     let opened = model::open(&args.model)?;
     let binding = model::dims(&args.bound.dims)?;
-    let graph = model::graph(&opened, &binding)?;
+    let graph = model::graph(&opened, &binding, &model::sets(&args.bound.sets)?)?;
     let lowered = model::lowered(&graph, &binding, &target)?;
     let target = machine::budget(&target, &args.machine.memory, &lowered.lifetimes)?.target;
     let name = stem(&args.model);

@@ -16,7 +16,7 @@ pub fn compile(args: &cli::Compile) -> Outcome {
     let target = machine::target(&args.machine.target)?;
     let opened = model::open(&args.model)?;
     let binding = model::dims(&args.bound.dims)?;
-    let graph = model::graph(&opened, &binding)?;
+    let graph = model::graph(&opened, &binding, &model::sets(&args.bound.sets)?)?;
     let mut lowered = model::lowered(&graph, &binding, &target)?;
     if args.measure {
         let options = EngineOptions { library: None, threads: args.threads as usize };

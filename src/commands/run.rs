@@ -19,12 +19,13 @@ use berth_ir::program::{Numerics, Program};
 use berth_ir::units::Nanos;
 use berth_ir::verify::Verified;
 use berth_ir::{Target, graph::Content};
-use berth_runtime_exec::engine::EngineOptions;
 use berth_runtime_exec::engine::ort::OrtEngine;
-use berth_runtime_exec::executor::{Caller, Executor, RunError, Seen};
+use berth_runtime_exec::engine::{EngineError, EngineOptions};
+use berth_runtime_exec::executor::{Caller, Executor, RunError, Seen, Stop};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 #[derive(Serialize)]
@@ -123,39 +124,103 @@ pub fn run(args: &cli::Run) -> Outcome {
     model::dims_of_inputs(&opened, &inputs, &mut binding)?;
     let name = given.as_ref().map_or(&args.machine.target, |p| &p.header.target);
     let target = machine::target(name)?;
-    let graph = model::graph(&opened, &binding)?;
+    let graph = model::graph(&opened, &binding, &model::sets(&args.bound.sets)?)?;
     check_present(&graph, &opened)?;
-    let lowered = model::lowered(&graph, &binding, &target)?;
+    let mut lowered = model::lowered(&graph, &binding, &target)?;
     let inputs = match args.inputs.is_some() {
         true => given_inputs(&lowered, inputs)?,
         false => made_inputs(&lowered, &graph, args.seed)?,
     };
+    check_set(&model::sets(&args.bound.sets)?, &inputs, args.inputs.is_some())?;
     let against = args.against.as_deref().map(npz::read).transpose().map_err(Failure::bad)?;
 
     let options = EngineOptions { library: args.engine.clone(), threads: args.threads as usize };
     let mut engine = OrtEngine::open(&options).map_err(Failure::bad)?;
-    let from_file = given.is_some();
-    let (ready, lowered) = match given {
-        Some(program) => (ready_given(program, target, &lowered)?, lowered),
-        None => ready_planned(args, &target, lowered, &mut engine)?,
+    let job = Job {
+        args,
+        folder: opened.path().parent().unwrap_or(Path::new(".")).to_owned(),
+        inputs,
+        stop: stop_on_ctrl_c(),
     };
-    let ports = ports(&ready.program, &lowered)?;
-    let folder = opened.path().parent().unwrap_or(Path::new(".")).to_owned();
-    let mut executor = Executor::load(&ready.program, &folder, &ports, engine, from_file).map_err(load_failure)?;
-    let stop = executor.stop();
-    // A second Ctrl-C ends the process at once.
-    let pressed = std::sync::atomic::AtomicBool::new(false);
-    let _ = ctrlc::set_handler(move || {
-        if pressed.swap(true, std::sync::atomic::Ordering::SeqCst) {
-            std::process::exit(130);
+    if let Some(program) = given {
+        let ready = ready_given(program, target, &lowered)?;
+        let (_, ended) = job.carry_out(&ready, &lowered, engine, true)?;
+        let (seen, outputs) = ended.map_err(run_failure)?;
+        return finish(args, &ready, seen, outputs, &stored, against);
+    }
+    lowered.lifetimes = with_measured(lowered.lifetimes.clone(), &costs(&lowered, &mut engine)?);
+    for _ in 0..PLANS_MAX {
+        let ready = ready_planned(args, &target, &lowered)?;
+        let (back, ended) = job.carry_out(&ready, &lowered, engine, false)?;
+        match (ended, back) {
+            (Err(RunError::Engine { source: EngineError::Spilled { task, needed_bytes, .. }, .. }), Some(back)) => {
+                // A task that could not be tried on zeros needs more scratch than its estimate: plan with what it needs.
+                let tasks = &mut lowered.lifetimes.tasks;
+                tasks.iter_mut().filter(|t| t.name == task).for_each(|t| t.workspace = needed_bytes);
+                engine = back;
+            }
+            (ended, _) => {
+                let (seen, outputs) = ended.map_err(run_failure)?;
+                return finish(args, &ready, seen, outputs, &stored, against);
+            }
         }
-        stop.stop();
+    }
+    Err(Failure::bad(format!("tasks still needed more workspace after {PLANS_MAX} plans; please report the model")))
+}
+
+/// Plans that are made until every task has the workspace that it turns out to need.
+const PLANS_MAX: usize = 16;
+
+/// Where Ctrl-C finds what it must stop.
+type Stopping = Arc<Mutex<Option<Stop>>>;
+
+/// The first Ctrl-C asks the run to stop; a second one, or one while nothing runs, ends the process at once.
+fn stop_on_ctrl_c() -> Stopping {
+    let stopping = Stopping::default();
+    let handler = stopping.clone();
+    // Where there can be no handler, Ctrl-C ends the process as it always does.
+    let _ = ctrlc::set_handler(move || match handler.lock().ok().and_then(|mut stop| stop.take()) {
+        Some(stop) => stop.stop(),
+        None => std::process::exit(130),
     });
-    let mut sides = Sides::new(&lowered, inputs, args.steps as usize);
-    let seen = executor.run(args.steps as usize, Duration::from_secs(args.time_limit), &mut sides);
-    let seen = seen.map_err(run_failure)?;
-    let outputs = sides.outputs();
-    finish(args, &ready, seen, outputs, &stored, against)
+    stopping
+}
+
+/// What one command runs, whatever the plan.
+struct Job<'a> {
+    args: &'a cli::Run,
+    folder: PathBuf,
+    inputs: Vec<Array>,
+    stop: Stopping,
+}
+
+/// When everything happened, and the outputs.
+type Done = Result<(Vec<Seen>, Vec<Array>), RunError>;
+
+impl Job<'_> {
+    /// Loads a program and runs it; the engine comes back if it can be used again.
+    fn carry_out(
+        &self,
+        ready: &Ready,
+        lowered: &Lowered,
+        engine: OrtEngine,
+        measure: bool,
+    ) -> Result<(Option<OrtEngine>, Done), Failure> {
+        let ports = ports(&ready.program, lowered)?;
+        let mut executor =
+            Executor::load(&ready.program, &self.folder, &ports, engine, measure).map_err(load_failure)?;
+        if let Ok(mut stop) = self.stop.lock() {
+            *stop = Some(executor.stop());
+        }
+        let steps = self.args.steps as usize;
+        let mut sides = Sides::new(lowered, &self.inputs, steps);
+        let seen = executor.run(steps, Duration::from_secs(self.args.time_limit), &mut sides);
+        if let Ok(mut stop) = self.stop.lock() {
+            *stop = None;
+        }
+        let outputs = sides.outputs();
+        Ok((executor.into_engine(), seen.map(|seen| (seen, outputs))))
+    }
 }
 
 fn given_program(args: &cli::Run) -> Result<Option<Program>, Failure> {
@@ -232,6 +297,31 @@ fn given_inputs(lowered: &Lowered, mut given: BTreeMap<String, Array>) -> Result
     Ok(all)
 }
 
+/// An input that was fixed when the plan was made has that value when it runs.
+fn check_set(set: &BTreeMap<String, Vec<i64>>, inputs: &[Array], given: bool) -> Outcome {
+    for array in inputs.iter().filter(|_| given) {
+        let Some(wanted) = set.get(&array.name).or_else(|| set.get(array.name.trim_start_matches("in:"))) else {
+            continue;
+        };
+        let width = array.dtype.bits().map_or(1, |bits| (bits / 8).max(1) as usize);
+        let signed = |bytes: &[u8]| {
+            let fill =
+                if bytes.last().is_some_and(|b| *b >= 128) && array.dtype != berth_ir::DType::Bool { 0xFF } else { 0 };
+            let mut all = [fill; 8];
+            all[..bytes.len().min(8)].copy_from_slice(&bytes[..bytes.len().min(8)]);
+            i64::from_le_bytes(all)
+        };
+        let has: Vec<i64> = array.bytes.chunks(width).map(signed).collect();
+        if has != *wanted {
+            let name = array.name.trim_start_matches("in:");
+            return Err(Failure::bad(format!(
+                "input `{name}` is {has:?} in the file, and `--set` says {wanted:?}: give one or the other"
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn made_inputs(lowered: &Lowered, graph: &Graph, seed: u64) -> Result<Vec<Array>, Failure> {
     let ports: Vec<_> = lowered.inputs.iter().map(|p| (p.name.clone(), p.dtype, p.shape.clone())).collect();
     seeded_inputs(&ports, seed, &index_bounds(graph)).map_err(Failure::bad)
@@ -250,33 +340,26 @@ fn ready_given(program: Program, target: Target, lowered: &Lowered) -> Result<Re
     Ok(Ready { target, program, summary: None, timeline })
 }
 
-/// A model: its tasks are measured, then planned.
-fn ready_planned(
-    args: &cli::Run,
-    target: &Target,
-    mut lowered: Lowered,
-    engine: &mut OrtEngine,
-) -> Result<(Ready, Lowered), Failure> {
-    lowered.lifetimes = with_measured(lowered.lifetimes.clone(), &costs(&lowered, engine)?);
+/// A model, planned with what was measured of its tasks.
+fn ready_planned(args: &cli::Run, target: &Target, lowered: &Lowered) -> Result<Ready, Failure> {
     let budgeted = machine::budget(target, &args.machine.memory, &lowered.lifetimes)?;
-    let (plan, program): (Plan, _) = planned(&lowered, &budgeted.target)?;
+    let (plan, program): (Plan, _) = planned(lowered, &budgeted.target)?;
     let summary = Summary::new(&stem(&args.file), &budgeted.target, &plan, "measured");
-    let ready = Ready { target: budgeted.target, program, summary: Some(summary), timeline: plan.timeline };
-    Ok((ready, lowered))
+    Ok(Ready { target: budgeted.target, program, summary: Some(summary), timeline: plan.timeline })
 }
 
 /// Inputs by tensor, outputs as they come.
 struct Sides<'a> {
-    inputs: BTreeMap<&'a str, Vec<u8>>,
+    inputs: BTreeMap<&'a str, &'a [u8]>,
     outputs: BTreeMap<&'a str, (&'a Boundary, Vec<u8>)>,
     order: Vec<&'a str>,
     last: usize,
 }
 
 impl<'a> Sides<'a> {
-    fn new(lowered: &'a Lowered, inputs: Vec<Array>, last: usize) -> Sides<'a> {
+    fn new(lowered: &'a Lowered, inputs: &'a [Array], last: usize) -> Sides<'a> {
         let tensor = |b: &'a Boundary| b.tensor.as_deref();
-        let inputs = lowered.inputs.iter().zip(inputs).filter_map(|(b, a)| Some((tensor(b)?, a.bytes)));
+        let inputs = lowered.inputs.iter().zip(inputs).filter_map(|(b, a)| Some((tensor(b)?, a.bytes.as_slice())));
         let outputs = lowered.outputs.iter().filter_map(|b| Some((tensor(b)?, (b, Vec::new()))));
         Sides {
             inputs: inputs.collect(),

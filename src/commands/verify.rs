@@ -6,6 +6,7 @@ use crate::{files, machine, model};
 use berth_ir::Program;
 use berth_ir::verify::{ModelFacts, Violation, violations};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 #[derive(Serialize)]
 struct Report {
@@ -34,7 +35,8 @@ impl std::fmt::Display for Report {
 pub fn verify(args: &cli::Verify) -> Outcome {
     let program = files::read_program(&args.plan)?;
     let target = machine::target(args.target.as_deref().unwrap_or(&program.header.target))?;
-    let facts = args.model.as_deref().map(|m| facts(m, &program, &target)).transpose()?;
+    let set = model::sets(&args.sets)?;
+    let facts = args.model.as_deref().map(|m| facts(m, &program, &target, &set)).transpose()?;
     let found = violations(&target, &program, facts.as_ref());
     report(&program, &found, args.format)?;
     match found.len() {
@@ -44,10 +46,15 @@ pub fn verify(args: &cli::Verify) -> Outcome {
 }
 
 /// What the model says, at the dims of the program.
-pub fn facts(model: &std::path::Path, program: &Program, target: &berth_ir::Target) -> Result<ModelFacts, Failure> {
+pub fn facts(
+    model: &std::path::Path,
+    program: &Program,
+    target: &berth_ir::Target,
+    set: &BTreeMap<String, Vec<i64>>,
+) -> Result<ModelFacts, Failure> {
     let opened = model::open(model)?;
     let binding = program.header.dims.iter().map(|(d, r)| (d.clone(), r.high)).collect();
-    let graph = model::graph(&opened, &binding)?;
+    let graph = model::graph(&opened, &binding, set)?;
     Ok(model::lowered(&graph, &binding, target)?.facts)
 }
 

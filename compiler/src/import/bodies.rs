@@ -21,6 +21,9 @@ use std::collections::HashMap;
 /// as those of other operators are.
 const INSIDE_BYTES_MAX: usize = 64;
 
+/// What the engine needs for a body besides its values: counters, conditions, lists of turns' results.
+const INSIDE_BYTES_MORE: i128 = 4096;
+
 /// The size of a result along one axis.
 #[derive(Clone, Debug, PartialEq)]
 enum Size {
@@ -79,7 +82,8 @@ impl<'a> Builder<'a> {
                 let which = if taken { "then_branch" } else { "else_branch" };
                 let branch = self.graph_of(node, which)?;
                 if self.bodies == 0 {
-                    let note = format!("If (node `{}`) always takes its {which}; the other is left out", node_name(node));
+                    let note =
+                        format!("If (node `{}`) always takes its {which}; the other is left out", node_name(node));
                     self.graph.assumptions.push(note);
                 }
                 return self.inline(node, branch, which);
@@ -136,11 +140,18 @@ impl<'a> Builder<'a> {
                 self.graph.assumptions.truncate(notes);
                 let outs = self.all_declared(node, why)?;
                 // What is inside is not known; its results at least are there twice.
-                let inside_bytes = outs.iter().map(|out| bytes(out.dtype, &out.shape)).fold(Expr::constant(0), |a, b| a + b);
+                let inside_bytes =
+                    outs.iter().map(|out| bytes(out.dtype, &out.shape)).fold(Expr::constant(0), |a, b| a + b);
                 (outs, Work { flops: Expr::constant(0), inside_bytes })
             }
             Err(stop) => return Err(stop),
         };
+        // The engine orders a body depth first and leaves holes between what it holds: up to twice the sum was seen.
+        let inside_bytes = match self.bodies {
+            0 => work.inside_bytes * Expr::constant(2) + Expr::constant(INSIDE_BYTES_MORE),
+            _ => work.inside_bytes,
+        };
+        let work = Work { inside_bytes, ..work };
         let outputs = self.outputs(node, None, outs, shown)?;
         let (name, kind) = (self.unique(name), node.op_type.clone());
         self.graph.ops.push(Op { name, domain: String::new(), kind, inputs, outputs, captures, attributes, work });
@@ -276,7 +287,8 @@ impl<'a> Builder<'a> {
             match self.body(node, graph, Vec::new()) {
                 Ok(body) if body.results.len() == node.output.len() => taken.push(body),
                 Ok(body) => {
-                    let problem = format!("its {which} has {} results, it has {}", body.results.len(), node.output.len());
+                    let problem =
+                        format!("its {which} has {} results, it has {}", body.results.len(), node.output.len());
                     return Err(self.fail(node, problem).into());
                 }
                 Err(Stop::Mismatch(error)) => impossible = Some((which, error)),
@@ -298,7 +310,10 @@ impl<'a> Builder<'a> {
     /// One branch's sizes where they are all as large as the other's; a run of the other ends in the engine's error.
     fn merge(&mut self, node: &onnx::NodeProto, then: Body, otherwise: Body) -> Result<Body, Stop> {
         let unlike = |what: String| {
-            let what = format!("If (node `{}`), whose branches give {what}, with a condition that is computed,", node_name(node));
+            let what = format!(
+                "If (node `{}`), whose branches give {what}, with a condition that is computed,",
+                node_name(node)
+            );
             Stop::Error(ImportError::Unsupported { what })
         };
         let work = Work {
@@ -336,7 +351,8 @@ impl<'a> Builder<'a> {
             if a.shape != b.shape && shape.iter().all(|size| matches!(size, Size::Exact(_))) {
                 let which = if covers.0 { "then_branch" } else { "else_branch" };
                 let (x, y) = (a.show(), b.show());
-                let note = format!("its branches give `{name}` the shapes {x} and {y}; it is taken to take the {which}");
+                let note =
+                    format!("its branches give `{name}` the shapes {x} and {y}; it is taken to take the {which}");
                 self.note(node, note);
             }
             let known = a.known.filter(|known| b.known.as_ref() == Some(known));
@@ -361,8 +377,9 @@ impl<'a> Builder<'a> {
         let body = self.body(node, graph, all)?;
         if body.results.len() < 1 + states.len() || body.results.len() != 1 + node.output.len() {
             let (carried, inside, outside) = (states.len(), body.results.len(), node.output.len());
-            let problem =
-                format!("it carries {carried} values and has {outside} results; its body has {inside} with the condition");
+            let problem = format!(
+                "it carries {carried} values and has {outside} results; its body has {inside} with the condition"
+            );
             return Err(self.fail(node, problem).into());
         }
         let mut given = body.results.into_iter();
@@ -408,7 +425,9 @@ impl<'a> Builder<'a> {
         let count = node.attribute.iter().find(|a| a.name == "num_scan_inputs").and_then(|a| a.i);
         let count = count.and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=inputs.len()).contains(n));
         let Some(count) = count else {
-            return Err(self.fail(node, "its attribute `num_scan_inputs` is no number of its operands".to_owned()).into());
+            return Err(self
+                .fail(node, "its attribute `num_scan_inputs` is no number of its operands".to_owned())
+                .into());
         };
         let axes = |name: &str| node.attribute.iter().find(|a| a.name == name).map_or(&[] as &[i64], |a| &a.ints);
         let mut all = self.given(node, inputs)?;
@@ -489,7 +508,8 @@ impl<'a> Builder<'a> {
             return Err(ImportError::Unsupported { what }.into());
         }
         if after.shape.iter().any(|size| matches!(size, Size::Data(_))) {
-            let note = format!("`{}` is taken to keep its shape {} from turn to turn", before.name, show(&before.shape));
+            let note =
+                format!("`{}` is taken to keep its shape {} from turn to turn", before.name, show(&before.shape));
             self.note(node, note);
         }
         Ok(Given { dtype: before.dtype, shape, known: None })
@@ -502,12 +522,16 @@ impl<'a> Builder<'a> {
             let declared = self.declared(name).and_then(|port| port.shape);
             let mut shape = Vec::with_capacity(result.shape.len());
             for (axis, size) in result.shape.iter().enumerate() {
-                let declared = declared.as_ref().filter(|d| d.len() == result.shape.len()).map(|d| self.settle(&d[axis]));
+                let declared =
+                    declared.as_ref().filter(|d| d.len() == result.shape.len()).map(|d| self.settle(&d[axis]));
                 shape.push(match size {
                     Size::Exact(size) => size.clone(),
                     Size::Data(_) if declared.as_ref().is_some_and(|d| d.as_constant().is_some()) => {
                         let size = declared.unwrap_or_default();
-                        self.note(node, format!("axis {axis} of `{name}` depends on data; the declared size {size} is taken"));
+                        self.note(
+                            node,
+                            format!("axis {axis} of `{name}` depends on data; the declared size {size} is taken"),
+                        );
                         size
                     }
                     Size::Data(bound) if bound.is_overflow() => {
@@ -580,9 +604,10 @@ fn leave(size: Expr, inside: &[(String, Expr)]) -> Size {
     }
     // A later dim's bound may hold earlier ones. Sizes rise or fall with a dim, so its ends bound them.
     let with = |size: &Expr, name: &str, to: &Expr| size.substitute(&|n| (n == name).then(|| to.clone()));
-    let bound = inside.iter().rev().fold(size, |size, (name, bound)| {
-        with(&size, name, bound).max(&with(&size, name, &Expr::constant(0)))
-    });
+    let bound = inside
+        .iter()
+        .rev()
+        .fold(size, |size, (name, bound)| with(&size, name, bound).max(&with(&size, name, &Expr::constant(0))));
     Size::Data(bound)
 }
 

@@ -72,11 +72,7 @@ fn dim_expr(text: &str) -> Expr {
 }
 
 /// Builds the graph.
-pub(super) fn graph(
-    model: &Model,
-    binding: &Binding,
-    set: &BTreeMap<String, Vec<i64>>,
-) -> Result<Graph, ImportError> {
+pub(super) fn graph(model: &Model, binding: &Binding, set: &BTreeMap<String, Vec<i64>>) -> Result<Graph, ImportError> {
     if let Some(name) = set.keys().find(|name| !model.inputs.iter().any(|port| port.name == **name)) {
         let inputs: Vec<&str> = model.inputs.iter().map(|port| port.name.as_str()).collect();
         let problem = format!("the model has no such input; it has {}", inputs.join(", "));
@@ -107,9 +103,11 @@ pub(super) fn graph(
         }
     }
     let graph = solve(model, &dims, binding, set, &mut relations)?;
-    let open = graph.inputs.iter().map(|id| graph.value(*id)).find(|input| {
-        set.contains_key(&input.name) && !matches!(input.content, Content::Known(_))
-    });
+    let open = graph
+        .inputs
+        .iter()
+        .map(|id| graph.value(*id))
+        .find(|input| set.contains_key(&input.name) && !matches!(input.content, Content::Known(_)));
     match open {
         None => Ok(graph),
         Some(input) => {
@@ -502,13 +500,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Results from what the file declares, where no rule gives them.
-    fn declared_outs(
-        &self,
-        node: &onnx::NodeProto,
-        why: &str,
-        opset: i64,
-        facts: &Node,
-    ) -> Result<Vec<Out>, Stop> {
+    fn declared_outs(&self, node: &onnx::NodeProto, why: &str, opset: i64, facts: &Node) -> Result<Vec<Out>, Stop> {
         let mut outs = Vec::new();
         for output in &node.output {
             match self.declared(output) {
@@ -691,7 +683,11 @@ fn set(input: &Value, elements: &[i64], needed: i128) -> Result<Vec<Expr>, Impor
         dtype => return Err(fail(format!("it holds {dtype:?}; only truth values and integers can be"))),
     };
     if elements.len() as i128 != needed {
-        return Err(fail(format!("it has {needed} elements (shape {}), {} are given", show(&input.shape), elements.len())));
+        return Err(fail(format!(
+            "it has {needed} elements (shape {}), {} are given",
+            show(&input.shape),
+            elements.len()
+        )));
     }
     match elements.iter().find(|n| !(least_most.0..=least_most.1).contains(*n)) {
         Some(n) => Err(fail(format!("{n} is outside of {:?}", input.dtype))),

@@ -14,9 +14,9 @@ mod fold;
 mod functions;
 mod map;
 mod names;
-mod scope;
 pub mod ops;
 pub(crate) mod rename;
+mod scope;
 mod tensor;
 
 /// The ONNX messages, generated from `proto/onnx.proto`.

@@ -7,12 +7,21 @@ use onnx::tensor_shape_proto::dimension::Value as Dim;
 use onnx::type_proto::Value as Kind;
 use std::collections::{BTreeSet, HashMap};
 
+/// What a name in a graph is.
+#[derive(Clone)]
+enum Named {
+    /// Defined inside, under this name.
+    Inside(String),
+    /// A constant that became a value of the graph around.
+    Hoisted(ValueId),
+}
+
 /// Copies graphs: `b0, b1, ..` for what is defined inside, `x0, x1, ..` for what comes from outside, no other text that
 /// could make equal graphs differ.
 pub(super) struct Canon<'a, 'b> {
     builder: &'b Builder<'a>,
     /// Names in the graphs around, innermost last.
-    scopes: Vec<HashMap<&'a str, String>>,
+    scopes: Vec<HashMap<&'a str, Named>>,
     defined: usize,
     /// What comes from outside, in the order of first use.
     pub captures: Vec<(String, ValueId)>,
@@ -40,11 +49,11 @@ impl<'a, 'b> Canon<'a, 'b> {
         }
         let fresh = format!("b{}", self.defined);
         self.defined += 1;
-        self.put(name, fresh.clone());
+        self.put(name, Named::Inside(fresh.clone()));
         fresh
     }
 
-    fn put(&mut self, name: &'a str, is: String) {
+    fn put(&mut self, name: &'a str, is: Named) {
         if let Some(scope) = self.scopes.last_mut() {
             scope.insert(name, is);
         }
@@ -54,8 +63,10 @@ impl<'a, 'b> Canon<'a, 'b> {
         if name.is_empty() {
             return Ok(String::new());
         }
-        if let Some(inside) = self.scopes.iter().rev().find_map(|scope| scope.get(name)) {
-            return Ok(inside.clone());
+        match self.scopes.iter().rev().find_map(|scope| scope.get(name)).cloned() {
+            Some(Named::Inside(name)) => return Ok(name),
+            Some(Named::Hoisted(id)) => return Ok(self.capture(id)),
+            None => {}
         }
         match self.builder.lookup(name) {
             Some(id) => Ok(self.capture(id)),
@@ -103,10 +114,7 @@ impl<'a, 'b> Canon<'a, 'b> {
         let hoisted = &self.builder.hoisted;
         for tensor in &from.initializer {
             match hoisted.get(&std::ptr::from_ref(tensor).addr()) {
-                Some(id) => {
-                    let name = self.capture(*id);
-                    self.put(&tensor.name, name);
-                }
+                Some(id) => self.put(&tensor.name, Named::Hoisted(*id)),
                 None => {
                     let name = self.define(&tensor.name);
                     to.initializer.push(onnx::TensorProto { name, ..tensor.clone() });
@@ -117,10 +125,7 @@ impl<'a, 'b> Canon<'a, 'b> {
             let id = hoisted.get(&std::ptr::from_ref(node).addr());
             for name in &node.output {
                 match id {
-                    Some(id) => {
-                        let outside = self.capture(*id);
-                        self.put(name, outside);
-                    }
+                    Some(id) => self.put(name, Named::Hoisted(*id)),
                     None => {
                         self.define(name);
                     }
@@ -151,8 +156,8 @@ impl<'a, 'b> Canon<'a, 'b> {
     fn outputs(&mut self, from: &'a onnx::GraphProto, to: &mut onnx::GraphProto) -> Result<(), ImportError> {
         for info in &from.output {
             let mut name = self.read(&info.name)?;
-            let own = self.scopes.last().is_some_and(|scope| scope.get(info.name.as_str()) == Some(&name));
-            if !own || name.starts_with('x') {
+            let own = self.scopes.last().and_then(|scope| scope.get(info.name.as_str()));
+            if !matches!(own, Some(Named::Inside(_))) {
                 let copy = format!("b{}", self.defined);
                 self.defined += 1;
                 let (input, output, op_type) = (vec![name], vec![copy.clone()], "Identity".to_owned());

@@ -131,7 +131,8 @@ impl<'a> Builder<'a> {
     ) -> Result<(), Stop> {
         if !branch.input.is_empty() || branch.output.len() != node.output.len() {
             let (inputs, outputs) = (branch.input.len(), branch.output.len());
-            let problem = format!("its {which} has {inputs} inputs and {outputs} results, it has {}", node.output.len());
+            let problem =
+                format!("its {which} has {inputs} inputs and {outputs} results, it has {}", node.output.len());
             return Err(self.fail(node, problem).into());
         }
         let mut scope = Scope::new(branch);

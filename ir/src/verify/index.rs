@@ -521,6 +521,13 @@ fn index_extent(
     if !target.part.contains(range) || source.is_some_and(|s| !s.part.contains(range)) {
         fault(ExtentProblem::OutsidePart);
     }
+    let matrix = tensor.home.as_ref().and_then(|h| h.transposed).filter(|_| source.is_none());
+    if let Some(matrix) = matrix {
+        let size = tensor.bytes.as_constant().and_then(|c| u64::try_from(c).ok());
+        if range != Part::WHOLE || matrix.bytes().is_none() || matrix.bytes() != size {
+            fault(ExtentProblem::NotTheMatrix);
+        }
+    }
     let bytes = range.to.min(size).saturating_sub(range.from);
     let Extent::Rows { rows, bytes: row, from_pitch, to_pitch } = extent else {
         return (range, bytes, Layout::Packed, Layout::Packed);

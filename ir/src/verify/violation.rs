@@ -280,6 +280,8 @@ pub enum ExtentProblem {
     OutsidePart,
     /// Rows and row bytes do not make up the tensor.
     NotTheTensor,
+    /// The matrix of a transposed home is not the tensor, or only a part of it is read.
+    NotTheMatrix,
     /// A pitch is smaller than a row, or the last row ends past the berth.
     Pitch,
     /// Bytes of a range of a tensor whose size depends on dims.
@@ -573,6 +575,7 @@ fn extent(problem: ExtentProblem) -> &'static str {
     match problem {
         ExtentProblem::OtherTensor => "its two berths hold different tensors",
         ExtentProblem::OutsidePart => "its bytes are not all held by both sides",
+        ExtentProblem::NotTheMatrix => "a transposed home is read whole, and its matrix must be the tensor",
         ExtentProblem::NotTheTensor => "its rows do not make up the tensor",
         ExtentProblem::Pitch => "a pitch is smaller than its row, or the last row ends past a berth",
         ExtentProblem::NotConstant => "a byte range needs a tensor whose size does not depend on dims",

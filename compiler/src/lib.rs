@@ -1,15 +1,15 @@
 //! From an ONNX graph and a machine to a memory program. Each module is one step; none knows the step after it.
 
-pub mod import;
-pub mod task_model;
+pub mod baseline;
 pub mod cost;
 pub mod emit;
+pub mod import;
 pub mod layers;
 pub mod lower;
 pub mod machine;
 pub mod offset;
+pub mod plan;
 pub mod residency;
 pub mod simulate;
 pub mod stay;
-pub mod baseline;
-pub mod plan;
+pub mod task_model;

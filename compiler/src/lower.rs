@@ -218,7 +218,8 @@ struct Lowering<'a> {
 impl Lowering<'_> {
     fn check_outputs(&self) -> Result<(), LowerError> {
         let mut seen = HashSet::new();
-        let computed: HashSet<ValueId> = self.graph.ops.iter().flat_map(|o| o.outputs.iter().flatten()).copied().collect();
+        let computed: HashSet<ValueId> =
+            self.graph.ops.iter().flat_map(|o| o.outputs.iter().flatten()).copied().collect();
         for id in &self.graph.outputs {
             let name = || self.graph.value(*id).name.clone();
             if !seen.insert(*id) {
@@ -305,9 +306,7 @@ impl Lowering<'_> {
         match &value.content {
             Content::Known(_) => Ok(None),
             Content::Inline(bytes) if bytes.len() <= INLINE_BYTES_MAX => Ok(None),
-            Content::Inline(bytes) => {
-                Err(LowerError::InlineTooLarge { value: value.name.clone(), bytes: bytes.len() })
-            }
+            Content::Inline(bytes) => Err(LowerError::InlineTooLarge { value: value.name.clone(), bytes: bytes.len() }),
             Content::Stored(stored) => self.weight(id, stored.clone()),
             Content::Computed => self.tensor(id, Kind::Activation, None).map(Some),
         }
@@ -344,7 +343,9 @@ impl Lowering<'_> {
     /// Makes the transpose of a stored matrix a weight of its own, transposed while it is read: exporters that did not
     /// have the values leave it to every run, with the matrix twice in memory. Says whether the operator was one.
     fn transposed(&mut self, op: &Op) -> Result<bool, LowerError> {
-        let (Some(Some(source)), Some(Some(result))) = (op.inputs.first(), op.outputs.first()) else { return Ok(false) };
+        let (Some(Some(source)), Some(Some(result))) = (op.inputs.first(), op.outputs.first()) else {
+            return Ok(false);
+        };
         let standard = matches!(op.domain.as_str(), "" | "ai.onnx") && op.kind == "Transpose";
         if !standard || self.outputs.contains(result) {
             return Ok(false);
@@ -367,7 +368,9 @@ impl Lowering<'_> {
     /// An output needs a tensor of its own: a view of an input, a weight or another output is computed.
     fn view(&mut self, op: &Op) -> Result<bool, LowerError> {
         let views = row_of(&op.domain, &op.kind).is_some_and(|row| row.view);
-        let (Some(Some(source)), Some(Some(result))) = (op.inputs.first(), op.outputs.first()) else { return Ok(false) };
+        let (Some(Some(source)), Some(Some(result))) = (op.inputs.first(), op.outputs.first()) else {
+            return Ok(false);
+        };
         if !views || self.graph.value(*source).dtype != self.graph.value(*result).dtype {
             return Ok(false);
         }

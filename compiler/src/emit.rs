@@ -5,6 +5,7 @@
 //! Promises: a program that the verifier accepts, if stays that meet share no byte.
 //! Why:      an edge only where it is needed: the last holder of each byte, and the source of each copy.
 
+use crate::buckets::Buckets;
 use crate::machine::Machine;
 use crate::offset::Offsets;
 use crate::stay::{Arrival, Level, Stay};
@@ -34,9 +35,17 @@ struct Emitter<'a> {
     /// Stays that are copied out of a stay: by index of the source.
     copies_out: Vec<Vec<usize>>,
     runs: Vec<String>,
+    /// For each stay those of its level whose bytes may meet its own, itself included.
+    neighbours: Vec<Vec<usize>>,
 }
 
-/// Emits the program; `offsets` are by index of the stay, `arenas` by level.
+/// The program with what can be counted of it. Where it is broken the verifier says so; then nothing is counted.
+pub fn with_facts(target: &Target, mut program: Program) -> Program {
+    program.facts = berth_ir::verify::facts(target, &program).unwrap_or_default();
+    program
+}
+
+/// Emits the program, without its facts.
 pub fn emit(
     lifetimes: &Lifetimes,
     machine: &Machine,
@@ -54,7 +63,8 @@ pub fn emit(
     }
     let runs = lifetimes.tasks.iter().map(|t| format!("run {}", t.name)).collect();
     let names = names(lifetimes, stays);
-    let emitter = Emitter { lifetimes, machine, stays, offsets: &offsets, names, copies_out, runs };
+    let neighbours = neighbours(stays, &offsets);
+    let emitter = Emitter { lifetimes, machine, stays, offsets: &offsets, names, copies_out, runs, neighbours };
     emitter.program(device.height, lower.height, mode)
 }
 
@@ -66,6 +76,22 @@ fn spread(stays: &[Stay], device: &Offsets, lower: &Offsets) -> Vec<u64> {
         Level::Lower => lower.next(),
     };
     stays.iter().map(next).map(|at| at.copied().unwrap_or(0)).collect()
+}
+
+/// Stays that come and go, by whose bytes lie near to whose.
+fn neighbours(stays: &[Stay], offsets: &[u64]) -> Vec<Vec<usize>> {
+    let mut all = vec![Vec::new(); stays.len()];
+    for level in [Level::Device, Level::Lower] {
+        let here = |i: &usize| stays[*i].level == level && !stays[*i].forever && stays[*i].bytes > 0;
+        let range = |i: usize| (offsets[i], offsets[i] + stays[i].bytes);
+        let height = (0..stays.len()).filter(here).map(|i| range(i).1).max().unwrap_or(0);
+        let mut buckets = Buckets::new(height, stays.len());
+        (0..stays.len()).filter(here).for_each(|i| buckets.insert(i, range(i).0, range(i).1));
+        for i in (0..stays.len()).filter(here) {
+            buckets.near(&[range(i)], &mut all[i]);
+        }
+    }
+    all
 }
 
 fn names(lifetimes: &Lifetimes, stays: &[Stay]) -> Vec<Named> {
@@ -110,7 +136,7 @@ impl Emitter<'_> {
             arenas.push(Arena { tier: tier.name.clone(), bytes: lower });
         }
         let (prologue, code) = self.code();
-        let mut program = Program {
+        Program {
             header: Header {
                 format: FORMAT,
                 model: self.lifetimes.model.clone(),
@@ -130,10 +156,7 @@ impl Emitter<'_> {
             bodies: vec![Body { name: BODY.to_owned(), dims: BTreeMap::new(), code }],
             transitions: Vec::new(),
             facts: Facts::default(),
-        };
-        // Where the program is broken the verifier says so; then there are no facts to count.
-        program.facts = berth_ir::verify::facts(machine.target, &program).unwrap_or_default();
-        program
+        }
     }
 
     fn tensors(&self) -> Vec<Tensor> {
@@ -363,7 +386,8 @@ impl Emitter<'_> {
         let (from, to) = (self.offsets[i], self.offsets[i] + stay.bytes);
         // Holders of the same bytes before this stay, with how many steps back and where they end.
         let mut holders: Vec<(i64, usize, u32)> = Vec::new();
-        for (j, other) in self.stays.iter().enumerate() {
+        for &j in &self.neighbours[i] {
+            let other = &self.stays[j];
             let (a, b) = (self.offsets[j], self.offsets[j] + other.bytes);
             if other.level != stay.level || other.forever || a >= to || from >= b {
                 continue;

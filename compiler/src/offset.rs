@@ -6,6 +6,7 @@
 //! Why:      what never leaves lies below; the rest best fit, by decreasing size, area or length, whichever ends
 //!           lowest (Pisarchyk and Lee 2020 call the first greedy-by-size).
 
+use crate::buckets::Buckets;
 use crate::stay::Stay;
 
 /// Offsets of stays, in their order, and the height of the arena that they need.
@@ -47,25 +48,40 @@ fn pack_by(stays: &[&Stay], positions: usize, alignment: u64, key: fn(&Stay) -> 
     let mut order: Vec<usize> = (0..stays.len()).filter(|i| !stays[*i].forever && stays[*i].bytes > 0).collect();
     order.sort_by_key(|i| (std::cmp::Reverse(key(stays[*i])), *i));
     let mut height = floor;
-    // Placed stays by offset, so that gaps are found in one pass.
-    let mut placed: Vec<(u64, u64, usize)> = Vec::with_capacity(order.len());
+    let mut placed = Buckets::new(positions as u64, stays.len());
+    let (mut near, mut taken) = (Vec::new(), Vec::new());
     for i in order {
         let bytes = stays[i].bytes.next_multiple_of(alignment);
-        let meets = placed.iter().filter(|(_, _, j)| stays[*j].meets(stays[i], positions as i64));
-        let offset = best_fit(meets.map(|(from, to, _)| (*from, *to)), floor, bytes);
-        at[i] = offset;
-        height = height.max(offset + bytes);
-        let slot = placed.partition_point(|(from, _, _)| *from <= offset);
-        placed.insert(slot, (offset, offset + bytes, i));
+        let spans = spans(stays[i], positions as i64);
+        near.clear();
+        placed.near(&spans, &mut near);
+        taken.clear();
+        let meets = near.iter().filter(|j| stays[**j].meets(stays[i], positions as i64));
+        taken.extend(meets.map(|j| (at[*j], at[*j] + stays[*j].bytes.next_multiple_of(alignment))));
+        taken.sort_unstable();
+        at[i] = best_fit(&taken, floor, bytes);
+        height = height.max(at[i] + bytes);
+        for (from, to) in spans {
+            placed.insert(i, from, to);
+        }
     }
     Offsets { at, height }
 }
 
+/// The positions of a step at which a stay holds its bytes, as half-open ranges.
+fn spans(stay: &Stay, period: i64) -> Vec<(u64, u64)> {
+    let end = stay.to as u64 + 1;
+    match u64::try_from(stay.from) {
+        Ok(from) => vec![(from, end)],
+        Err(_) => vec![(0, end), ((stay.from + period).max(0) as u64, period as u64)],
+    }
+}
+
 /// The tightest gap that holds `bytes` between taken ranges sorted by start; above all of them where none does.
-fn best_fit(taken: impl Iterator<Item = (u64, u64)>, floor: u64, bytes: u64) -> u64 {
+fn best_fit(taken: &[(u64, u64)], floor: u64, bytes: u64) -> u64 {
     let mut top = floor;
     let mut best: Option<(u64, u64)> = None;
-    for (from, to) in taken {
+    for &(from, to) in taken {
         if from > top && from - top >= bytes && best.is_none_or(|(slack, _)| from - top - bytes < slack) {
             best = Some((from - top - bytes, top));
         }

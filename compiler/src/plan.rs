@@ -8,7 +8,7 @@
 //!           a set of weights is pinned and the rest streams ahead through what room is left. How much look-ahead is
 //!           worth its room is found by trying: window sizes double, each with as much pinned as then fits.
 
-use crate::emit::emit;
+use crate::emit::{emit, with_facts};
 use crate::layers::two_layers;
 use crate::machine::{CannotPlan, Machine};
 use crate::offset::{Offsets, pack};
@@ -155,7 +155,7 @@ pub fn plan(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Plan, 
     }
     // The base fits, and it is the first candidate: there is a best.
     let Tried { placed, program, timeline, .. } = best.ok_or(PlanError::Empty)?;
-    Ok(summary(lifetimes, &placed.stays, program, timeline))
+    Ok(summary(&site, &placed.stays, program, timeline))
 }
 
 /// Makes the program of one choice; nothing where it does not fit.
@@ -164,7 +164,7 @@ pub(crate) fn plan_choice(lifetimes: &Lifetimes, target: &Target, mode: Mode, ch
     let placed = site.fits(choice)?;
     let program = site.emit(&placed);
     let timeline = timeline(target, &program, steps(mode));
-    Some(summary(lifetimes, &placed.stays, program, timeline))
+    Some(summary(&site, &placed.stays, program, timeline))
 }
 
 /// Makes the program of given stays; nothing where they do not fit.
@@ -173,7 +173,7 @@ pub(crate) fn plan_stays(lifetimes: &Lifetimes, target: &Target, mode: Mode, sta
     let placed = site.place(stays, site.room()).filter(|p| p.device.height <= site.room())?;
     let program = site.emit(&placed);
     let timeline = timeline(target, &program, steps(mode));
-    Some(summary(lifetimes, &placed.stays, program, timeline))
+    Some(summary(&site, &placed.stays, program, timeline))
 }
 
 /// The least capacity of the device, and the capacity at which everything stays.
@@ -208,7 +208,9 @@ fn steps(mode: Mode) -> usize {
     }
 }
 
-fn summary(lifetimes: &Lifetimes, stays: &[Stay], program: Program, timeline: Timeline) -> Plan {
+fn summary(site: &Site, stays: &[Stay], program: Program, timeline: Timeline) -> Plan {
+    let lifetimes = site.lifetimes;
+    let program = with_facts(site.machine.target, program);
     let weight = |s: &&Stay| lifetimes.tensor(s.tensor).kind == Kind::Weight && s.level == Level::Device;
     let bytes = |keep: &dyn Fn(&&Stay) -> bool| stays.iter().filter(|s| keep(s)).map(|s| s.bytes).sum();
     let returns = |s: &&Stay| matches!(s.arrives, crate::stay::Arrival::Stay { .. });

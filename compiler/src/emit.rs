@@ -5,7 +5,6 @@
 //! Promises: a program that the verifier accepts, if stays that meet share no byte.
 //! Why:      an edge only where it is needed: the last holder of each byte, and the source of each copy.
 
-use crate::buckets::Buckets;
 use crate::machine::Machine;
 use crate::offset::Offsets;
 use crate::stay::{Arrival, Level, Stay};
@@ -35,8 +34,8 @@ struct Emitter<'a> {
     /// Stays that are copied out of a stay: by index of the source.
     copies_out: Vec<Vec<usize>>,
     runs: Vec<String>,
-    /// For each stay those of its level whose bytes may meet its own, itself included.
-    neighbours: Vec<Vec<usize>>,
+    /// For each stay those that held its bytes last before it, and how many steps back.
+    holders: Vec<Vec<(usize, u32)>>,
 }
 
 /// The program with what can be counted of it. Where it is broken the verifier says so; then nothing is counted.
@@ -63,8 +62,8 @@ pub fn emit(
     }
     let runs = lifetimes.tasks.iter().map(|t| format!("run {}", t.name)).collect();
     let names = names(lifetimes, stays);
-    let neighbours = neighbours(stays, &offsets);
-    let emitter = Emitter { lifetimes, machine, stays, offsets: &offsets, names, copies_out, runs, neighbours };
+    let holders = last_holders(stays, &offsets, lifetimes.tasks.len() as i64);
+    let emitter = Emitter { lifetimes, machine, stays, offsets: &offsets, names, copies_out, runs, holders };
     emitter.program(device.height, lower.height, mode)
 }
 
@@ -78,20 +77,45 @@ fn spread(stays: &[Stay], device: &Offsets, lower: &Offsets) -> Vec<u64> {
     stays.iter().map(next).map(|at| at.copied().unwrap_or(0)).collect()
 }
 
-/// Stays that come and go, by whose bytes lie near to whose.
-fn neighbours(stays: &[Stay], offsets: &[u64]) -> Vec<Vec<usize>> {
+/// For each stay those that held its bytes last before it, each with how many steps back: 0 or 1.
+///
+/// Goes through two steps in the order in which stays begin, and keeps for each byte who has it.
+fn last_holders(stays: &[Stay], offsets: &[u64], period: i64) -> Vec<Vec<(usize, u32)>> {
     let mut all = vec![Vec::new(); stays.len()];
     for level in [Level::Device, Level::Lower] {
         let here = |i: &usize| stays[*i].level == level && !stays[*i].forever && stays[*i].bytes > 0;
-        let range = |i: usize| (offsets[i], offsets[i] + stays[i].bytes);
-        let height = (0..stays.len()).filter(here).map(|i| range(i).1).max().unwrap_or(0);
-        let mut buckets = Buckets::new(height, stays.len());
-        (0..stays.len()).filter(here).for_each(|i| buckets.insert(i, range(i).0, range(i).1));
-        for i in (0..stays.len()).filter(here) {
-            buckets.near(&[range(i)], &mut all[i]);
+        let mut order: Vec<usize> = (0..stays.len()).filter(here).collect();
+        order.sort_by_key(|i| (stays[*i].from, *i));
+        // The second step begins before the first has ended where stays begin ahead of their step.
+        let shifted = |step: i64| order.iter().map(move |i| (step, *i));
+        let mut both: Vec<(i64, usize)> = shifted(0).chain(shifted(1)).collect();
+        both.sort_by_key(|(step, i)| (stays[*i].from + step * period, *step, *i));
+        let mut held: BTreeMap<u64, (u64, i64, usize)> = BTreeMap::new();
+        for (step, i) in both {
+            let (from, to) = (offsets[i], offsets[i] + stays[i].bytes);
+            split(&mut held, from);
+            split(&mut held, to);
+            let before: Vec<(u64, (u64, i64, usize))> = held.range(from..to).map(|(k, v)| (*k, *v)).collect();
+            for (start, (_, earlier, j)) in before {
+                held.remove(&start);
+                let back = (j, (step - earlier) as u32);
+                if step == 1 && !all[i].contains(&back) {
+                    all[i].push(back);
+                }
+            }
+            held.insert(from, (to, step, i));
         }
     }
     all
+}
+
+/// Cuts the range that crosses an address in two.
+fn split(held: &mut BTreeMap<u64, (u64, i64, usize)>, at: u64) {
+    let crossing = held.range(..at).next_back().filter(|(_, (to, ..))| *to > at).map(|(from, v)| (*from, *v));
+    if let Some((from, (to, step, i))) = crossing {
+        held.insert(from, (at, step, i));
+        held.insert(at, (to, step, i));
+    }
 }
 
 fn names(lifetimes: &Lifetimes, stays: &[Stay]) -> Vec<Named> {
@@ -383,32 +407,11 @@ impl Emitter<'_> {
             return self.until(i).into_iter().map(|name| After { name, steps: 1 }).collect();
         }
         let period = self.lifetimes.tasks.len() as i64;
-        let (from, to) = (self.offsets[i], self.offsets[i] + stay.bytes);
-        // Holders of the same bytes before this stay, with how many steps back and where they end.
-        let mut holders: Vec<(i64, usize, u32)> = Vec::new();
-        for &j in &self.neighbours[i] {
-            let other = &self.stays[j];
-            let (a, b) = (self.offsets[j], self.offsets[j] + other.bytes);
-            if other.level != stay.level || other.forever || a >= to || from >= b {
-                continue;
-            }
-            if other.to < stay.from {
-                holders.push((other.to, j, 0));
-            } else if other.to - period < stay.from {
-                holders.push((other.to - period, j, 1));
-            }
-        }
-        holders.sort_by_key(|(end, j, _)| (std::cmp::Reverse(*end), *j));
-        let mut open = vec![(from, to)];
         // Runs end in order: of all that held the bytes, the last one says it for the others.
         let mut last_run: Option<(i64, &str, u32)> = None;
         let mut after = Vec::new();
-        for (_, j, steps) in holders {
-            let other = &self.stays[j];
-            if !subtract(&mut open, self.offsets[j], self.offsets[j] + other.bytes) {
-                continue;
-            }
-            if let Some(p) = other.uses.iter().max() {
+        for &(j, steps) in &self.holders[i] {
+            if let Some(p) = self.stays[j].uses.iter().max() {
                 let at = *p as i64 - i64::from(steps) * period;
                 last_run = last_run.max(Some((at, &self.runs[*p], steps)));
             }
@@ -422,27 +425,6 @@ impl Emitter<'_> {
 /// The budgets that a target was given.
 fn budgets(target: &Target) -> BTreeMap<String, Bytes> {
     target.tiers.iter().filter_map(|t| t.budget.map(|b| (t.name.clone(), b))).collect()
-}
-
-/// Takes a range out of a set of ranges; says whether it met any.
-fn subtract(open: &mut Vec<(u64, u64)>, a: u64, b: u64) -> bool {
-    let mut met = false;
-    let mut rest = Vec::with_capacity(open.len() + 1);
-    for &(from, to) in open.iter() {
-        if a >= to || from >= b {
-            rest.push((from, to));
-            continue;
-        }
-        met = true;
-        if from < a {
-            rest.push((from, a));
-        }
-        if b < to {
-            rest.push((b, to));
-        }
-    }
-    *open = rest;
-    met
 }
 
 /// Each instruction once; of the same instruction in this step and the one before, this step's suffices.

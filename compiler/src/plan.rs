@@ -24,6 +24,10 @@ use std::collections::BTreeSet;
 /// Steps that a simulation looks at: two to fill the pipeline, two to take the mean of, one between.
 pub const STEPS: usize = 5;
 
+/// Weights that wait together, at most, in the windows that are tried: about nine layers of a decoder. More of them hide
+/// nothing more, and each costs as much work as it has neighbours.
+const AHEAD_MAX: u64 = 64;
+
 /// Gaps between uses that are tried one by one; models share few weights.
 const KEPT_GAPS_MAX: usize = 64;
 
@@ -478,7 +482,7 @@ impl<'a> Site<'a> {
         for extra in [mean * 2, mean * 4] {
             windows.push(largest + extra);
         }
-        while window <= all.min(self.room()) {
+        while window <= all.min(self.room()).min(mean.saturating_mul(AHEAD_MAX)) {
             window = window.saturating_mul(2);
             windows.push(window);
         }

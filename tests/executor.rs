@@ -192,7 +192,7 @@ fn reference(case: &Case, engine: &mut OrtEngine) -> BTreeMap<String, Vec<u8>> {
         memory[*offset as usize..][..bytes.len()].copy_from_slice(&bytes);
     }
     let session = engine.prepare(&code).expect("a session");
-    engine.measure(session, &code, memory, 1).expect("it runs");
+    engine.measure(session, &code, memory, 1, &mut || {}).expect("it runs");
     let outputs = whole.outputs.iter().zip(&code.outputs).zip(&offsets[whole.inputs.len()..]);
     outputs
         .map(|((id, port), offset)| {

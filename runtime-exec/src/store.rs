@@ -186,17 +186,28 @@ fn scatter(from: &[u8], to: &mut [u8], matrix: Transposed, row: u64, column: u64
 }
 
 /// `from` holds rows from `row` on, of `columns` elements of `E` bytes each, the first of them at `column`.
+///
+/// Goes by tiles of a cache line each way, so that every line is read once and written once: element by element, columns
+/// a power of two apart would push each other out of the cache.
 fn scatter_by<const E: usize>(from: &[u8], to: &mut [u8], rows: u64, row: u64, column: u64, columns: u64) {
-    // Elements of one cache line of the source at a time: each goes to a run of its own in the target.
-    let line = 64 / E;
-    let (columns, rows) = (columns as usize, rows as usize);
+    const SIDE_MAX: usize = 64;
+    let side = SIDE_MAX / E;
+    let (columns, rows, column, row) = (columns as usize, rows as usize, column as usize, row as usize);
     let (from, _) = from.as_chunks::<E>();
     let (to, _) = to.as_chunks_mut::<E>();
-    for first in (0..columns).step_by(line) {
-        let last = (first + line).min(columns);
-        for (r, source) in from.chunks_exact(columns).enumerate() {
-            for c in first..last {
-                to[(column as usize + c) * rows + row as usize + r] = source[c];
+    let count = from.len() / columns.max(1);
+    let mut tile = [[[0u8; E]; SIDE_MAX]; SIDE_MAX];
+    for first_row in (0..count).step_by(side) {
+        let tall = side.min(count - first_row);
+        for first in (0..columns).step_by(side) {
+            let wide = side.min(columns - first);
+            for r in 0..tall {
+                let line = &from[(first_row + r) * columns + first..][..wide];
+                line.iter().enumerate().for_each(|(c, element)| tile[c][r] = *element);
+            }
+            for (c, line) in tile[..wide].iter().enumerate() {
+                let start = (column + first + c) * rows + row + first_row;
+                to[start..start + tall].copy_from_slice(&line[..tall]);
             }
         }
     }

@@ -105,13 +105,15 @@ pub trait Engine: Send {
     /// [`TaskCode::scratch_layout`] says and starts on [`ALIGNMENT`].
     ///
     /// The inputs are what the scratch holds on entry: zeros suit most operators, and what the cost or the legality of
-    /// a task depends on (indices, counts) is the caller's to write.
+    /// a task depends on (indices, counts) is the caller's to write. One run goes ahead to warm up; `before` is called
+    /// before each that is timed, to put the caches into the state that the caller wants.
     fn measure(
         &mut self,
         session: SessionId,
         code: &TaskCode,
         scratch: &mut [u8],
         runs: u32,
+        before: &mut dyn FnMut(),
     ) -> Result<Measured, EngineError>;
 
     /// Ties the ports of a session to addresses. The shapes are those of `code`, so one session with open dims can have

@@ -567,7 +567,12 @@ impl OrtEngine {
     ///
     /// # Safety
     /// As [`Engine::bind`].
-    unsafe fn measure_bound(&self, id: BindingId, runs: u32) -> Result<Measured, EngineError> {
+    unsafe fn measure_bound(
+        &self,
+        id: BindingId,
+        runs: u32,
+        before: &mut dyn FnMut(),
+    ) -> Result<Measured, EngineError> {
         let binding = self.binding(id)?;
         // With no workspace at all every request goes to the heap, and the placement says what would have sufficed.
         // SAFETY: the ports are the caller's promise; there is no workspace.
@@ -577,6 +582,7 @@ impl OrtEngine {
         for _ in 0..runs {
             let skip = workspace.as_ptr().align_offset(ALIGN);
             let range = &mut workspace[skip..];
+            before();
             let began = Instant::now();
             // SAFETY: the ports as above; the workspace is this call's own.
             let tally = unsafe { self.run_counted(binding, (range.as_mut_ptr(), range.len()))? };
@@ -642,6 +648,7 @@ impl Engine for OrtEngine {
         code: &TaskCode,
         scratch: &mut [u8],
         runs: u32,
+        before: &mut dyn FnMut(),
     ) -> Result<Measured, EngineError> {
         let memory = |what: String| EngineError::Memory { task: code.name.clone(), what };
         let layout = code.scratch_layout().and_then(|(o, n)| Some((o, usize::try_from(n).ok()?)));
@@ -659,7 +666,7 @@ impl Engine for OrtEngine {
         // binding goes before the call returns.
         unsafe {
             let id = self.bind(session, code, inputs, outputs)?;
-            let measured = self.measure_bound(id, runs.max(1));
+            let measured = self.measure_bound(id, runs.max(1), before);
             self.unbind(id);
             measured
         }

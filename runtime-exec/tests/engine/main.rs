@@ -84,7 +84,7 @@ impl Bench {
     fn measured(&mut self) -> u64 {
         let session = self.engine.prepare(&self.code).unwrap();
         let mut scratch = Block::new(self.memory.bytes.len());
-        self.engine.measure(session, &self.code, scratch.all(), 2).unwrap().workspace_bytes
+        self.engine.measure(session, &self.code, scratch.all(), 2, &mut || {}).unwrap().workspace_bytes
     }
 }
 
@@ -327,11 +327,11 @@ fn measuring_needs_room_and_alignment() {
     let code = matmul("measured", 2, 3, 2).code();
     let session = engine.prepare(&code).unwrap();
     let mut scratch = Block::new(256);
-    let measured = engine.measure(session, &code, scratch.all(), 3).unwrap();
+    let measured = engine.measure(session, &code, scratch.all(), 3, &mut || {}).unwrap();
     assert!(measured.workspace_bytes == 0 && measured.run_nanos > 0);
     for view in [0..64, 4..256] {
         // Too short, and off the line.
-        let error = engine.measure(session, &code, &mut scratch.all()[view], 1).unwrap_err();
+        let error = engine.measure(session, &code, &mut scratch.all()[view], 1, &mut || {}).unwrap_err();
         assert!(matches!(error, EngineError::Memory { .. }), "{error}");
     }
 }

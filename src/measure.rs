@@ -7,7 +7,8 @@ use berth_ir::program::Program;
 use berth_ir::units::Nanos;
 use berth_runtime_exec::engine::ort::OrtEngine;
 use berth_runtime_exec::engine::{EngineError, Port, TaskCode};
-use berth_runtime_exec::executor::{LoadError, TaskPorts, measure};
+use berth_runtime_exec::errors::LoadError;
+use berth_runtime_exec::executor::{TaskPorts, measure};
 use std::collections::BTreeMap;
 
 /// Time and workspace of each task, by name; tasks with the same code are measured once.

@@ -63,6 +63,7 @@ pub fn sets(words: &[String]) -> Result<BTreeMap<String, Vec<i64>>, Failure> {
 /// Adds what the shapes of given inputs say of dims. Where two sizes have one name, the second is bound by its input and
 /// axis, as some exporters give unlike sizes one name; whether they can stand together is for the operators to say.
 pub fn dims_of_inputs(model: &Model, inputs: &BTreeMap<String, Array>, binding: &mut Binding) -> Result<(), Failure> {
+    let given = binding.clone();
     for port in model.inputs() {
         let (Some(array), Some(shape)) = (inputs.get(&port.name), &port.shape) else { continue };
         if array.shape.len() != shape.len() {
@@ -76,6 +77,15 @@ pub fn dims_of_inputs(model: &Model, inputs: &BTreeMap<String, Array>, binding: 
         }
         for (n, (axis, size)) in shape.iter().zip(&array.shape).enumerate() {
             let Some(dim) = axis.as_dim() else { continue };
+            if given.get(&format!("{}:{n}", port.name)) == Some(size) {
+                continue;
+            }
+            if let Some(said) = given.get(dim).filter(|said| *said != size) {
+                return Err(Failure::bad(format!(
+                    "dim `{dim}` is {said} by what was given for it, and {size} in the shape of input `{}`: leave out `--dim {dim}`, or give an input of that size",
+                    port.name
+                )));
+            }
             if *binding.entry(dim.to_owned()).or_insert(*size) != *size {
                 binding.insert(format!("{}:{n}", port.name), *size);
             }

@@ -54,6 +54,9 @@ fn inputs_that_do_not_fit_are_refused() {
         },
         &["`input_ids`", "axes"],
     );
+    let stored_inputs = model("llama_decode.npz");
+    let wrong = ["run", &llama, "--inputs", stored_inputs.to_str().expect("UTF-8"), "--dim", "past=9"];
+    check(&folder, &wrong, 2, &["dim `past` is 9", "--dim past"]);
     // A cache one longer than the mask says.
     run(
         &|a| {

@@ -4,6 +4,7 @@
 
 pub mod arena;
 pub mod engine;
+pub mod errors;
 pub mod executor;
 pub mod store;
 mod table;

@@ -1,6 +1,6 @@
 //! A verified program with dense ids: what the executor looks at while it runs.
 
-use crate::executor::LoadError;
+use crate::errors::LoadError;
 use berth_ir::program::{Class, Extent, Instruction, Place, Program, Transposed};
 use berth_ir::verify::Verified;
 use std::collections::HashMap;

@@ -90,12 +90,22 @@ impl<'t> Machine<'t> {
 
     /// The rate at which bytes can enter the device over all links together; links of one group count once.
     pub fn rate_into_device(&self) -> BytesPerSec {
-        let mut groups = std::collections::BTreeMap::new();
-        for link in [self.home_to_device, self.lower_to_device].into_iter().flatten() {
-            let group = link.group.as_deref().unwrap_or(&link.name);
-            let rate = groups.entry(group).or_insert(0);
-            *rate = link.present_rate().0.max(*rate);
-        }
-        BytesPerSec(groups.values().fold(0, |a: u64, b| a.saturating_add(*b)))
+        together([self.home_to_device, self.lower_to_device])
     }
+
+    /// The rate at which bytes can leave files over all links together.
+    pub fn rate_from_files(&self) -> BytesPerSec {
+        together([self.home_to_device, self.home_to_lower])
+    }
+}
+
+/// The rate of links together; those of one group have the rate of the fastest of them.
+fn together(links: [Option<&Link>; 2]) -> BytesPerSec {
+    let mut groups = std::collections::BTreeMap::new();
+    for link in links.into_iter().flatten() {
+        let group = link.group.as_deref().unwrap_or(&link.name);
+        let rate = groups.entry(group).or_insert(0);
+        *rate = link.present_rate().0.max(*rate);
+    }
+    BytesPerSec(groups.values().fold(0, |a: u64, b| a.saturating_add(*b)))
 }

@@ -28,6 +28,9 @@ pub const STEPS: usize = 5;
 /// nothing more, and each costs as much work as it has neighbours.
 const AHEAD_MAX: u64 = 64;
 
+/// Addresses that are looked for, each time with one stay more brought late, before a choice is given up.
+const REPAIRS_MAX: usize = 4;
+
 /// Gaps between uses that are tried one by one; models share few weights.
 const KEPT_GAPS_MAX: usize = 64;
 
@@ -201,8 +204,12 @@ pub fn bound(target: &Target, program: &Program) -> Nanos {
         Bound::Traffic { bytes, tier, .. } if *tier == machine.device.name => Some(Bytes(*bytes)),
         _ => None,
     });
-    let moving = traffic.map(|b| b.at(machine.rate_into_device()).0).max().unwrap_or(0);
-    Nanos(compute.max(moving))
+    let bytes = traffic.max().unwrap_or(Bytes(0));
+    let moving = bytes.at(machine.rate_into_device());
+    // What the lower memory cannot hold either comes from files, in every step.
+    let below = machine.lower.map_or(0, |tier| tier.room().0);
+    let reading = Bytes(bytes.0.saturating_sub(below)).at(machine.rate_from_files());
+    Nanos(compute.max(moving.0).max(reading.0))
 }
 
 fn steps(mode: Mode) -> usize {
@@ -275,7 +282,25 @@ impl<'a> Site<'a> {
         if load.iter().any(|l| *l > room) {
             return None;
         }
-        self.place(stays, room).filter(|p| p.device.height <= room)
+        self.repaired(stays, room)
+    }
+
+    /// Addresses within a room. While there are none, what lies highest is brought later, for its task alone, a few times
+    /// over: a loop of stays that each meet the next takes one place more when their number is odd.
+    fn repaired(&self, mut stays: Vec<Stay>, room: u64) -> Option<Placed> {
+        for _ in 0..REPAIRS_MAX {
+            let placed = self.place(stays, room)?;
+            if placed.device.height <= room {
+                return Some(placed);
+            }
+            stays = placed.stays;
+            let device = stays.iter_mut().filter(|s| s.level == Level::Device);
+            let early = |s: &Stay| !s.forever && s.uses.first().is_some_and(|p| s.from < *p as i64);
+            let highest = device.zip(&placed.device.at).filter(|(s, _)| early(s)).max_by_key(|(s, at)| *at + s.bytes);
+            let stay = highest?.0;
+            stay.from = stay.uses[0] as i64;
+        }
+        None
     }
 
     /// The faster of the best so far and a choice, if that fits.

@@ -325,7 +325,10 @@ impl<'a> Site<'a> {
             room: self.machine.device.room().0,
             least: self.least(),
         };
-        self.first_rung(self.room()).map(|(choice, _)| choice).ok_or_else(no_room)
+        let gentle = self.first_rung(self.room()).map(|(choice, _)| choice);
+        // The rungs of this room may all miss what a rung of a smaller one hits: a small lower memory is filled otherwise.
+        let least = || self.least_rung().filter(|(bytes, ..)| *bytes <= self.room()).map(|(_, choice, _)| choice);
+        gentle.or_else(least).ok_or_else(no_room)
     }
 
     /// The first rung of the ladder that fits in a room.

@@ -83,18 +83,17 @@ struct Server {
     busy: bool,
     /// Links: what is ready, best first. Engines: runs in written order.
     ready: BinaryHeap<Reverse<(Class, usize, usize)>>,
-    engine: bool,
 }
 
 impl<'p> World<'p> {
     fn new(target: &Target, program: &'p Program, steps: usize) -> World<'p> {
-        let (mut tracks, servers_of, engines) = tracks(target);
+        let (mut tracks, servers_of) = tracks(target);
         tracks.push("caller".to_owned());
         let body = program.bodies.first().map_or(&[][..], |b| &b.code);
         let code = [program.prologue.as_slice(), body];
         let facts = Facts::new(target, program, &servers_of, tracks.len() - 1);
         let work = code.map(|c| c.iter().enumerate().map(|(i, x)| facts.work(x, i)).collect::<Vec<_>>());
-        let servers = (0..tracks.len()).map(|i| Server { engine: i < engines, ..Server::default() }).collect();
+        let servers = tracks.iter().map(|_| Server::default()).collect();
         let mut world = World {
             code,
             work,
@@ -237,13 +236,12 @@ impl<'p> World<'p> {
         let step = if steps <= 1 { first_step } else { Nanos(step) };
         let engine = target.engines.first().map_or("", |e| &e.name);
         let busy: u64 = program.tasks.iter().filter(|t| t.engine == engine).map(|t| t.cost.0).sum();
-        debug_assert!(self.servers.iter().any(|s| s.engine));
         Timeline { events, first_step, step, stall: Nanos(step.0.saturating_sub(busy)) }
     }
 }
 
 /// Servers: engines first, then one per link or group of links.
-fn tracks(target: &Target) -> (Vec<String>, BTreeMap<String, usize>, usize) {
+fn tracks(target: &Target) -> (Vec<String>, BTreeMap<String, usize>) {
     let mut names: Vec<String> = target.engines.iter().map(|e| e.name.clone()).collect();
     let engines = names.len();
     let mut links = BTreeMap::new();
@@ -256,7 +254,7 @@ fn tracks(target: &Target) -> (Vec<String>, BTreeMap<String, usize>, usize) {
         });
         links.insert(link.name.clone(), server);
     }
-    (names, links, engines)
+    (names, links)
 }
 
 /// What the cost of an instruction follows from.

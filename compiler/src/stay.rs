@@ -1,6 +1,6 @@
 //! What a residency decision is: where each tensor stays, from when to when, and how it gets there.
 
-use berth_ir::lifetime::{Lifetimes, TensorId};
+use berth_ir::lifetime::TensorId;
 
 /// Which of a machine's two memories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,9 +97,4 @@ pub fn load_curve(stays: &[Stay], level: Level, positions: usize, alignment: u64
             u64::try_from(load).unwrap_or(u64::MAX)
         })
         .collect()
-}
-
-/// The tensor's name, for people.
-pub fn name(lifetimes: &Lifetimes, stay: &Stay) -> String {
-    lifetimes.tensor(stay.tensor).name.clone()
 }

@@ -43,7 +43,8 @@ pub enum Command {
 pub struct Bound {
     /// Bind a named dim, such as `past=1023`
     ///
-    /// May be given several times. A dim that the model proves from others need not be given.
+    /// May be given several times. A dim that the model proves from others need not be given. A range, such as
+    /// `past=0..1023`, plans for its upper end; the program then runs every size in it.
     #[arg(long = "dim", value_name = "NAME=N")]
     pub dims: Vec<String>,
     /// Fix an input's value, such as `use_cache_branch=true`, and fold what depends on it

@@ -2,22 +2,24 @@
 
 use crate::failure::Failure;
 use berth_compiler::cost::Cost;
-use berth_compiler::lower::{Code, Lowered};
+use berth_compiler::lower::{Code, Lowered, Source};
 use berth_ir::program::Program;
 use berth_ir::units::Nanos;
 use berth_runtime_exec::engine::ort::OrtEngine;
 use berth_runtime_exec::engine::{EngineError, Port, TaskCode};
 use berth_runtime_exec::errors::LoadError;
-use berth_runtime_exec::executor::{TaskPorts, measure};
+use berth_runtime_exec::executor::{Operand, TaskPorts, measure};
 use std::collections::BTreeMap;
 
 /// Time and workspace of each task, by name; tasks with the same code are measured once.
 pub fn costs(lowered: &Lowered, engine: &mut OrtEngine) -> Result<BTreeMap<String, Cost>, Failure> {
-    let mut known: BTreeMap<bytes::Bytes, Option<Cost>> = BTreeMap::new();
+    // Code with open sizes is the same for tasks of several.
+    let mut known: BTreeMap<(&bytes::Bytes, Vec<&[u64]>), Option<Cost>> = BTreeMap::new();
     let mut all = BTreeMap::new();
     let mut flush = Vec::new();
     for (task, code) in lowered.lifetimes.tasks.iter().zip(&lowered.codes) {
-        let cost = match known.get(&code.model) {
+        let key = (&code.model, code.inputs.iter().chain(&code.outputs).map(|p| p.most.as_slice()).collect());
+        let cost = match known.get(&key) {
             Some(cost) => *cost,
             None => {
                 let cost = match measure(engine, &task_code(&task.name, code), &mut flush) {
@@ -26,11 +28,12 @@ pub fn costs(lowered: &Lowered, engine: &mut OrtEngine) -> Result<BTreeMap<Strin
                     Err(LoadError::Engine(EngineError::Engine { .. })) => None,
                     Err(error) => return Err(load_failure(error)),
                 };
-                known.insert(code.model.clone(), cost);
+                known.insert(key, cost);
                 cost
             }
         };
-        all.extend(cost.map(|cost| (task.name.clone(), cost)));
+        let least = if code.varies { task.workspace } else { 0 };
+        all.extend(cost.map(|cost| (task.name.clone(), Cost { workspace: cost.workspace.max(least), ..cost })));
     }
     Ok(all)
 }
@@ -38,9 +41,12 @@ pub fn costs(lowered: &Lowered, engine: &mut OrtEngine) -> Result<BTreeMap<Strin
 fn task_code(name: &str, code: &Code) -> TaskCode {
     let port = |letter: char| {
         move |(n, p): (usize, &berth_compiler::lower::Port)| Port {
-            name: format!("{letter}{n}"),
-            dtype: p.dtype,
-            shape: p.shape.clone(),
+            found: p.found,
+            trial: match &p.source {
+                Source::Known { most, .. } => Some(most.clone()),
+                Source::Tensor(_) => None,
+            },
+            ..Port::new(format!("{letter}{n}"), p.dtype, p.most.clone())
         }
     };
     TaskCode {
@@ -66,16 +72,23 @@ pub fn ports(program: &Program, lowered: &Lowered) -> Result<Vec<TaskPorts>, Fai
         };
         // The verifier has seen that the model has this operator, with these accesses.
         let code = by_op.get(op.as_str()).ok_or_else(|| Failure::bad(format!("the model has no operator `{op}`")))?;
-        let access = |writes: bool| {
+        let operand = |writes: bool| {
             move |p: &berth_compiler::lower::Port| {
-                let name = &lowered.lifetimes.tensor(p.tensor).name;
-                task.accesses.iter().position(|a| a.tensor() == name && a.writes() == writes).unwrap_or(usize::MAX)
+                let tensor = match &p.source {
+                    Source::Known { elements, .. } => return Operand::Known(elements.clone()),
+                    Source::Tensor(tensor) => *tensor,
+                };
+                let name = &lowered.lifetimes.tensor(tensor).name;
+                let access = task.accesses.iter().position(|a| a.tensor() == name && a.writes() == writes);
+                Operand::Access(access.unwrap_or(usize::MAX))
             }
         };
+        let shapes = || code.inputs.iter().chain(&code.outputs).map(|p| p.shape.clone()).collect();
         all.push(TaskPorts {
             code: task_code(&task.name, code),
-            inputs: code.inputs.iter().map(access(false)).collect(),
-            outputs: code.outputs.iter().map(access(true)).collect(),
+            inputs: code.inputs.iter().map(operand(false)).collect(),
+            outputs: code.outputs.iter().map(operand(true)).collect(),
+            open: code.is_open().then(shapes),
         });
     }
     Ok(all)

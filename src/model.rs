@@ -7,6 +7,7 @@ use berth_compiler::lower::{Lowered, lower};
 use berth_ir::Target;
 use berth_ir::expr::Binding;
 use berth_ir::graph::{Graph, Stored};
+use berth_ir::program::DimRange;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,22 +19,35 @@ pub fn open(path: &Path) -> Result<Model, Failure> {
     import::open(path).map_err(|e| Failure::bad(format!("`{}`: {e}", path.display())))
 }
 
+/// Sizes of dims: a range of one is a size.
+pub type Dims = BTreeMap<String, DimRange>;
+
+/// The dims that have one size.
+pub fn exact(dims: &Dims) -> Binding {
+    dims.iter().filter(|(_, r)| r.low == r.high).map(|(d, r)| (d.clone(), r.high)).collect()
+}
+
 /// What `--dim` says.
-pub fn dims(words: &[String]) -> Result<Binding, Failure> {
-    let mut binding = Binding::new();
+pub fn dims(words: &[String]) -> Result<Dims, Failure> {
+    let mut dims = Dims::new();
     for word in words {
-        let bad = |problem: &str| Failure::bad(format!("`--dim {word}`: {problem}; write it as `--dim past=1023`"));
+        let bad = |problem: &str| {
+            Failure::bad(format!("`--dim {word}`: {problem}; write it as `--dim past=1023` or `--dim past=0..1023`"))
+        };
         let (name, value) = word.split_once('=').ok_or_else(|| bad("there is no `=`"))?;
-        if value.contains("..") {
-            return Err(bad("a range of sizes cannot be planned yet, only one size"));
+        let (low, high) = value.split_once("..").unwrap_or((value, value));
+        let size = |text: &str| text.trim().parse().ok().filter(|v| *v <= u64::from(u32::MAX));
+        let (low, high) =
+            size(low).zip(size(high)).ok_or_else(|| bad("the size is no whole number up to 2^32, nor two of them"))?;
+        if low > high {
+            return Err(bad("the range ends before it begins"));
         }
-        let value = value.parse().ok().filter(|v| *v <= u64::from(u32::MAX));
-        let value = value.ok_or_else(|| bad("the size is no whole number up to 2^32"))?;
-        if binding.insert(name.to_owned(), value).is_some_and(|old| old != value) {
+        let range = DimRange { low, high };
+        if dims.insert(name.to_owned(), range).is_some_and(|old| old != range) {
             return Err(bad("the dim is given twice with two sizes"));
         }
     }
-    Ok(binding)
+    Ok(dims)
 }
 
 /// What `--set` says.
@@ -61,9 +75,17 @@ pub fn sets(words: &[String]) -> Result<BTreeMap<String, Vec<i64>>, Failure> {
 }
 
 /// Adds what the shapes of given inputs say of dims. Where two sizes have one name, the second is bound by its input and
-/// axis, as some exporters give unlike sizes one name; whether they can stand together is for the operators to say.
-pub fn dims_of_inputs(model: &Model, inputs: &BTreeMap<String, Array>, binding: &mut Binding) -> Result<(), Failure> {
-    let given = binding.clone();
+/// axis, as some exporters give unlike sizes one name; whether they can stand together is for the operators to say. What
+/// comes back are the sizes within the ranges that were given.
+pub fn dims_of_inputs(model: &Model, inputs: &BTreeMap<String, Array>, dims: &mut Dims) -> Result<Binding, Failure> {
+    let given = dims.clone();
+    let mut inside = Binding::new();
+    // Beside a range, a dim that follows from others is not bound to what it is for one size of the range.
+    let ranges = given.values().any(|range| range.low < range.high);
+    let follows = match model.graph(&exact(&given)) {
+        Ok(graph) if ranges => graph.relations,
+        _ => BTreeMap::new(),
+    };
     for port in model.inputs() {
         let (Some(array), Some(shape)) = (inputs.get(&port.name), &port.shape) else { continue };
         if array.shape.len() != shape.len() {
@@ -77,21 +99,32 @@ pub fn dims_of_inputs(model: &Model, inputs: &BTreeMap<String, Array>, binding: 
         }
         for (n, (axis, size)) in shape.iter().zip(&array.shape).enumerate() {
             let Some(dim) = axis.as_dim() else { continue };
-            if given.get(&format!("{}:{n}", port.name)) == Some(size) {
+            let one = DimRange { low: *size, high: *size };
+            if given.get(&format!("{}:{n}", port.name)) == Some(&one) {
                 continue;
             }
-            if let Some(said) = given.get(dim).filter(|said| *said != size) {
+            let said = given.get(dim);
+            if said.is_some_and(|said| said.low < said.high && (said.low..=said.high).contains(size))
+                && *inside.entry(dim.to_owned()).or_insert(*size) == *size
+            {
+                continue;
+            }
+            if let Some(said) = said.filter(|said| **said != one) {
                 return Err(Failure::bad(format!(
                     "dim `{dim}` is {said} by what was given for it, and {size} in the shape of input `{}`: leave out `--dim {dim}`, or give an input of that size",
                     port.name
                 )));
             }
-            if *binding.entry(dim.to_owned()).or_insert(*size) != *size {
-                binding.insert(format!("{}:{n}", port.name), *size);
+            if follows.contains_key(dim) {
+                inside.insert(dim.to_owned(), *size);
+                continue;
+            }
+            if *dims.entry(dim.to_owned()).or_insert(one) != one {
+                dims.insert(format!("{}:{n}", port.name), one);
             }
         }
     }
-    Ok(())
+    Ok(inside)
 }
 
 fn said(shape: &[berth_ir::Expr]) -> String {
@@ -99,11 +132,12 @@ fn said(shape: &[berth_ir::Expr]) -> String {
     format!("[{}]", axes.join(", "))
 }
 
-/// The graph at these sizes; every size must be known.
-pub fn graph(model: &Model, binding: &Binding, set: &BTreeMap<String, Vec<i64>>) -> Result<Graph, Failure> {
+/// The graph at these sizes; every size must be known, or have a range.
+pub fn graph(model: &Model, dims: &Dims, set: &BTreeMap<String, Vec<i64>>) -> Result<Graph, Failure> {
+    let binding = &exact(dims);
     let known: Vec<String> = model.input_dims().into_iter().map(|d| d.name).collect();
     let axes: Vec<&String> = binding.keys().filter(|d| is_axis(model, d)).collect();
-    if let Some(unknown) = binding.keys().find(|d| !known.contains(d) && !axes.contains(d)) {
+    if let Some(unknown) = dims.keys().find(|d| !known.contains(d) && !axes.contains(d)) {
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         return Err(Failure::bad(format!("the model has no dim `{unknown}`; it has {known}")));
     }
@@ -114,7 +148,7 @@ pub fn graph(model: &Model, binding: &Binding, set: &BTreeMap<String, Vec<i64>>)
     let mut open = BTreeMap::new();
     for input in &graph.inputs {
         let value = graph.value(*input);
-        for dim in value.shape.iter().flat_map(|e| e.dims()) {
+        for dim in value.shape.iter().flat_map(|e| e.dims()).filter(|dim| !dims.contains_key(dim)) {
             open.entry(dim).or_insert_with(|| value.name.clone());
         }
     }
@@ -143,8 +177,8 @@ fn unlike(model: &Model, binding: &Binding, axis: &str) -> String {
 }
 
 /// Lowers a graph for a target.
-pub fn lowered(graph: &Graph, binding: &Binding, target: &Target) -> Result<Lowered, Failure> {
-    lower(graph, binding, target, &read_small).map_err(Failure::bad)
+pub fn lowered(graph: &Graph, dims: &Dims, target: &Target) -> Result<Lowered, Failure> {
+    lower(graph, dims, target, &read_small).map_err(Failure::bad)
 }
 
 /// The bytes of a small constant in a file.

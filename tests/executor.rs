@@ -7,6 +7,7 @@ use berth_compiler::import;
 use berth_compiler::lower::{Lowered, lower};
 use berth_compiler::plan::plan;
 use berth_compiler::task_model::whole_model;
+use berth_ir::expr::Binding;
 use berth_ir::graph::{Content, Graph, Stored};
 use berth_ir::program::{Mode, Program};
 use berth_ir::units::Bytes;
@@ -41,11 +42,11 @@ fn case(path: &Path) -> Case {
     let arrays = npz::read(&path.with_extension("npz")).expect("its inputs");
     let named = arrays.into_iter().filter_map(|a| Some((a.name.strip_prefix("in:")?.to_owned(), a)));
     let inputs: BTreeMap<String, Array> = named.collect();
-    let mut binding = BTreeMap::new();
-    berth::model::dims_of_inputs(&model, &inputs, &mut binding).expect("its dims");
-    let graph = model.graph(&binding).expect("its graph");
+    let mut dims = BTreeMap::new();
+    berth::model::dims_of_inputs(&model, &inputs, &mut dims).expect("its dims");
+    let graph = berth::model::graph(&model, &dims, &BTreeMap::new()).expect("its graph");
     let target = berth::machine::target("host").expect("the host");
-    let lowered = lower(&graph, &binding, &target, &read).expect("it lowers");
+    let lowered = lower(&graph, &dims, &target, &read).expect("it lowers");
     Case { graph, lowered, inputs }
 }
 
@@ -86,7 +87,7 @@ impl Caller for Side<'_> {
         to.copy_from_slice(&self.case.inputs[&port.name].bytes);
         Ok(())
     }
-    fn fetch(&mut self, tensor: &str, step: usize, from: &[u8]) -> Result<(), String> {
+    fn fetch(&mut self, tensor: &str, step: usize, from: &[u8], _dims: &Binding) -> Result<(), String> {
         self.outputs.insert((step, tensor.to_owned()), from.to_vec());
         Ok(())
     }
@@ -171,7 +172,7 @@ fn reference(case: &Case, engine: &mut OrtEngine) -> BTreeMap<String, Vec<u8>> {
     let port = |letter: char| {
         move |(n, id): (usize, &berth_ir::graph::ValueId)| {
             let shape = value(id).shape.iter().map(|e| e.as_constant().expect("bound") as u64).collect();
-            Port { name: format!("{letter}{n}"), dtype: value(id).dtype, shape }
+            Port::new(format!("{letter}{n}"), value(id).dtype, shape)
         }
     };
     let code = TaskCode {

@@ -18,6 +18,7 @@ const UNSAFE: &[(&str, &str)] = &[
         "runtime-exec/src/executor.rs",
         "hands ranges of arenas to engines, copies and callers in the order that was proved",
     ),
+    ("runtime-exec/src/open.rs", "binds tasks of open sizes again, at the addresses of the executor"),
     ("runtime-exec/tests/engine/main.rs", "binds addresses as an executor would"),
 ];
 

@@ -3,7 +3,7 @@
 //! `cargo run --release -p berth-compiler --example import_speed -- MODEL [DIM=N ...]`, or `-- 100000`.
 
 use berth_compiler::import::{Model, dtype_to_onnx, onnx, open};
-use berth_compiler::lower::lower;
+use berth_compiler::lower::{exactly, lower};
 use berth_ir::DType;
 use berth_ir::expr::Binding;
 use berth_ir::target::Target;
@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("import  {:?}, {} operators, {} values", start.elapsed(), graph.ops.len(), graph.values.len());
     let start = Instant::now();
     let target = Target { name: String::new(), source: String::new(), tiers: vec![], engines: vec![], links: vec![] };
-    let lowered = lower(&graph, &binding, &target, &|_| None)?;
+    let lowered = lower(&graph, &exactly(&binding), &target, &|_| None)?;
     println!("lower   {:?}, {} tasks", start.elapsed(), lowered.lifetimes.tasks.len());
     println!("memory  {} MiB at most", peak_mib().unwrap_or(0));
     Ok(())

@@ -8,8 +8,8 @@
 
 use crate::cost;
 use crate::import::ops::row_of;
-use crate::task_model::{TaskModelError, task_model_for};
-use berth_ir::expr::Binding;
+use crate::task_model::{TaskModelError, known_bytes, task_model_for};
+use berth_ir::expr::{Binding, Ranges};
 use berth_ir::graph::{Attribute, Content, Graph, Op, OpId, Stored, Value, ValueId};
 use berth_ir::lifetime::{Lifetimes, Task, Tensor, TensorId};
 use berth_ir::program::{DimRange, Home, Kind, Transposed};
@@ -51,17 +51,51 @@ pub struct Code {
     pub inputs: Vec<Port>,
     /// Its outputs.
     pub outputs: Vec<Port>,
+    /// Whether the data decide what a run needs, so that a trial may see less: its estimate of workspace is a floor.
+    pub varies: bool,
 }
 
 /// An input or output of a task's model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Port {
-    /// The tensor that it is; views of one tensor have several shapes.
-    pub tensor: TensorId,
+    /// Where its bytes are.
+    pub source: Source,
     /// Element type.
     pub dtype: DType,
-    /// Shape in elements.
-    pub shape: Vec<u64>,
+    /// Shape in elements, in dims that only a run knows: those of the data, and those that were given as ranges.
+    pub shape: Vec<Expr>,
+    /// The most that each axis can be; its tensor has room for that.
+    pub most: Vec<u64>,
+    /// Whether only the run itself says what the shape is: it has a dim that this task makes.
+    pub found: bool,
+}
+
+/// What a port is bound to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    /// A tensor; views of one tensor have several shapes.
+    Tensor(TensorId),
+    /// A few integers that follow from dims: worked out anew for each run, no tensor.
+    Known {
+        /// Row-major.
+        elements: Vec<Expr>,
+        /// The same where every dim is as large as it can be: what a trial runs with.
+        most: Bytes,
+    },
+}
+
+impl Port {
+    /// Whether the shape or the contents are known in a run only.
+    pub fn is_open(&self) -> bool {
+        self.shape.iter().any(|axis| axis.as_constant().is_none()) || matches!(self.source, Source::Known { .. })
+    }
+}
+
+impl Code {
+    /// Whether some port is known in a run only.
+    pub fn is_open(&self) -> bool {
+        self.inputs.iter().chain(&self.outputs).any(Port::is_open)
+    }
 }
 
 /// An input or output of the whole model.
@@ -73,8 +107,10 @@ pub struct Boundary {
     pub tensor: Option<String>,
     /// Element type.
     pub dtype: DType,
-    /// Shape in elements.
-    pub shape: Vec<u64>,
+    /// Shape in elements; in dims that only a run knows, where there are any.
+    pub shape: Vec<Expr>,
+    /// The most that each axis can be.
+    pub most: Vec<u64>,
 }
 
 /// Why a graph cannot be lowered.
@@ -90,10 +126,24 @@ pub enum LowerError {
         /// The dims in it.
         dims: String,
     },
-    /// A size that each run decides.
+    /// A dim was given a range that others leave.
     #[error(
-        "{op} (node `{node}`): only the data decide how large `{value}` is ({bound}); such sizes can be inspected, not run \
-         yet; give the operator a fixed size when exporting, or leave it to what comes after the model"
+        "dim `{dim}` is {equals}, which goes over {range}; {said} was given for it: leave it out, or give ranges that agree"
+    )]
+    Contradiction {
+        /// The dim.
+        dim: String,
+        /// The range that was given.
+        said: String,
+        /// What it is.
+        equals: String,
+        /// The range of that.
+        range: String,
+    },
+    /// A size that each run decides, without a bound.
+    #[error(
+        "{op} (node `{node}`): only the data decide how large `{value}` is, and nothing bounds it ({bound}); give the \
+         operator a fixed size when exporting, or leave it to what comes after the model"
     )]
     DataSize {
         /// The operator type.
@@ -145,16 +195,20 @@ pub enum LowerError {
     },
 }
 
-/// Lowers a graph. `binding` is what its dims were bound to; `read` gives the bytes of a small stored constant.
+/// Lowers a graph. `dims` are the sizes that it was bound to, and the ranges of dims that were left open; `read` gives the
+/// bytes of a small stored constant.
 pub fn lower(
     graph: &Graph,
-    binding: &Binding,
+    dims: &BTreeMap<String, DimRange>,
     target: &Target,
     read: &dyn Fn(&Stored) -> Option<Bytes>,
 ) -> Result<Lowered, LowerError> {
-    let live = live_ops(graph);
+    let sizes = Sizes::new(graph, dims);
+    sizes.check(graph, dims)?;
+    let live = live_ops(graph, &sizes);
     let mut lowering = Lowering {
         graph,
+        sizes,
         outputs: graph.outputs.iter().copied().collect(),
         read,
         tensors: Vec::new(),
@@ -178,21 +232,100 @@ pub fn lower(
             tasks.push((id, lowering.task(graph.op(id))?));
         }
     }
-    lowering.finish(binding, target, tasks)
+    lowering.finish(dims, target, tasks)
 }
 
-/// Operators whose results somebody needs and that are not known beforehand, in file order.
-fn live_ops(graph: &Graph) -> Vec<OpId> {
+/// Dims that each have one size, as [`lower`] takes them.
+pub fn exactly(binding: &Binding) -> BTreeMap<String, DimRange> {
+    binding.iter().map(|(dim, size)| (dim.clone(), DimRange { low: *size, high: *size })).collect()
+}
+
+/// What is known of dims that only a run knows: ranges that were given, and dims that the data decide.
+struct Sizes {
+    ranges: Ranges,
+    /// Every dim as large as it can be.
+    top: Binding,
+    /// The operator that makes each dim of the data: the first with such a result.
+    maker: HashMap<String, OpId>,
+}
+
+impl Sizes {
+    fn new(graph: &Graph, dims: &BTreeMap<String, DimRange>) -> Sizes {
+        let mut sizes = Sizes {
+            ranges: dims.iter().map(|(d, r)| (d.clone(), (r.low, r.high))).collect(),
+            top: dims.iter().map(|(d, r)| (d.clone(), r.high)).collect(),
+            maker: HashMap::new(),
+        };
+        // In the order in which they are made, so that each bound is in dims that have one.
+        for (dim, bound) in &graph.data_dims {
+            if let Some(most) = sizes.most(bound) {
+                sizes.ranges.insert(dim.clone(), (0, most));
+                sizes.top.insert(dim.clone(), most);
+            }
+        }
+        if graph.data_dims.is_empty() {
+            return sizes;
+        }
+        let of_data: HashSet<&String> = graph.data_dims.iter().map(|(dim, _)| dim).collect();
+        for (op, id) in graph.ops.iter().zip((0..).map(OpId)) {
+            let shapes = op.outputs.iter().flatten().flat_map(|v| &graph.value(*v).shape);
+            for dim in shapes.flat_map(Expr::dims).filter(|dim| of_data.contains(dim)) {
+                sizes.maker.entry(dim).or_insert(id);
+            }
+        }
+        sizes
+    }
+
+    /// A range that was given for a dim which others decide holds all that these can make it.
+    fn check(&self, graph: &Graph, dims: &BTreeMap<String, DimRange>) -> Result<(), LowerError> {
+        for (dim, equals) in &graph.relations {
+            let Some(said) = dims.get(dim) else { continue };
+            let (low, high) = equals.range(&self.ranges).unwrap_or((i128::MIN, i128::MAX));
+            if low < i128::from(said.low) || high > i128::from(said.high) {
+                let (dim, said, equals) = (dim.clone(), said.to_string(), equals.to_string());
+                return Err(LowerError::Contradiction { dim, said, equals, range: format!("{low}..{high}") });
+            }
+        }
+        Ok(())
+    }
+
+    /// The most that an expression can be; `None` where nothing bounds it.
+    fn most(&self, expr: &Expr) -> Option<u64> {
+        let most = expr.as_constant().or_else(|| expr.range(&self.ranges).map(|(_, most)| most));
+        most.and_then(|most| u64::try_from(most.max(0)).ok())
+    }
+
+    /// The dims of the data on which a value depends.
+    fn data_dims<'a>(&'a self, value: &'a Value) -> impl Iterator<Item = String> + 'a {
+        let known = match &value.content {
+            Content::Known(elements) => elements.as_slice(),
+            _ => &[],
+        };
+        let open = value.shape.iter().chain(known).filter(|e| e.as_constant().is_none());
+        open.flat_map(Expr::dims).filter(|dim| self.maker.contains_key(dim))
+    }
+}
+
+/// Operators whose results somebody needs and that are not known beforehand, in file order. One that makes a dim on which
+/// a needed value depends is needed too.
+fn live_ops(graph: &Graph, sizes: &Sizes) -> Vec<OpId> {
     let outputs: HashSet<ValueId> = graph.outputs.iter().copied().collect();
     let mut needed = outputs.clone();
+    let mut makers: HashSet<OpId> = HashSet::new();
     let mut live = Vec::new();
     for (index, op) in graph.ops.iter().enumerate().rev() {
+        let id = OpId(index as u32);
         let mut results = op.outputs.iter().flatten();
         let known = |v: &ValueId| !matches!(graph.value(*v).content, Content::Computed);
         let runs = results.clone().any(|v| outputs.contains(v) || (needed.contains(v) && !known(v)));
-        if runs && results.any(|v| needed.contains(v)) {
+        if makers.contains(&id) || (runs && results.any(|v| needed.contains(v))) {
             needed.extend(op.reads());
-            live.push(OpId(index as u32));
+            if !sizes.maker.is_empty() {
+                let values = op.reads().chain(op.outputs.iter().flatten().copied());
+                let dims = values.flat_map(|v| sizes.data_dims(graph.value(v)));
+                makers.extend(dims.filter_map(|dim| sizes.maker.get(&dim).copied()));
+            }
+            live.push(id);
         }
     }
     live.reverse();
@@ -201,6 +334,7 @@ fn live_ops(graph: &Graph) -> Vec<OpId> {
 
 struct Lowering<'a> {
     graph: &'a Graph,
+    sizes: Sizes,
     outputs: HashSet<ValueId>,
     read: &'a dyn Fn(&Stored) -> Option<Bytes>,
     tensors: Vec<Tensor>,
@@ -232,7 +366,7 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// Exact size in bytes; every dim must be bound.
+    /// Size in bytes: exact where every dim is bound, else the most that it can be.
     fn bytes(&self, id: ValueId) -> Result<u64, LowerError> {
         let shape = self.shape(id)?;
         let value = self.graph.value(id);
@@ -244,13 +378,10 @@ impl Lowering<'_> {
         bytes.ok_or_else(|| LowerError::TooLarge { value: value.name.clone(), shape: format!("{shape:?}") })
     }
 
+    /// The most that each axis can be.
     fn shape(&self, id: ValueId) -> Result<Vec<u64>, LowerError> {
         let value = self.graph.value(id);
-        let axis = |e: &Expr| {
-            let size = e.as_constant().and_then(|c| u64::try_from(c).ok());
-            size.ok_or_else(|| self.unbound(value, e))
-        };
-        value.shape.iter().map(axis).collect()
+        value.shape.iter().map(|e| self.sizes.most(e).ok_or_else(|| self.unbound(value, e))).collect()
     }
 
     /// Why a size is no number: nobody bound its dims, or only the data decide them.
@@ -266,7 +397,7 @@ impl Lowering<'_> {
         let (op, node, value) = made.map_or(("?", "?", value.name.as_str()), |(op, v)| {
             (op.kind.as_str(), op.name.as_str(), self.graph.value(*v).name.as_str())
         });
-        let bound = format!("`{dim}` is at most {most}");
+        let bound = format!("`{dim}` is at most {most}, `{size}` has no bound");
         LowerError::DataSize { op: op.to_owned(), node: node.to_owned(), value: value.to_owned(), bound }
     }
 
@@ -409,12 +540,17 @@ impl Lowering<'_> {
         Ok(Task { name, ops, reads, writes, workspace: 0, cost: Default::default() })
     }
 
-    fn finish(self, binding: &Binding, target: &Target, tasks: Vec<(OpId, Task)>) -> Result<Lowered, LowerError> {
+    fn finish(
+        self,
+        dims: &BTreeMap<String, DimRange>,
+        target: &Target,
+        tasks: Vec<(OpId, Task)>,
+    ) -> Result<Lowered, LowerError> {
         let mut hash = Sha256::new();
         let mut codes = Vec::with_capacity(tasks.len());
         let mut lifetimes = Lifetimes {
             model: String::new(),
-            dims: binding.iter().map(|(d, n)| (d.clone(), DimRange { low: *n, high: *n })).collect(),
+            dims: dims.clone(),
             tensors: self.tensors.clone(),
             tasks: Vec::with_capacity(tasks.len()),
         };
@@ -423,10 +559,15 @@ impl Lowering<'_> {
             let op = self.graph.op(id);
             hash.update(&code.model);
             for port in code.inputs.iter().chain(&code.outputs) {
-                let t = &self.tensors[port.tensor.index()];
-                hash.update(format!("{:?} {:?} {} {:?}\n", t.name, t.kind, t.bytes, t.home));
+                if port.is_open() {
+                    hash.update(format!("{:?} {:?}\n", port.shape, port.source));
+                }
+                if let Source::Tensor(tensor) = port.source {
+                    let t = &self.tensors[tensor.index()];
+                    hash.update(format!("{:?} {:?} {} {:?}\n", t.name, t.kind, t.bytes, t.home));
+                }
             }
-            let flops = op.work.flops.as_constant().and_then(|f| u64::try_from(f).ok()).unwrap_or(u64::MAX);
+            let flops = self.sizes.most(&op.work.flops).unwrap_or(u64::MAX);
             let bytes = task.operands().map(|t| self.tensors[t.index()].bytes).fold(0, u64::saturating_add);
             let dtype = code.inputs.first().or(code.outputs.first()).map_or(DType::F32, |p| p.dtype);
             if let Some(engine) = target.engines.first() {
@@ -434,8 +575,12 @@ impl Lowering<'_> {
                 let (operands, results) = (self.described(&op.inputs)?, self.described(&op.outputs)?);
                 task.workspace = cost::workspace(engine, &op.kind, &operands, &results);
             }
-            let inside = op.work.inside_bytes.as_constant().and_then(|b| u64::try_from(b).ok()).unwrap_or(u64::MAX);
+            let inside = self.sizes.most(&op.work.inside_bytes).unwrap_or(u64::MAX);
             task.workspace = task.workspace.saturating_add(inside);
+            // The engine makes a result whose size it finds in a block of its own.
+            let found = code.outputs.iter().filter(|port| port.found);
+            let found = found.filter_map(|p| p.dtype.bytes(p.most.iter().product())?.checked_next_multiple_of(64));
+            task.workspace = found.fold(task.workspace, u64::saturating_add);
             lifetimes.tasks.push(task);
             codes.push(code);
         }
@@ -458,7 +603,8 @@ impl Lowering<'_> {
     fn boundary(&self, id: ValueId) -> Result<Boundary, LowerError> {
         let value = self.graph.value(id);
         let tensor = self.tensor_of.get(&id).map(|t| self.tensors[t.index()].name.clone());
-        Ok(Boundary { name: value.name.clone(), tensor, dtype: value.dtype, shape: self.shape(id)? })
+        let (name, shape) = (value.name.clone(), value.shape.clone());
+        Ok(Boundary { name, tensor, dtype: value.dtype, shape, most: self.shape(id)? })
     }
 
     fn code(&self, id: OpId) -> Result<Code, LowerError> {
@@ -467,14 +613,35 @@ impl Lowering<'_> {
         let model = task_model_for(self.graph, &[id], &embed, &|_| true)
             .map_err(|problem| LowerError::Code { op: op.name.clone(), problem })?;
         let port = |v: &ValueId| {
-            let tensor = self.tensor_of.get(v).copied().unwrap_or(TensorId(u32::MAX));
-            Ok(Port { tensor, dtype: self.graph.value(*v).dtype, shape: self.shape(*v)? })
+            let value = self.graph.value(*v);
+            let made = |dim: String| self.sizes.maker.get(&dim) == Some(&id);
+            let found = value.shape.iter().flat_map(Expr::dims).any(made);
+            let source = match (self.tensor_of.get(v), &value.content) {
+                (None, Content::Known(elements)) => {
+                    Source::Known { elements: elements.clone(), most: self.known_most(value, elements)? }
+                }
+                (tensor, _) => Source::Tensor(tensor.copied().unwrap_or(TensorId(u32::MAX))),
+            };
+            Ok(Port { source, dtype: value.dtype, shape: value.shape.clone(), most: self.shape(*v)?, found })
         };
-        Ok(Code {
-            inputs: model.inputs.iter().map(port).collect::<Result<_, _>>()?,
-            outputs: model.outputs.iter().map(port).collect::<Result<_, _>>()?,
-            model: model.model,
-        })
+        let inputs: Vec<Port> = model.inputs.iter().map(port).collect::<Result<_, _>>()?;
+        let outputs: Vec<Port> = model.outputs.iter().map(port).collect::<Result<_, _>>()?;
+        let bodies = op.domain.is_empty() && matches!(op.kind.as_str(), "If" | "Loop" | "Scan");
+        let data = inputs.iter().chain(&outputs).any(|p| p.shape.iter().flat_map(Expr::dims).any(|d| self.of_data(&d)));
+        let varies = bodies || data;
+        Ok(Code { inputs, outputs, model: model.model, varies })
+    }
+
+    fn of_data(&self, dim: &str) -> bool {
+        self.sizes.maker.contains_key(dim)
+    }
+
+    /// The contents of a value that follows from dims, where each is as large as it can be.
+    fn known_most(&self, value: &Value, elements: &[Expr]) -> Result<Bytes, LowerError> {
+        let top = |e: &Expr| e.eval(&self.sizes.top).map(Expr::constant).map_err(|_| self.unbound(value, e));
+        let elements = elements.iter().map(top).collect::<Result<Vec<Expr>, _>>()?;
+        let constant = Value { content: Content::Known(elements), ..value.clone() };
+        known_bytes(&constant).map_err(|problem| LowerError::Code { op: value.name.clone(), problem })
     }
 }
 

@@ -82,7 +82,8 @@ pub enum TaskModelError {
 }
 
 /// Writes these operators, in this order. Values for which `embed` gives bytes (little-endian, packed), and constants
-/// whose contents the graph holds, become initializers; all else that they read comes in.
+/// whose contents the graph holds, become initializers; all else that they read comes in. Axes and contents in dims that
+/// are not bound are open: each run gives them.
 ///
 /// What goes out is each result that another operator or the graph's outputs read.
 pub fn task_model(
@@ -178,8 +179,10 @@ impl Writer<'_> {
         let bytes = match (embed(id), &value.content) {
             (Some(bytes), _) => Some(bytes),
             (None, Content::Inline(bytes)) => Some(bytes.clone()),
-            (None, Content::Known(_)) => Some(known_bytes(value)?),
-            (None, Content::Computed | Content::Stored(_)) => None,
+            (None, Content::Known(elements)) if elements.iter().all(|e| e.as_constant().is_some()) => {
+                Some(known_bytes(value)?)
+            }
+            (None, Content::Known(_) | Content::Computed | Content::Stored(_)) => None,
         };
         let name = match bytes {
             None => {
@@ -244,14 +247,16 @@ pub fn known_bytes(value: &Value) -> Result<Bytes, TaskModelError> {
 
 /// The shape as numbers.
 fn shape(value: &Value) -> Result<Vec<i64>, TaskModelError> {
-    let sizes = value.shape.iter().enumerate().map(|(axis, size)| {
-        size.as_constant().and_then(|n| i64::try_from(n).ok()).ok_or_else(|| TaskModelError::Unbound {
-            value: value.name.clone(),
-            axis,
-            size: size.to_string(),
-        })
-    });
-    sizes.collect()
+    (0..value.shape.len()).map(|axis| axis_of(value, axis)).collect()
+}
+
+fn axis_of(value: &Value, axis: usize) -> Result<i64, TaskModelError> {
+    let size = &value.shape[axis];
+    size.as_constant().and_then(|n| i64::try_from(n).ok()).ok_or_else(|| TaskModelError::Unbound {
+        value: value.name.clone(),
+        axis,
+        size: size.to_string(),
+    })
 }
 
 fn initializer(name: String, value: &Value, bytes: Bytes) -> Result<onnx::TensorProto, TaskModelError> {
@@ -276,10 +281,14 @@ fn info(name: String, value: &Value) -> Result<onnx::ValueInfoProto, TaskModelEr
     if value.dtype == DType::Str {
         return Err(TaskModelError::Type { value: value.name.clone(), dtype: value.dtype });
     }
-    let dims = shape(value)?.into_iter().map(|n| Dimension { value: Some(dimension::Value::DimValue(n)) });
+    let dims = value.shape.iter().zip(0..).map(|(size, axis)| match size.as_constant() {
+        // Only a run knows it.
+        None => Ok(Dimension { value: None }),
+        Some(_) => Ok(Dimension { value: Some(dimension::Value::DimValue(axis_of(value, axis)?)) }),
+    });
     let tensor = onnx::type_proto::Tensor {
         elem_type: dtype_to_onnx(value.dtype),
-        shape: Some(onnx::TensorShapeProto { dim: dims.collect() }),
+        shape: Some(onnx::TensorShapeProto { dim: dims.collect::<Result<_, _>>()? }),
     };
     let value = Some(onnx::type_proto::Value::TensorType(tensor));
     Ok(onnx::ValueInfoProto { name, r#type: Some(onnx::TypeProto { value }) })

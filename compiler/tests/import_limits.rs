@@ -5,7 +5,7 @@
 mod build;
 
 use berth_compiler::import::{self, Model};
-use berth_compiler::lower::lower;
+use berth_compiler::lower::{exactly, lower};
 use berth_ir::DType;
 use berth_ir::expr::Binding;
 use berth_ir::target::Target;
@@ -18,7 +18,7 @@ fn import_and_lower(model: &Model, binding: &Binding) -> usize {
     let graph = model.graph(binding).unwrap();
     let (name, source) = (String::new(), String::new());
     let target = Target { name, source, tiers: vec![], engines: vec![], links: vec![] };
-    lower(&graph, binding, &target, &|_| None).unwrap().lifetimes.tasks.len()
+    lower(&graph, &exactly(binding), &target, &|_| None).unwrap().lifetimes.tasks.len()
 }
 
 fn shared() -> Option<PathBuf> {

@@ -78,7 +78,21 @@ fn the_whole_model_has_its_inputs_and_outputs() {
 }
 
 #[test]
-fn a_size_that_is_no_number_is_an_error() {
-    let error = whole_model(&layers(&Binding::new())).unwrap_err();
+fn a_size_that_is_no_number_is_left_open() {
+    let whole = whole_model(&layers(&Binding::new())).unwrap();
+    let model = onnx::ModelProto::decode(whole.model.clone()).unwrap();
+    let Some(onnx::type_proto::Value::TensorType(x)) = model.graph.unwrap().input[0].r#type.clone().unwrap().value
+    else {
+        panic!("no tensor")
+    };
+    let sizes: Vec<_> = x.shape.unwrap().dim.into_iter().map(|d| d.value).collect();
+    assert_eq!(sizes, [None, Some(onnx::tensor_shape_proto::dimension::Value::DimValue(4))]);
+}
+
+#[test]
+fn a_constant_of_no_size_is_an_error() {
+    let graph = layers(&Binding::new());
+    let embed = |id: ValueId| (graph.value(id).name == "x").then(|| Bytes::from(vec![1; 64]));
+    let error = task_model(&graph, &[OpId(0)], &embed).unwrap_err();
     assert!(matches!(&error, TaskModelError::Unbound { axis: 0, size, .. } if size == "n"), "{error}");
 }

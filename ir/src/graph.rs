@@ -4,6 +4,7 @@
 
 use crate::{DType, Expr};
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Index of a value in [`Graph::values`].
@@ -33,6 +34,8 @@ pub struct Graph {
     pub outputs: Vec<ValueId>,
     /// Dims that only the data decide (how many elements are not zero), each with an upper bound in the other dims.
     pub data_dims: Vec<(String, Expr)>,
+    /// Dims of the inputs that are others' expressions, as their names or the operators say; they are in no shape.
+    pub relations: BTreeMap<String, Expr>,
     /// What was assumed on the way in, one sentence each, for the person who asks.
     pub assumptions: Vec<String>,
 }

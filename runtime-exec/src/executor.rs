@@ -10,10 +10,13 @@
 )]
 
 use crate::arena::Arena;
-use crate::engine::{BindingId, Engine, EngineError, Measured, Stopper, TaskCode};
+use crate::engine::{Engine, EngineError, Measured, Stopper, TaskCode};
 use crate::errors::{LoadError, RunError};
+use crate::open::{Bound, Dims, Open};
 use crate::store::{Bounce, Store};
 use crate::table::{Half, Item, Lane, LaneKind, Range, Table, Work};
+use berth_ir::Expr;
+use berth_ir::expr::Binding;
 use berth_ir::program::Program;
 use berth_ir::verify::Verified;
 use std::collections::BTreeMap;
@@ -26,23 +29,35 @@ use std::time::{Duration, Instant};
 /// Threads that read files: while one copies out of its bounce buffer, the other keeps the disk busy.
 const READERS: usize = 2;
 
-/// What an engine runs for a task, and which access of the task each of its ports is.
+/// What an engine runs for a task, and what each of its ports is.
 #[derive(Clone, Debug)]
 pub struct TaskPorts {
     /// The engine's model.
     pub code: TaskCode,
-    /// Index of the access, by input of the model.
-    pub inputs: Vec<usize>,
-    /// Index of the access, by output of the model.
-    pub outputs: Vec<usize>,
+    /// By input of the model.
+    pub inputs: Vec<Operand>,
+    /// By output of the model: accesses.
+    pub outputs: Vec<Operand>,
+    /// Shapes in dims that only a run knows, by port, inputs first; nothing where all are fixed.
+    pub open: Option<Vec<Vec<Expr>>>,
+}
+
+/// What a port is.
+#[derive(Clone, Debug)]
+pub enum Operand {
+    /// An access of the task, by index.
+    Access(usize),
+    /// Integers that are worked out anew for each run.
+    Known(Vec<Expr>),
 }
 
 /// The side of a run that has the inputs and wants the outputs.
 pub trait Caller {
-    /// Writes an input's bytes for a step (counted from one) into place.
+    /// Writes an input's bytes for a step (counted from one) into place. An input whose size is not fixed may fill less.
     fn feed(&mut self, tensor: &str, step: usize, to: &mut [u8]) -> Result<(), String>;
-    /// Takes an output's bytes of a step.
-    fn fetch(&mut self, tensor: &str, step: usize, from: &[u8]) -> Result<(), String>;
+    /// Takes an output's bytes of a step. `dims` are the sizes that only this step knows; an output whose size is not fixed
+    /// has its bytes at the start.
+    fn fetch(&mut self, tensor: &str, step: usize, from: &[u8], dims: &Binding) -> Result<(), String>;
 }
 
 /// One instance of an instruction, as it went.
@@ -65,7 +80,7 @@ pub struct Seen {
 /// A program in memory, ready to run, any number of times.
 pub struct Executor<E: Engine + 'static> {
     shared: Arc<Shared>,
-    engine: Option<(E, Vec<BindingId>)>,
+    engine: Option<(E, Vec<Bound>)>,
     stopper: Stopper,
 }
 
@@ -82,6 +97,7 @@ struct Shared {
     board: Mutex<Board>,
     changed: Condvar,
     stop: Arc<AtomicBool>,
+    dims: Dims,
 }
 
 /// What has ended, and what went wrong.
@@ -138,8 +154,20 @@ impl<E: Engine + 'static> Executor<E> {
         program: &Verified<Program>,
         folder: &Path,
         ports: &[TaskPorts],
+        engine: E,
+        measure: bool,
+    ) -> Result<Executor<E>, LoadError> {
+        Executor::load_at(program, folder, ports, engine, measure, Binding::new())
+    }
+
+    /// The same for runs in which dims that the program leaves open have these sizes.
+    pub fn load_at(
+        program: &Verified<Program>,
+        folder: &Path,
+        ports: &[TaskPorts],
         mut engine: E,
         measure: bool,
+        dims: Binding,
     ) -> Result<Executor<E>, LoadError> {
         let table = Table::new(program)?;
         let engines = table.lanes.iter().filter(|l| l.kind == LaneKind::Engine).count();
@@ -166,7 +194,8 @@ impl<E: Engine + 'static> Executor<E> {
         let stopper = engine.stopper();
         let board = Mutex::new(Board::new(&table, 0, Duration::ZERO));
         let stop = Arc::new(AtomicBool::new(false));
-        let shared = Arc::new(Shared { table, arenas, store, board, changed: Condvar::new(), stop });
+        let dims = Dims::new(dims);
+        let shared = Arc::new(Shared { table, arenas, store, board, changed: Condvar::new(), stop, dims });
         Ok(Executor { shared, engine: Some((engine, bindings)), stopper })
     }
 
@@ -239,7 +268,7 @@ impl<E: Engine + 'static> Executor<E> {
     /// Gives the engine back, for loading another program.
     pub fn into_engine(self) -> Option<E> {
         let (mut engine, bindings) = self.engine?;
-        bindings.into_iter().for_each(|b| engine.unbind(b));
+        bindings.into_iter().for_each(|b| engine.unbind(b.binding));
         Some(engine)
     }
 }
@@ -269,24 +298,40 @@ fn bind<E: Engine>(
     item: &Item,
     ports: &TaskPorts,
     ranges: &[Range],
-) -> Result<BindingId, LoadError> {
+) -> Result<Bound, LoadError> {
     let session = engine.prepare(&ports.code)?;
-    let mut addresses = Vec::new();
-    let accesses = ports.inputs.iter().chain(&ports.outputs);
-    for (n, (port, access)) in ports.code.ports().zip(accesses).enumerate() {
+    let (mut places, mut known) = (Vec::new(), Vec::new());
+    let operands = ports.inputs.iter().chain(&ports.outputs);
+    for (n, (port, operand)) in ports.code.ports().zip(operands).enumerate() {
+        let access = match operand {
+            Operand::Access(access) => access,
+            Operand::Known(_) => {
+                // In words of eight bytes, so that it is aligned for every type.
+                known.push(vec![0u64; port.bytes().unwrap_or(0).div_ceil(8).max(1) as usize]);
+                let last = known.last_mut().map_or(std::ptr::null_mut(), |words| words.as_mut_ptr());
+                places.push((last.cast::<u8>() as usize, port.bytes().unwrap_or(0)));
+                continue;
+            }
+        };
         let range =
             ranges.get(*access).ok_or_else(|| mismatch(&item.name, n, format!("there is no access {access}")))?;
-        if port.bytes() != Some(range.bytes) {
+        // Views of a size that a run finds may be described loosely; each run checks its own.
+        if ports.open.is_none() && port.bytes() != Some(range.bytes) {
             let problem = format!("the code has {:?} bytes, the program {}", port.bytes(), range.bytes);
             return Err(mismatch(&item.name, n, problem));
         }
         let address = arenas[range.arena].address(range.offset, range.bytes);
-        addresses.push(address.ok_or_else(|| mismatch(&item.name, n, "it lies outside its arena".to_owned()))?);
+        let address = address.ok_or_else(|| mismatch(&item.name, n, "it lies outside its arena".to_owned()))?;
+        places.push((address as usize, range.bytes));
     }
+    let open = ports.open.clone().map(|shapes| Open { ports: ports.clone(), shapes, places: places.clone(), known });
+    let addresses: Vec<*mut u8> = places.iter().map(|(address, _)| *address as *mut u8).collect();
     let (inputs, outputs) = addresses.split_at(ports.code.inputs.len());
     // SAFETY: the addresses lie in arenas that live as long as the executor, for the bytes of each port, as just
-    // checked; while the task runs nobody else writes its inputs or touches its outputs: rules 3, 5 and 6.
-    Ok(unsafe { engine.bind(session, &ports.code, inputs, outputs) }?)
+    // checked; while the task runs nobody else writes its inputs or touches its outputs: rules 3, 5 and 6. Where sizes
+    // are open each run binds again, after checking them.
+    let binding = unsafe { engine.bind(session, &ports.code, inputs, outputs) }?;
+    Ok(Bound { binding, open })
 }
 
 /// Tries a task on scratch memory and refuses it where it needs more workspace than planned. Identical code once.
@@ -294,9 +339,11 @@ fn check_workspace<E: Engine>(
     engine: &mut E,
     ports: &TaskPorts,
     planned: u64,
-    tried: &mut BTreeMap<bytes::Bytes, u64>,
+    tried: &mut BTreeMap<(bytes::Bytes, Vec<Vec<u64>>), u64>,
 ) -> Result<(), LoadError> {
-    let needed = match tried.get(&ports.code.model) {
+    // Code with open sizes is the same for tasks of several.
+    let key = (ports.code.model.clone(), ports.code.ports().map(|port| port.shape.clone()).collect());
+    let needed = match tried.get(&key) {
         Some(needed) => *needed,
         None => {
             let needed = match measure_workspace(engine, &ports.code) {
@@ -304,7 +351,7 @@ fn check_workspace<E: Engine>(
                 Err(LoadError::Engine(EngineError::Engine { .. })) => 0,
                 needed => needed?,
             };
-            tried.insert(ports.code.model.clone(), needed);
+            tried.insert(key, needed);
             needed
         }
     };
@@ -597,15 +644,15 @@ fn run_engine<E: Engine>(
     shared: &Shared,
     lane: usize,
     mut engine: E,
-    bindings: Vec<BindingId>,
+    mut bindings: Vec<Bound>,
     start: Instant,
-) -> (E, Vec<BindingId>, Vec<Seen>) {
+) -> (E, Vec<Bound>, Vec<Seen>) {
     let lane = &shared.table.lanes[lane];
     // Bindings were made in the order of all runs, prologue first.
     let runs =
         |half: usize| shared.table.halves[half].iter().enumerate().filter(|(_, i)| matches!(i.work, Work::Run { .. }));
     let order = runs(0).map(|(i, _)| (0, i)).chain(runs(1).map(|(i, _)| (1, i)));
-    let binding: BTreeMap<(usize, usize), BindingId> = order.zip(bindings.iter().copied()).collect();
+    let mut binding: BTreeMap<(usize, usize), &mut Bound> = order.zip(&mut bindings).collect();
     let seen = shared.work(
         lane,
         start,
@@ -615,10 +662,10 @@ fn run_engine<E: Engine>(
             let space =
                 workspace.and_then(|w| Some((shared.arenas[w.arena].address(w.offset, w.bytes)?, w.bytes as usize)));
             let space = space.unwrap_or((std::ptr::without_provenance_mut(crate::engine::ALIGNMENT as usize), 0));
-            let id = binding[&(instance.half as usize, instance.index)];
+            let Some(bound) = binding.get_mut(&(instance.half as usize, instance.index)) else { return Ok(()) };
             // SAFETY: all operands are in place and nobody else touches them until this ends: the board let this run
             // begin after all in its `after`, and the verifier proved that to suffice.
-            let result = unsafe { engine.run(id, space) };
+            let result = unsafe { bound.run(&mut engine, space, &shared.dims, instance.step) };
             result.map_err(|source| RunError::Engine { instruction: item.name.clone(), step: instance.step, source })
         },
     );
@@ -681,7 +728,8 @@ fn run_caller(shared: &Shared, caller: &mut dyn Caller, start: Instant) -> Vec<S
                 Work::Fetch { tensor, from } => {
                     // SAFETY: nothing writes an output between its Fetch's start and end.
                     let source = unsafe { shared.arenas[from.arena].slice(from.offset, from.bytes) };
-                    source.map_or(Ok(()), |from| caller.fetch(tensor, instance.step, from))
+                    let dims = shared.dims.of(instance.step);
+                    source.map_or(Ok(()), |from| caller.fetch(tensor, instance.step, from, &dims))
                 }
                 Work::Load { .. } | Work::Move { .. } | Work::Run { .. } => Ok(()),
             };

@@ -6,5 +6,6 @@ pub mod arena;
 pub mod engine;
 pub mod errors;
 pub mod executor;
+mod open;
 pub mod store;
 mod table;

@@ -56,9 +56,9 @@ impl std::fmt::Display for Table {
 pub fn compare(args: &cli::Compare) -> Outcome {
     let target = machine::target(&args.machine.target)?;
     let opened = model::open(&args.model)?;
-    let binding = model::dims(&args.bound.dims)?;
-    let graph = model::graph(&opened, &binding, &model::sets(&args.bound.sets)?)?;
-    let lowered = model::lowered(&graph, &binding, &target)?;
+    let dims = model::dims(&args.bound.dims)?;
+    let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;
+    let lowered = model::lowered(&graph, &dims, &target)?;
     let target = machine::budget(&target, &args.machine.memory, &lowered.lifetimes)?.target;
     let name = stem(&args.model);
     let figures = |plan: &Plan| Summary::new(&name, &target, plan, "estimated");

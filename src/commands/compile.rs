@@ -15,9 +15,9 @@ pub fn compile(args: &cli::Compile) -> Outcome {
     files::check_writable(args.output.as_deref())?;
     let target = machine::target(&args.machine.target)?;
     let opened = model::open(&args.model)?;
-    let binding = model::dims(&args.bound.dims)?;
-    let graph = model::graph(&opened, &binding, &model::sets(&args.bound.sets)?)?;
-    let mut lowered = model::lowered(&graph, &binding, &target)?;
+    let dims = model::dims(&args.bound.dims)?;
+    let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;
+    let mut lowered = model::lowered(&graph, &dims, &target)?;
     if args.measure {
         let options = EngineOptions { library: None, threads: args.threads as usize };
         let mut engine = OrtEngine::open(&options).map_err(Failure::bad)?;

@@ -21,9 +21,9 @@ pub fn inspect(args: &cli::Inspect) -> Outcome {
     }
     let target = machine::target(&args.machine.target)?;
     let opened = model::open(&args.file)?;
-    let binding = model::dims(&args.bound.dims)?;
-    let graph = model::graph(&opened, &binding, &model::sets(&args.bound.sets)?)?;
-    let lowered = model::lowered(&graph, &binding, &target)?;
+    let dims = model::dims(&args.bound.dims)?;
+    let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;
+    let lowered = model::lowered(&graph, &dims, &target)?;
     if args.ir {
         return files::say(berth_ir::lifetime::print(&lowered.lifetimes).trim_end());
     }

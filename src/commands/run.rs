@@ -14,11 +14,12 @@ use berth_compiler::import::Model;
 use berth_compiler::lower::{Boundary, Lowered};
 use berth_compiler::plan::{Plan, STEPS};
 use berth_compiler::simulate::{Timeline, simulate};
+use berth_ir::expr::Binding;
 use berth_ir::graph::Graph;
 use berth_ir::program::{Numerics, Program};
 use berth_ir::units::Nanos;
 use berth_ir::verify::Verified;
-use berth_ir::{Target, graph::Content};
+use berth_ir::{Expr, Target, graph::Content};
 use berth_runtime_exec::engine::ort::OrtEngine;
 use berth_runtime_exec::engine::{EngineError, EngineOptions};
 use berth_runtime_exec::errors::RunError;
@@ -118,18 +119,20 @@ pub fn run(args: &cli::Run) -> Outcome {
     let opened = model::open(model_path)?;
     let arrays = args.inputs.as_deref().map(npz::read).transpose().map_err(Failure::bad)?;
     let (inputs, stored) = sides(arrays.unwrap_or_default());
-    let mut binding = model::dims(&args.bound.dims)?;
+    let mut dims = model::dims(&args.bound.dims)?;
     if let Some(program) = &given {
-        binding.extend(program.header.dims.iter().map(|(d, r)| (d.clone(), r.high)));
+        dims.extend(program.header.dims.clone());
     }
-    model::dims_of_inputs(&opened, &inputs, &mut binding)?;
+    let inside = model::dims_of_inputs(&opened, &inputs, &mut dims)?;
     let name = given.as_ref().map_or(&args.machine.target, |p| &p.header.target);
     let target = machine::target(name)?;
-    let graph = model::graph(&opened, &binding, &model::sets(&args.bound.sets)?)?;
+    let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;
     check_present(&graph, &opened)?;
-    let mut lowered = model::lowered(&graph, &binding, &target)?;
+    let mut lowered = model::lowered(&graph, &dims, &target)?;
+    // Where no input says a size, it is the largest of its range.
+    let sizes: Binding = dims.iter().map(|(d, r)| (d.clone(), *inside.get(d).unwrap_or(&r.high))).collect();
     let inputs = match args.inputs.is_some() {
-        true => given_inputs(&lowered, inputs)?,
+        true => given_inputs(&lowered, inputs, &sizes)?,
         false => made_inputs(&lowered, &graph, args.seed)?,
     };
     check_set(&model::sets(&args.bound.sets)?, &inputs, args.inputs.is_some())?;
@@ -141,6 +144,7 @@ pub fn run(args: &cli::Run) -> Outcome {
         args,
         folder: opened.path().parent().unwrap_or(Path::new(".")).to_owned(),
         inputs,
+        sizes,
         stop: stop_on_ctrl_c(),
     };
     if let Some(program) = given {
@@ -192,6 +196,8 @@ struct Job<'a> {
     args: &'a cli::Run,
     folder: PathBuf,
     inputs: Vec<Array>,
+    /// Of every dim of the inputs.
+    sizes: Binding,
     stop: Stopping,
 }
 
@@ -208,8 +214,8 @@ impl Job<'_> {
         measure: bool,
     ) -> Result<(Option<OrtEngine>, Done), Failure> {
         let ports = ports(&ready.program, lowered)?;
-        let mut executor =
-            Executor::load(&ready.program, &self.folder, &ports, engine, measure).map_err(load_failure)?;
+        let mut executor = Executor::load_at(&ready.program, &self.folder, &ports, engine, measure, self.sizes.clone())
+            .map_err(load_failure)?;
         if let Ok(mut stop) = self.stop.lock() {
             *stop = Some(executor.stop());
         }
@@ -268,9 +274,10 @@ fn check_present(graph: &Graph, model: &Model) -> Outcome {
     )))
 }
 
-fn given_inputs(lowered: &Lowered, mut given: BTreeMap<String, Array>) -> Result<Vec<Array>, Failure> {
+fn given_inputs(lowered: &Lowered, mut given: BTreeMap<String, Array>, sizes: &Binding) -> Result<Vec<Array>, Failure> {
     let mut all = Vec::new();
     for port in &lowered.inputs {
+        let shape = shape_at(&port.shape, sizes).unwrap_or_else(|| port.most.clone());
         let Some(array) = given.remove(&port.name) else {
             let has: Vec<String> = given.keys().map(|k| format!("`{k}`")).collect();
             return Err(Failure::bad(format!(
@@ -279,14 +286,14 @@ fn given_inputs(lowered: &Lowered, mut given: BTreeMap<String, Array>) -> Result
                 port.name,
                 port.name,
                 port.dtype,
-                port.shape,
+                shape,
                 if has.is_empty() { "nothing".to_owned() } else { has.join(", ") }
             )));
         };
-        if array.dtype != port.dtype || array.shape != port.shape {
+        if array.dtype != port.dtype || array.shape != shape {
             return Err(Failure::bad(format!(
                 "input `{}` is {:?} of shape {:?} in the file; the model wants {:?} of shape {:?}",
-                port.name, array.dtype, array.shape, port.dtype, port.shape
+                port.name, array.dtype, array.shape, port.dtype, shape
             )));
         }
         all.push(array);
@@ -324,7 +331,7 @@ fn check_set(set: &BTreeMap<String, Vec<i64>>, inputs: &[Array], given: bool) ->
 }
 
 fn made_inputs(lowered: &Lowered, graph: &Graph, seed: u64) -> Result<Vec<Array>, Failure> {
-    let ports: Vec<_> = lowered.inputs.iter().map(|p| (p.name.clone(), p.dtype, p.shape.clone())).collect();
+    let ports: Vec<_> = lowered.inputs.iter().map(|p| (p.name.clone(), p.dtype, p.most.clone())).collect();
     seeded_inputs(&ports, seed, &index_bounds(graph)).map_err(Failure::bad)
 }
 
@@ -352,7 +359,7 @@ fn ready_planned(args: &cli::Run, target: &Target, lowered: &Lowered) -> Result<
 /// Inputs by tensor, outputs as they come.
 struct Sides<'a> {
     inputs: BTreeMap<&'a str, &'a [u8]>,
-    outputs: BTreeMap<&'a str, (&'a Boundary, Vec<u8>)>,
+    outputs: BTreeMap<&'a str, (&'a Boundary, Vec<u64>, Vec<u8>)>,
     order: Vec<&'a str>,
     last: usize,
 }
@@ -361,7 +368,7 @@ impl<'a> Sides<'a> {
     fn new(lowered: &'a Lowered, inputs: &'a [Array], last: usize) -> Sides<'a> {
         let tensor = |b: &'a Boundary| b.tensor.as_deref();
         let inputs = lowered.inputs.iter().zip(inputs).filter_map(|(b, a)| Some((tensor(b)?, a.bytes.as_slice())));
-        let outputs = lowered.outputs.iter().filter_map(|b| Some((tensor(b)?, (b, Vec::new()))));
+        let outputs = lowered.outputs.iter().filter_map(|b| Some((tensor(b)?, (b, Vec::new(), Vec::new()))));
         Sides {
             inputs: inputs.collect(),
             outputs: outputs.collect(),
@@ -373,10 +380,10 @@ impl<'a> Sides<'a> {
     /// In the model's order, under the model's names.
     fn outputs(mut self) -> Vec<Array> {
         let taken = self.order.iter().filter_map(|t| self.outputs.remove(t));
-        let array = |(b, bytes): (&Boundary, Vec<u8>)| Array {
+        let array = |(b, shape, bytes): (&Boundary, Vec<u64>, Vec<u8>)| Array {
             name: b.name.clone(),
             dtype: b.dtype,
-            shape: b.shape.clone(),
+            shape,
             bytes,
         };
         taken.map(array).collect()
@@ -386,20 +393,30 @@ impl<'a> Sides<'a> {
 impl Caller for Sides<'_> {
     fn feed(&mut self, tensor: &str, _step: usize, to: &mut [u8]) -> Result<(), String> {
         let bytes = self.inputs.get(tensor).ok_or_else(|| format!("there is no input for `{tensor}`"))?;
-        if bytes.len() != to.len() {
-            return Err(format!("`{tensor}` has {} bytes, its berth {}", bytes.len(), to.len()));
-        }
-        to.copy_from_slice(bytes);
+        // Sizes were checked against the ports; one within a range fills less than its berth.
+        let place = to.get_mut(..bytes.len());
+        place
+            .ok_or_else(|| format!("`{tensor}` has {} bytes, more than its berth", bytes.len()))?
+            .copy_from_slice(bytes);
         Ok(())
     }
 
-    fn fetch(&mut self, tensor: &str, step: usize, from: &[u8]) -> Result<(), String> {
+    fn fetch(&mut self, tensor: &str, step: usize, from: &[u8], dims: &Binding) -> Result<(), String> {
         if step == self.last {
-            let (_, bytes) = self.outputs.get_mut(tensor).ok_or_else(|| format!("there is no output `{tensor}`"))?;
-            bytes.extend_from_slice(from);
+            let (port, shape, bytes) =
+                self.outputs.get_mut(tensor).ok_or_else(|| format!("there is no output `{tensor}`"))?;
+            *shape = shape_at(&port.shape, dims).ok_or_else(|| format!("the size of `{tensor}` is not known"))?;
+            let size = shape.iter().try_fold(1u64, |n, axis| n.checked_mul(*axis)).and_then(|n| port.dtype.bytes(n));
+            let held = size.and_then(|size| from.get(..usize::try_from(size).ok()?));
+            bytes.extend_from_slice(held.ok_or_else(|| format!("`{tensor}` is larger than its berth"))?);
         }
         Ok(())
     }
+}
+
+/// A shape at these sizes.
+fn shape_at(shape: &[Expr], sizes: &Binding) -> Option<Vec<u64>> {
+    shape.iter().map(|axis| u64::try_from(axis.eval(sizes).ok()?).ok()).collect()
 }
 
 fn finish(

@@ -53,9 +53,8 @@ pub fn facts(
     set: &BTreeMap<String, Vec<i64>>,
 ) -> Result<ModelFacts, Failure> {
     let opened = model::open(model)?;
-    let binding = program.header.dims.iter().map(|(d, r)| (d.clone(), r.high)).collect();
-    let graph = model::graph(&opened, &binding, set)?;
-    Ok(model::lowered(&graph, &binding, target)?.facts)
+    let graph = model::graph(&opened, &program.header.dims, set)?;
+    Ok(model::lowered(&graph, &program.header.dims, target)?.facts)
 }
 
 fn report(program: &Program, found: &[Violation], format: Format) -> Outcome {

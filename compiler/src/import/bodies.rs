@@ -307,7 +307,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// One branch's sizes where they are all as large as the other's; a run of the other ends in the engine's error.
+    /// Where the branches give unlike sizes, the run says which it is; the larger is planned.
     fn merge(&mut self, node: &onnx::NodeProto, then: Body, otherwise: Body) -> Result<Body, Stop> {
         let unlike = |what: String| {
             let what = format!(
@@ -320,41 +320,19 @@ impl<'a> Builder<'a> {
             flops: then.work.flops.max(&otherwise.work.flops),
             inside_bytes: then.work.inside_bytes.max(&otherwise.work.inside_bytes),
         };
-        // Whether all sizes of the first, of the second, are at least the other's.
-        let mut covers = (true, true);
-        for ((a, b), name) in then.results.iter().zip(&otherwise.results).zip(&node.output) {
+        let mut results = Vec::with_capacity(node.output.len());
+        for ((a, b), name) in then.results.into_iter().zip(otherwise.results).zip(&node.output) {
             if a.dtype != b.dtype {
                 return Err(unlike(format!("`{name}` as {:?} and as {:?}", a.dtype, b.dtype)));
             }
             if a.shape.len() != b.shape.len() {
                 return Err(unlike(format!("`{name}` the shapes {} and {}", a.show(), b.show())));
             }
-            for (a, b) in a.shape.iter().zip(&b.shape) {
-                if let (Size::Exact(a), Size::Exact(b)) = (a, b) {
-                    covers.0 &= (a - b).is_nonnegative();
-                    covers.1 &= (b - a).is_nonnegative();
-                }
-            }
-        }
-        let mut results = Vec::with_capacity(node.output.len());
-        for ((a, b), name) in then.results.into_iter().zip(otherwise.results).zip(&node.output) {
             let shape = a.shape.iter().zip(&b.shape).map(|(x, y)| match (x, y) {
-                (Size::Exact(x), Size::Exact(y)) if x == y => Some(Size::Exact(x.clone())),
-                (Size::Exact(x), Size::Exact(_)) if covers.0 => Some(Size::Exact(x.clone())),
-                (Size::Exact(_), Size::Exact(y)) if covers.1 => Some(Size::Exact(y.clone())),
-                (Size::Exact(x), Size::Exact(y)) if x.as_constant().is_some() && y.as_constant().is_some() => None,
-                (x, y) => Some(Size::Data(x.bound().max(y.bound()))),
+                (Size::Exact(x), Size::Exact(y)) if x == y => Size::Exact(x.clone()),
+                (x, y) => Size::Data(x.bound().max(y.bound())),
             });
-            let Some(shape) = shape.collect::<Option<Vec<Size>>>() else {
-                return Err(unlike(format!("`{name}` the shapes {} and {}", a.show(), b.show())));
-            };
-            if a.shape != b.shape && shape.iter().all(|size| matches!(size, Size::Exact(_))) {
-                let which = if covers.0 { "then_branch" } else { "else_branch" };
-                let (x, y) = (a.show(), b.show());
-                let note =
-                    format!("its branches give `{name}` the shapes {x} and {y}; it is taken to take the {which}");
-                self.note(node, note);
-            }
+            let shape: Vec<Size> = shape.collect();
             let known = a.known.filter(|known| b.known.as_ref() == Some(known));
             results.push(Given { dtype: a.dtype, shape, known });
         }
@@ -522,11 +500,12 @@ impl<'a> Builder<'a> {
             let declared = self.declared(name).and_then(|port| port.shape);
             let mut shape = Vec::with_capacity(result.shape.len());
             for (axis, size) in result.shape.iter().enumerate() {
-                let declared =
-                    declared.as_ref().filter(|d| d.len() == result.shape.len()).map(|d| self.settle(&d[axis]));
+                // A number is meant; names of dims are given loosely.
+                let declared = declared.as_ref().filter(|d| d.len() == result.shape.len()).map(|d| &d[axis]);
+                let declared = declared.filter(|size| size.as_constant().is_some()).cloned();
                 shape.push(match size {
                     Size::Exact(size) => size.clone(),
-                    Size::Data(_) if declared.as_ref().is_some_and(|d| d.as_constant().is_some()) => {
+                    Size::Data(_) if declared.is_some() => {
                         let size = declared.unwrap_or_default();
                         self.note(
                             node,

@@ -159,7 +159,17 @@ fn relations_by_name(dims: &[String], binding: &Binding) -> Result<BTreeMap<Stri
                 let needed = format!("{needed}: by its name it is {sum}");
                 return Err(ImportError::Contradiction { name: name.clone(), bound: *bound, needed });
             }
-            (Some(_), _) => {}
+            // One of its parts is what is left of it.
+            (Some(bound), None) => {
+                let apart = Expr::constant(*bound) - equals;
+                let Some((part, left)) = apart.isolate().into_iter().next() else { continue };
+                if left.as_constant().is_some_and(|left| left < 0) {
+                    let needed = format!("more than that: by its name it is {sum}");
+                    return Err(ImportError::Contradiction { name: name.clone(), bound: *bound, needed });
+                }
+                relations.entry(part).or_insert(left);
+            }
+            (Some(_), Some(_)) => {}
             (None, _) => {
                 relations.insert(name.clone(), equals);
             }
@@ -249,6 +259,7 @@ impl<'a> Builder<'a> {
         for (dim, equals) in self.relations {
             self.graph.assumptions.push(format!("dim `{dim}` is {equals}, as its name or the operators say"));
         }
+        self.graph.relations = self.relations.clone();
         let graph = self.model.main_graph();
         self.inputs()?;
         self.initializers(graph)?;

@@ -6,6 +6,7 @@
 //!
 //! This file holds the types and the trait; [`ort`] is the one engine there is.
 
+mod library;
 pub mod ort;
 mod placement;
 
@@ -55,11 +56,21 @@ pub struct Port {
     pub name: String,
     /// Element type.
     pub dtype: DType,
-    /// Exact size of each axis; zero is a size.
+    /// Exact size of each axis; zero is a size. For an output whose size is found, the most that each can be.
     pub shape: Vec<u64>,
+    /// Whether only the run says how large it is (outputs only): the engine makes it in a block of its own, and its bytes
+    /// are then copied to the port's address.
+    pub found: bool,
+    /// What an input holds in a trial, where zeros would make no sense (sizes, limits).
+    pub trial: Option<Bytes>,
 }
 
 impl Port {
+    /// A port of a fixed size.
+    pub fn new(name: String, dtype: DType, shape: Vec<u64>) -> Port {
+        Port { name, dtype, shape, found: false, trial: None }
+    }
+
     /// Bytes of the tensor; `None` for strings and on overflow.
     pub fn bytes(&self) -> Option<u64> {
         let elements = self.shape.iter().try_fold(1_u64, |n, axis| n.checked_mul(*axis))?;
@@ -147,11 +158,15 @@ pub trait Engine: Send {
     fn unbind(&mut self, binding: BindingId);
 
     /// Runs a binding to its end. What the engine needs besides the ports lies in `workspace` (start, bytes), whose
-    /// start is on [`ALIGNMENT`]. An `Err` means that the outputs hold nothing of use.
+    /// start is on [`ALIGNMENT`]. An `Err` means that the outputs hold nothing of use. What sizes were found,
+    /// [`Engine::found`] says.
     ///
     /// # Safety
     /// What [`Engine::bind`] asks holds, and the workspace is valid and no one else's until this returns.
     unsafe fn run(&mut self, binding: BindingId, workspace: (*mut u8, usize)) -> Result<(), EngineError>;
+
+    /// The shapes that the last run of a binding found, for each output whose size is found, in the order of outputs.
+    fn found(&self, binding: BindingId) -> &[Vec<u64>];
 
     /// A handle with which another thread asks this engine's runs to end.
     fn stopper(&self) -> Stopper;
@@ -237,6 +252,20 @@ pub enum EngineError {
         task: String,
         /// Where they disagree.
         what: String,
+    },
+    /// A result is larger than its place.
+    #[error(
+        "task `{task}`: `{port}` came out with the shape {shape:?}, which is more than the {most_bytes} bytes that were planned for it"
+    )]
+    TooLarge {
+        /// The task.
+        task: String,
+        /// The output.
+        port: String,
+        /// What came out.
+        shape: Vec<u64>,
+        /// What there is room for.
+        most_bytes: u64,
     },
     /// A run needed more workspace than was planned for it; its outputs are not to be used.
     #[error(

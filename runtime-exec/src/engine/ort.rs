@@ -9,6 +9,7 @@
 //! of a process share a `World`, which stays until the process ends, and their runs take turns in it.
 #![allow(unsafe_code)] // The engine's one file that calls C.
 
+pub use super::library::{VARIABLE, find_library};
 use super::placement::Placement;
 use super::{
     ALIGNMENT, BindingId, Engine, EngineError, EngineOptions, Measured, Port, SessionId, StopFlag, Stopper, TaskCode,
@@ -29,12 +30,6 @@ use std::time::Instant;
 /// The versions of the library that this file is written for.
 pub const WANTED: &str = "1.24 or newer, below 2";
 
-/// The environment variable that names the library's file or folder.
-pub const VARIABLE: &str = "BERTH_ENGINE";
-
-/// Where the set-up command puts the library, under the repository's root.
-const FOLDER: &str = ".berth/engine";
-
 const ALIGN: usize = ALIGNMENT as usize;
 
 /// Kernels for 64-bit ARM read so many bytes past the end of a quantised operand; the library's own allocator adds them.
@@ -43,41 +38,7 @@ const OVERRUN: usize = if cfg!(target_arch = "aarch64") { 30 } else { 0 };
 /// Blocks of workspace that a run may hold at once before our table of them has to grow.
 const BLOCKS: usize = 1024;
 
-// ---- Finding the library ----
-
-/// Looks for the library: the path given, else the variable `BERTH_ENGINE` (each a file or a folder), else
-/// `.berth/engine` under the current folder or one above it, else beside the executable, else `.berth/engine` under a
-/// folder above the executable.
-pub fn find_library(given: Option<&Path>) -> Result<PathBuf, EngineError> {
-    let named = given.map(Path::to_path_buf).or_else(|| std::env::var_os(VARIABLE).map(PathBuf::from));
-    let missing = |looked: String| EngineError::Missing { looked };
-    if let Some(path) = named {
-        return library_at(&path).ok_or_else(|| missing(path.display().to_string()));
-    }
-    let under = |start: &Path| start.ancestors().find_map(|folder| library_at(&folder.join(FOLDER)));
-    let here = std::env::current_dir().unwrap_or_default();
-    let executable = std::env::current_exe().unwrap_or_default();
-    let beside = executable.parent().unwrap_or(Path::new(""));
-    under(&here).or_else(|| library_at(beside)).or_else(|| under(beside)).ok_or_else(|| {
-        missing(format!("${VARIABLE}, {FOLDER} under {} and above, {} and above", here.display(), beside.display()))
-    })
-}
-
-/// The library if the path is it, or a folder that holds it: the plain name first, else the highest version.
-fn library_at(path: &Path) -> Option<PathBuf> {
-    let found = if path.is_dir() {
-        let stem = format!("{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
-        let names = std::fs::read_dir(path).ok()?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        let mut names: Vec<String> = names.filter(|n| *n == stem || n.starts_with(&format!("{stem}."))).collect();
-        names.sort();
-        let name = if names.first() == Some(&stem) { names.swap_remove(0) } else { names.pop()? };
-        path.join(name)
-    } else {
-        path.to_path_buf()
-    };
-    // An absolute path, so that no search path of the loader comes into it, and equal libraries compare equal.
-    found.canonicalize().ok().filter(|file| file.is_file())
-}
+// ---- Loading the library ----
 
 /// Loads the library and its table of functions, and says its version. The first one loaded is the process's for good.
 fn load(path: &Path) -> Result<String, EngineError> {
@@ -395,6 +356,20 @@ struct Binding {
     task: Arc<str>,
     session: SessionId,
     object: Owned<sys::OrtIoBinding>,
+    /// Outputs whose size is found.
+    found: Vec<Found>,
+    /// The shapes of the last run, by place in `found`.
+    shapes: Vec<Vec<u64>>,
+}
+
+/// An output whose size a run finds.
+struct Found {
+    /// Among the outputs.
+    index: usize,
+    name: CString,
+    port: Port,
+    /// Where its bytes go; an address, for threads.
+    address: usize,
 }
 
 /// The run options that all runs of an engine use; they carry the flag that ends a run.
@@ -509,11 +484,69 @@ impl OrtEngine {
         let ports = code.inputs.iter().zip(inputs).map(|p| (p, c.BindInput));
         for ((port, &address), bind) in ports.chain(code.outputs.iter().zip(outputs).map(|p| (p, c.BindOutput))) {
             let name = CString::new(port.name.as_str()).map_err(|_| wrong(format!("the name {:?}", port.name)))?;
+            if port.found {
+                self.leave_open(binding, &name).map_err(failed)?;
+                continue;
+            }
             let value = self.tensor(port, address).map_err(&wrong)?;
             // SAFETY: live objects; the binding takes a share in the value, so ours can be released.
             check(unsafe { bind(binding.ptr, name.as_ptr(), value.ptr) }).map_err(failed)?;
         }
         Ok(())
+    }
+
+    /// Lets the library make an output itself; what it made before is released.
+    fn leave_open(&self, binding: &Owned<sys::OrtIoBinding>, name: &CStr) -> Result<(), String> {
+        // SAFETY: live objects; the name is copied.
+        check(unsafe { (c().BindOutputToDevice)(binding.ptr, name.as_ptr(), self.world.info.ptr) })
+    }
+
+    /// Copies the outputs that the library made to where they belong, and says their shapes.
+    ///
+    /// # Safety
+    /// A run of this binding has just ended well, and each address is valid for writes of its port's bytes.
+    unsafe fn take_found(&self, binding: &Binding) -> Result<Vec<Vec<u64>>, EngineError> {
+        let failed = |status| EngineError::Engine { task: binding.task.to_string(), step: "take its outputs", status };
+        let c = c();
+        let mut shapes = Vec::with_capacity(binding.found.len());
+        // SAFETY: live objects and places for the results. The list is freed by the allocator that gave it, each value
+        // is released once; a tensor's data holds as many bytes as its type and shape say.
+        unsafe {
+            let mut allocator = null_mut();
+            check((c.GetAllocatorWithDefaultOptions)(&mut allocator)).map_err(failed)?;
+            let (mut list, mut count) = (null_mut(), 0);
+            check((c.GetBoundOutputValues)(binding.object.ptr, allocator, &mut list, &mut count)).map_err(failed)?;
+            let values: Vec<Owned<sys::OrtValue>> =
+                (0..count).map(|n| Owned { ptr: *list.add(n), release: c.ReleaseValue }).collect();
+            check((c.AllocatorFree)(allocator, list.cast())).map_err(failed)?;
+            for found in &binding.found {
+                let value = values.get(found.index).ok_or_else(|| failed("it made too few".into()))?;
+                let info =
+                    Owned::make(c.ReleaseTensorTypeAndShapeInfo, |out| (c.GetTensorTypeAndShape)(value.ptr, out))
+                        .map_err(failed)?;
+                let mut axes = 0;
+                check((c.GetDimensionsCount)(info.ptr, &mut axes)).map_err(failed)?;
+                let mut dims = vec![0i64; axes];
+                check((c.GetDimensions)(info.ptr, dims.as_mut_ptr(), axes)).map_err(failed)?;
+                let shape: Vec<u64> = dims.iter().map(|n| u64::try_from(*n).unwrap_or(u64::MAX)).collect();
+                let real = Port { shape: shape.clone(), ..found.port.clone() };
+                let (bytes, most) = (real.bytes(), found.port.bytes().unwrap_or(0));
+                let Some(bytes) = bytes.filter(|bytes| *bytes <= most) else {
+                    let (task, port) = (binding.task.to_string(), found.port.name.clone());
+                    return Err(EngineError::TooLarge { task, port, shape, most_bytes: most });
+                };
+                let mut data = null_mut();
+                check((c.GetTensorMutableData)(value.ptr, &mut data)).map_err(failed)?;
+                if bytes > 0 {
+                    std::ptr::copy_nonoverlapping(data.cast::<u8>(), found.address as *mut u8, bytes as usize);
+                }
+                shapes.push(shape);
+            }
+        }
+        for found in &binding.found {
+            self.leave_open(&binding.object, &found.name).map_err(failed)?;
+        }
+        Ok(shapes)
     }
 
     /// A tensor over memory that is not the library's.
@@ -540,7 +573,11 @@ impl OrtEngine {
     ///
     /// # Safety
     /// As [`Engine::run`].
-    unsafe fn run_counted(&self, binding: &Binding, workspace: (*mut u8, usize)) -> Result<Tally, EngineError> {
+    unsafe fn run_counted(
+        &self,
+        binding: &Binding,
+        workspace: (*mut u8, usize),
+    ) -> Result<(Tally, Vec<Vec<u64>>), EngineError> {
         let task = || binding.task.to_string();
         let stopped = || {
             self.options.set(false);
@@ -555,9 +592,16 @@ impl OrtEngine {
         // SAFETY: session and binding are live and belong together; the memory behind the binding and the workspace is
         // the caller's promise.
         let outcome = check(unsafe { (c().RunWithBinding)(session, self.options.object.ptr, binding.object.ptr) });
+        // What the library made lies in the workspace, so it is taken out before that ends.
+        let shapes = if outcome.is_ok() && !binding.found.is_empty() {
+            // SAFETY: the run has just ended; the addresses are the caller's promise.
+            unsafe { self.take_found(binding) }
+        } else {
+            Ok(Vec::new())
+        };
         let tally = self.world.ledger().end();
         match outcome {
-            Ok(()) => Ok(tally),
+            Ok(()) => Ok((tally, shapes?)),
             Err(_) if self.options.stop.load(Ordering::SeqCst) => Err(stopped()),
             Err(status) => Err(EngineError::Engine { task: task(), step: "run it", status }),
         }
@@ -576,7 +620,7 @@ impl OrtEngine {
         let binding = self.binding(id)?;
         // With no workspace at all every request goes to the heap, and the placement says what would have sufficed.
         // SAFETY: the ports are the caller's promise; there is no workspace.
-        let mut peak = unsafe { self.run_counted(binding, (null_mut(), 0))? }.peak;
+        let mut peak = unsafe { self.run_counted(binding, (null_mut(), 0))? }.0.peak;
         let mut workspace = vec![0_u8; peak + ALIGN];
         let mut run_nanos = u64::MAX;
         for _ in 0..runs {
@@ -585,7 +629,7 @@ impl OrtEngine {
             before();
             let began = Instant::now();
             // SAFETY: the ports as above; the workspace is this call's own.
-            let tally = unsafe { self.run_counted(binding, (range.as_mut_ptr(), range.len()))? };
+            let (tally, _) = unsafe { self.run_counted(binding, (range.as_mut_ptr(), range.len()))? };
             run_nanos = run_nanos.min(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
             if tally.kept > 0 {
                 return Err(EngineError::Kept { task: binding.task.to_string(), bytes: tally.kept as u64 });
@@ -660,6 +704,11 @@ impl Engine for OrtEngine {
         let start = scratch.as_mut_ptr();
         // The offsets are below `bytes`, which is the length of a slice.
         let addresses: Vec<*mut u8> = offsets.iter().map(|offset| start.wrapping_add(*offset as usize)).collect();
+        for ((port, offset), bytes) in code.inputs.iter().zip(&offsets).filter_map(|p| Some((p, p.0.trial.as_ref()?))) {
+            let place = scratch.get_mut(*offset as usize..).and_then(|place| place.get_mut(..bytes.len()));
+            let wrong = || memory(format!("`{}` has a trial value of another size", port.name));
+            place.ok_or_else(wrong)?.copy_from_slice(bytes);
+        }
         let (inputs, outputs) = addresses.split_at(code.inputs.len());
 
         // SAFETY: the scratch is borrowed for all of this call, holds every port, and the ports do not overlap; the
@@ -685,7 +734,8 @@ impl Engine for OrtEngine {
         let object =
             Owned::make(c().ReleaseIoBinding, |out| unsafe { (c().CreateIoBinding)(target, out) }).map_err(failed)?;
         self.tie(&object, code, inputs, outputs)?;
-        let binding = Binding { task: code.name.as_str().into(), session, object };
+        let found = found_ports(code, outputs).map_err(failed)?;
+        let binding = Binding { task: code.name.as_str().into(), session, object, found, shapes: Vec::new() };
         let free = self.bindings.iter().position(Option::is_none).unwrap_or(self.bindings.len());
         let id = BindingId(u32::try_from(free).map_err(|_| failed("too many bindings".into()))?);
         match self.bindings.get_mut(free) {
@@ -704,8 +754,11 @@ impl Engine for OrtEngine {
     ) -> Result<(), EngineError> {
         let bound = self.binding(binding)?;
         let outcome = self.tie(&bound.object, code, inputs, outputs);
+        let failed = |status| EngineError::Engine { task: code.name.clone(), step: "bind its ports", status };
+        let found = found_ports(code, outputs).map_err(failed)?;
         match self.bindings.get_mut(binding.0 as usize) {
             Some(Some(bound)) if outcome.is_ok() => {
+                bound.found = found;
                 if *bound.task != *code.name {
                     bound.task = code.name.as_str().into();
                 }
@@ -726,7 +779,7 @@ impl Engine for OrtEngine {
         let task = || bound.task.to_string();
         aligned(workspace.0, workspace.1).map_err(|what| EngineError::Memory { task: task(), what })?;
         // SAFETY: passed on from the caller.
-        let tally = unsafe { self.run_counted(bound, workspace)? };
+        let (tally, shapes) = unsafe { self.run_counted(bound, workspace)? };
         if let Some(asked) = tally.first_spill {
             return Err(EngineError::Spilled {
                 task: task(),
@@ -738,12 +791,30 @@ impl Engine for OrtEngine {
         if tally.kept > 0 {
             return Err(EngineError::Kept { task: task(), bytes: tally.kept as u64 });
         }
+        if let Some(Some(bound)) = self.bindings.get_mut(binding.0 as usize) {
+            bound.shapes = shapes;
+        }
         Ok(())
+    }
+
+    fn found(&self, binding: BindingId) -> &[Vec<u64>] {
+        self.binding(binding).map_or(&[], |bound| &bound.shapes)
     }
 
     fn stopper(&self) -> Stopper {
         Stopper(self.options.clone())
     }
+}
+
+/// The outputs whose size a run finds, and where they go.
+fn found_ports(code: &TaskCode, outputs: &[*mut u8]) -> Result<Vec<Found>, String> {
+    let found = code.outputs.iter().zip(outputs).enumerate().filter(|(_, (port, _))| port.found);
+    found
+        .map(|(index, (port, address))| {
+            let name = CString::new(port.name.as_str()).map_err(|_| format!("the name {:?}", port.name))?;
+            Ok(Found { index, name, port: port.clone(), address: *address as usize })
+        })
+        .collect()
 }
 
 /// Says what is wrong with memory that should start on the alignment.

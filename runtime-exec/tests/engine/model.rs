@@ -93,7 +93,7 @@ impl Model {
 }
 
 pub fn port(name: &str, dtype: DType, shape: &[u64]) -> Port {
-    Port { name: name.into(), dtype, shape: shape.to_vec() }
+    Port::new(name.into(), dtype, shape.to_vec())
 }
 
 fn info(name: &str, dtype: DType, shape: &[u64], first_open: bool) -> Vec<u8> {

@@ -9,10 +9,11 @@ use berth_ir::expr::Binding;
 use berth_ir::graph::{Graph, Stored};
 use berth_ir::program::DimRange;
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Opens a model file.
 pub fn open(path: &Path) -> Result<Model, Failure> {
@@ -178,12 +179,21 @@ fn unlike(model: &Model, binding: &Binding, axis: &str) -> String {
 
 /// Lowers a graph for a target.
 pub fn lowered(graph: &Graph, dims: &Dims, target: &Target) -> Result<Lowered, Failure> {
-    lower(graph, dims, target, &read_small).map_err(Failure::bad)
+    let files = Files::default();
+    lower(graph, dims, target, &|stored, offset, bytes| files.read(stored, offset, bytes)).map_err(Failure::bad)
 }
 
-/// The bytes of a small constant in a file.
-fn read_small(stored: &Stored) -> Option<Bytes> {
-    let mut bytes = vec![0; usize::try_from(stored.bytes).ok()?];
-    File::open(&stored.path).ok()?.read_exact_at(&mut bytes, stored.offset).ok()?;
-    Some(bytes.into())
+/// Reads parts of stored constants, each file opened once.
+#[derive(Default)]
+struct Files(RefCell<HashMap<PathBuf, Option<File>>>);
+
+impl Files {
+    /// So many bytes of a constant from an offset in it; nothing where the file is absent or too short.
+    fn read(&self, stored: &Stored, offset: u64, bytes: u64) -> Option<Bytes> {
+        let mut files = self.0.borrow_mut();
+        let file = files.entry(stored.path.clone()).or_insert_with(|| File::open(&stored.path).ok());
+        let mut read = vec![0; usize::try_from(bytes).ok()?];
+        file.as_ref()?.read_exact_at(&mut read, stored.offset.checked_add(offset)?).ok()?;
+        Some(read.into())
+    }
 }

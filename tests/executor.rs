@@ -31,10 +31,10 @@ struct Case {
     inputs: BTreeMap<String, Array>,
 }
 
-fn read(stored: &Stored) -> Option<bytes::Bytes> {
-    let mut bytes = vec![0; stored.bytes as usize];
-    std::fs::File::open(&stored.path).ok()?.read_exact_at(&mut bytes, stored.offset).ok()?;
-    Some(bytes.into())
+fn read(stored: &Stored, offset: u64, bytes: u64) -> Option<bytes::Bytes> {
+    let mut read = vec![0; bytes as usize];
+    std::fs::File::open(&stored.path).ok()?.read_exact_at(&mut read, stored.offset + offset).ok()?;
+    Some(read.into())
 }
 
 fn case(path: &Path) -> Case {
@@ -188,7 +188,7 @@ fn reference(case: &Case, engine: &mut OrtEngine) -> BTreeMap<String, Vec<u8>> {
     let memory = &mut memory[skip..skip + bytes as usize];
     for (id, offset) in whole.inputs.iter().zip(&offsets) {
         let bytes = match &value(id).content {
-            Content::Stored(stored) => read(stored).expect("a weight").to_vec(),
+            Content::Stored(stored) => read(stored, 0, stored.bytes).expect("a weight").to_vec(),
             _ => case.inputs[&value(id).name].bytes.clone(),
         };
         memory[*offset as usize..][..bytes.len()].copy_from_slice(&bytes);

@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("import  {:?}, {} operators, {} values", start.elapsed(), graph.ops.len(), graph.values.len());
     let start = Instant::now();
     let target = Target { name: String::new(), source: String::new(), tiers: vec![], engines: vec![], links: vec![] };
-    let lowered = lower(&graph, &exactly(&binding), &target, &|_| None)?;
+    let lowered = lower(&graph, &exactly(&binding), &target, &|_, _, _| None)?;
     println!("lower   {:?}, {} tasks", start.elapsed(), lowered.lifetimes.tasks.len());
     println!("memory  {} MiB at most", peak_mib().unwrap_or(0));
     Ok(())

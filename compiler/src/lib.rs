@@ -14,3 +14,4 @@ pub mod residency;
 pub mod simulate;
 pub mod stay;
 pub mod task_model;
+pub mod twins;

@@ -8,11 +8,13 @@
 
 use crate::cost;
 use crate::import::ops::row_of;
+use crate::import::tensor_bytes;
 use crate::task_model::{TaskModelError, known_bytes, task_model_for};
+use crate::twins::{Place, Read, Twin, place, twins};
 use berth_ir::expr::{Binding, Ranges};
 use berth_ir::graph::{Attribute, Content, Graph, Op, OpId, Stored, Value, ValueId};
 use berth_ir::lifetime::{Lifetimes, Task, Tensor, TensorId};
-use berth_ir::program::{DimRange, Home, Kind, Transposed};
+use berth_ir::program::{DimRange, Filled, Home, Kind, Transposed};
 use berth_ir::target::{Target, hex};
 use berth_ir::verify::{ModelFacts, OpFact, TensorFact};
 use berth_ir::{DType, Expr};
@@ -195,13 +197,13 @@ pub enum LowerError {
     },
 }
 
-/// Lowers a graph. `dims` are the sizes that it was bound to, and the ranges of dims that were left open; `read` gives the
-/// bytes of a small stored constant.
+/// Lowers a graph. `dims` are the sizes that it was bound to, and the ranges of dims that were left open; `read` gives
+/// bytes of stored constants: of small ones all, of large ones what it takes to find those that are equal.
 pub fn lower(
     graph: &Graph,
     dims: &BTreeMap<String, DimRange>,
     target: &Target,
-    read: &dyn Fn(&Stored) -> Option<Bytes>,
+    read: Read,
 ) -> Result<Lowered, LowerError> {
     let sizes = Sizes::new(graph, dims);
     sizes.check(graph, dims)?;
@@ -211,6 +213,7 @@ pub fn lower(
         sizes,
         outputs: graph.outputs.iter().copied().collect(),
         read,
+        twins: twins(graph, EMBEDDED_BYTES_MAX, read),
         tensors: Vec::new(),
         tensor_of: HashMap::new(),
         names: HashSet::new(),
@@ -228,8 +231,9 @@ pub fn lower(
     }
     let mut tasks = Vec::new();
     for id in live {
-        if !lowering.view(graph.op(id))? && !lowering.transposed(graph.op(id))? {
-            tasks.push((id, lowering.task(graph.op(id))?));
+        let op = graph.op(id);
+        if !lowering.view(op)? && !lowering.transposed(op)? && !lowering.filled(op)? {
+            tasks.push((id, lowering.task(op)?));
         }
     }
     lowering.finish(dims, target, tasks)
@@ -336,14 +340,16 @@ struct Lowering<'a> {
     graph: &'a Graph,
     sizes: Sizes,
     outputs: HashSet<ValueId>,
-    read: &'a dyn Fn(&Stored) -> Option<Bytes>,
+    read: Read<'a>,
+    /// Stored constants that are the same bytes as an earlier one.
+    twins: HashMap<Place, Twin>,
     tensors: Vec<Tensor>,
     tensor_of: HashMap<ValueId, TensorId>,
     names: HashSet<String>,
     /// The number to try next for a name that is taken.
     numbers: HashMap<String, u64>,
-    /// File, offset, whether transposed.
-    by_home: HashMap<(String, u64, bool), TensorId>,
+    /// Weights by where their bytes come from, and how many.
+    by_home: HashMap<(Home, u64), TensorId>,
     /// Constants that live in task code.
     embedded: HashMap<ValueId, Bytes>,
     files: String,
@@ -439,6 +445,7 @@ impl Lowering<'_> {
             Content::Inline(bytes) if bytes.len() <= INLINE_BYTES_MAX => Ok(None),
             Content::Inline(bytes) => Err(LowerError::InlineTooLarge { value: value.name.clone(), bytes: bytes.len() }),
             Content::Stored(stored) => self.weight(id, stored.clone()),
+            Content::Computed if self.embedded.contains_key(&id) => Ok(None),
             Content::Computed => self.tensor(id, Kind::Activation, None).map(Some),
         }
     }
@@ -448,7 +455,7 @@ impl Lowering<'_> {
             return Ok(None);
         }
         if stored.bytes <= EMBEDDED_BYTES_MAX
-            && let Some(bytes) = (self.read)(&stored)
+            && let Some(bytes) = (self.read)(&stored, 0, stored.bytes)
         {
             self.embedded.insert(id, bytes);
             return Ok(None);
@@ -458,17 +465,62 @@ impl Lowering<'_> {
 
     /// The weight that is these bytes of a file, or their transpose; two values of the same bytes are one tensor.
     fn homed(&mut self, id: ValueId, stored: Stored, transposed: Option<Transposed>) -> Result<TensorId, LowerError> {
-        let place = (stored.file.clone(), stored.offset, transposed.is_some());
-        if let Some(tensor) = self.by_home.get(&place).copied()
-            && self.tensors[tensor.index()].bytes == stored.bytes
-        {
+        let (mut stored, mut transposed) = (stored, transposed);
+        // One that equals another, which may be the transpose of a third.
+        for _ in 0..2 {
+            match self.twins.get(&place(&stored)) {
+                None => break,
+                Some(Twin::Filled(filled)) => return self.filled_with(id, *filled, stored.bytes),
+                Some(Twin::Equal(of)) => stored = of.clone(),
+                // The transpose of a transpose is as the first is stored.
+                Some(Twin::Turned(of, matrix)) => {
+                    transposed = if transposed.is_some() { None } else { Some(*matrix) };
+                    stored = of.clone();
+                }
+            }
+        }
+        let tier = self.files.clone();
+        let home = Home { tier, file: stored.file, offset: stored.offset, transposed, filled: None };
+        self.weight_of(id, home, stored.bytes)
+    }
+
+    fn weight_of(&mut self, id: ValueId, home: Home, bytes: u64) -> Result<TensorId, LowerError> {
+        let place = (home.clone(), bytes);
+        if let Some(tensor) = self.by_home.get(&place).copied() {
             self.tensor_of.insert(id, tensor);
             return Ok(tensor);
         }
-        let home = Home { tier: self.files.clone(), file: stored.file, offset: stored.offset, transposed };
         let tensor = self.tensor(id, Kind::Weight, Some(home))?;
         self.by_home.insert(place, tensor);
         Ok(tensor)
+    }
+
+    /// Makes the result of a ConstantOfShape a weight that no file holds: some exporters write most weights so. Says
+    /// whether the operator was one.
+    fn filled(&mut self, op: &Op) -> Result<bool, LowerError> {
+        let Some(Some(result)) = op.outputs.first() else { return Ok(false) };
+        let value = self.graph.value(*result);
+        let standard = matches!(op.domain.as_str(), "" | "ai.onnx") && op.kind == "ConstantOfShape";
+        let element = value.dtype.bits().map(|bits| bits / 8).filter(|bytes| matches!(bytes, 1 | 2 | 4 | 8));
+        let fixed = value.shape.iter().all(|axis| axis.as_constant().is_some());
+        let (true, true, Some(element)) = (standard && !self.outputs.contains(result), fixed, element) else {
+            return Ok(false);
+        };
+        let Some(bits) = constant_of_shape(op, element as usize) else { return Ok(false) };
+        let bytes = self.bytes(*result)?;
+        if bytes <= EMBEDDED_BYTES_MAX {
+            let element = &bits.to_le_bytes()[..element as usize];
+            self.embedded.insert(*result, element.repeat((bytes / element.len() as u64) as usize).into());
+            return Ok(true);
+        }
+        self.filled_with(*result, Filled { element, bits }, bytes)?;
+        Ok(true)
+    }
+
+    /// The weight that is this element all over.
+    fn filled_with(&mut self, id: ValueId, filled: Filled, bytes: u64) -> Result<TensorId, LowerError> {
+        let (tier, file) = (self.files.clone(), String::new());
+        self.weight_of(id, Home { tier, file, offset: 0, transposed: None, filled: Some(filled) }, bytes)
     }
 
     /// Makes the transpose of a stored matrix a weight of its own, transposed while it is read: exporters that did not
@@ -528,9 +580,6 @@ impl Lowering<'_> {
                 reads.push(tensor);
             }
         }
-        // The kind says who brings the bytes, not what they mean: an output's is asked for, a weight's lie in a file, all
-        // else that a task writes is an activation. So a weight that ConstantOfShape makes is an activation without
-        // operands: nothing is streamed for it, and to compute it again costs no operand either.
         let mut writes = Vec::new();
         for output in op.outputs.iter().flatten() {
             let kind = if self.outputs.contains(output) { Kind::Output } else { Kind::Activation };
@@ -643,6 +692,15 @@ impl Lowering<'_> {
         let constant = Value { content: Content::Known(elements), ..value.clone() };
         known_bytes(&constant).map_err(|problem| LowerError::Code { op: value.name.clone(), problem })
     }
+}
+
+/// The bits of the element that a ConstantOfShape repeats: zero where it does not say.
+fn constant_of_shape(op: &Op, element: usize) -> Option<u64> {
+    let Some((_, attribute)) = op.attributes.iter().find(|(name, _)| name == "value") else { return Some(0) };
+    let bytes = tensor_bytes(attribute)?;
+    let mut bits = [0; 8];
+    bits[..element].copy_from_slice(bytes.get(..element).filter(|_| bytes.len() == element)?);
+    Some(u64::from_le_bytes(bits))
 }
 
 fn facts(lifetimes: &Lifetimes) -> ModelFacts {

@@ -537,7 +537,9 @@ impl<'a> Site<'a> {
         let small = link.map_or(0, |l| {
             (u128::from(l.present_rate().0) * u128::from(l.latency.0 + l.submit.0) / 1_000_000_000) as u64
         });
-        order.sort_by_key(|t| self.lifetimes.tensors[*t].bytes > small);
+        // Of the others, what no file holds is made again as fast as the memory takes it: it stays last.
+        let filled = |t: usize| self.lifetimes.tensors[t].home.as_ref().is_some_and(|h| h.filled.is_some());
+        order.sort_by_key(|t| (self.lifetimes.tensors[*t].bytes > small, filled(*t)));
         order
     }
 

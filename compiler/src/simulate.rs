@@ -10,7 +10,7 @@ use berth_ir::program::{Class, Extent, Instruction, Place, Program};
 use berth_ir::units::{Bytes, Nanos};
 use berth_ir::verify::Verified;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 
 /// When everything happened, and what a step costs once steps repeat.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -262,6 +262,8 @@ struct Facts<'p> {
     target: &'p Target,
     tasks: HashMap<&'p str, (usize, u64)>,
     berth_bytes: HashMap<&'p str, u64>,
+    /// Berths of tensors that no file holds.
+    filled: HashSet<&'p str>,
     links: &'p BTreeMap<String, usize>,
     caller: usize,
 }
@@ -269,7 +271,11 @@ struct Facts<'p> {
 impl<'p> Facts<'p> {
     fn new(target: &'p Target, program: &'p Program, links: &'p BTreeMap<String, usize>, caller: usize) -> Self {
         let engine = |name: &str| target.engines.iter().position(|e| e.name == name).unwrap_or(0);
+        let filled = program.tensors.iter().filter(|t| t.home.as_ref().is_some_and(|h| h.filled.is_some()));
+        let filled: HashSet<&str> = filled.map(|t| t.name.as_str()).collect();
+        let berths = program.berths.iter();
         Facts {
+            filled: berths.filter(|b| filled.contains(b.tensor.as_str())).map(|b| b.name.as_str()).collect(),
             target,
             tasks: program.tasks.iter().map(|t| (t.name.as_str(), (engine(&t.engine), t.cost.0))).collect(),
             berth_bytes: program.berths.iter().map(|b| (b.name.as_str(), b.bytes)).collect(),
@@ -308,6 +314,11 @@ impl<'p> Facts<'p> {
             }
         };
         let Some(link) = self.target.links.iter().find(|l| l.name == queue) else { return 0 };
+        if matches!(from, Place::Home) && self.filled.contains(to) {
+            // Written out of nothing, as fast as the memory takes it.
+            let bandwidth = self.target.tier(&link.to).map(|t| t.bandwidth).unwrap_or_default();
+            return Bytes(bytes).at(bandwidth).0.saturating_add(link.submit.0);
+        }
         let moving = Bytes(bytes).at(link.present_rate());
         moving.0.saturating_add(link.latency.0).saturating_add(link.submit.0)
     }

@@ -59,7 +59,7 @@ fn kinds(graph: &Graph) -> Vec<&str> {
 fn lowered(graph: &Graph) -> Result<Lowered, LowerError> {
     let (name, source) = (String::new(), String::new());
     let target = Target { name, source, tiers: vec![], engines: vec![], links: vec![] };
-    lower(graph, &exactly(&open()), &target, &|_| None)
+    lower(graph, &exactly(&open()), &target, &|_, _, _| None)
 }
 
 fn check_refused(model: &Model, parts: &[&str]) {

@@ -18,7 +18,7 @@ fn import_and_lower(model: &Model, binding: &Binding) -> usize {
     let graph = model.graph(binding).unwrap();
     let (name, source) = (String::new(), String::new());
     let target = Target { name, source, tiers: vec![], engines: vec![], links: vec![] };
-    lower(&graph, &exactly(binding), &target, &|_| None).unwrap().lifetimes.tasks.len()
+    lower(&graph, &exactly(binding), &target, &|_, _, _| None).unwrap().lifetimes.tasks.len()
 }
 
 fn shared() -> Option<PathBuf> {

@@ -165,12 +165,16 @@ fn write_tensor(t: &Tensor) -> wire::Tensor {
 
 fn write_home(h: &Home) -> wire::Home {
     let matrix = |t: Transposed| wire::Transposed { rows: t.rows, columns: t.columns, element: t.element };
-    wire::Home { tier: h.tier.clone(), file: h.file.clone(), offset: h.offset, transposed: h.transposed.map(matrix) }
+    let element = |f: Filled| wire::Filled { element: f.element, bits: f.bits };
+    let (transposed, filled) = (h.transposed.map(matrix), h.filled.map(element));
+    wire::Home { tier: h.tier.clone(), file: h.file.clone(), offset: h.offset, transposed, filled }
 }
 
 fn read_home(h: wire::Home) -> Home {
     let matrix = |t: wire::Transposed| Transposed { rows: t.rows, columns: t.columns, element: t.element };
-    Home { tier: h.tier, file: h.file, offset: h.offset, transposed: h.transposed.map(matrix) }
+    let element = |f: wire::Filled| Filled { element: f.element, bits: f.bits };
+    let (transposed, filled) = (h.transposed.map(matrix), h.filled.map(element));
+    Home { tier: h.tier, file: h.file, offset: h.offset, transposed, filled }
 }
 
 fn read_tensor(t: wire::Tensor) -> Result<Tensor, BadBinary> {

@@ -8,7 +8,7 @@ use crate::program::{DimRange, Home, Kind};
 use crate::units::Nanos;
 use crate::{DType, Expr};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Index of a tensor in [`Lifetimes::tensors`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -132,7 +132,7 @@ impl Lifetimes {
         let count = self.tasks.len();
         let tasks = (before + count - after - 1) % count;
         let (mut bytes, mut time) = (0u64, 0u64);
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         // Long gaps are summed up to the number of tensors there are; each tensor counts once.
         for step in 1..=tasks {
             let task = &self.tasks[(after + step) % count];
@@ -167,6 +167,16 @@ impl Lifetimes {
             load.push(u64::try_from(alive).unwrap_or(u64::MAX).saturating_add(task.workspace));
         }
         load
+    }
+
+    /// Bytes of files that weights which some task uses are read from, each range once: a matrix and its transpose, if both
+    /// are used, come from the same bytes; what no file holds comes from none.
+    pub fn stored(&self) -> u64 {
+        let uses = self.uses();
+        let used = self.tensors.iter().zip(&uses).filter(|(t, u)| t.kind == Kind::Weight && !u.is_empty());
+        let homes = used.filter_map(|(t, _)| Some((t.home.as_ref().filter(|h| h.filled.is_none())?, t.bytes)));
+        let ranges: BTreeSet<(&str, u64, u64)> = homes.map(|(h, bytes)| (h.file.as_str(), h.offset, bytes)).collect();
+        ranges.iter().map(|(_, _, bytes)| bytes).fold(0, |all, bytes| all.saturating_add(*bytes))
     }
 
     /// Bytes of all tensors of a kind that some task uses.

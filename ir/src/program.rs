@@ -143,7 +143,7 @@ pub enum Kind {
 }
 
 /// Bytes in a file of the model's folder.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Home {
     /// The tier that holds files.
@@ -155,10 +155,40 @@ pub struct Home {
     /// Where the file holds a matrix and the tensor is its transpose: what is read is transposed on the way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transposed: Option<Transposed>,
+    /// Where no file holds the tensor: one element, over and over. What is read is written out of nothing, so it crosses no
+    /// link, and the path is empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filled: Option<Filled>,
+}
+
+impl Home {
+    /// Bytes that reading so many of the tensor takes from the tier.
+    pub fn crossing(&self, bytes: u64) -> u64 {
+        if self.filled.is_some() { 0 } else { bytes }
+    }
+}
+
+/// One element of a tensor that is the same all over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Filled {
+    /// Bytes of the element: 1, 2, 4 or 8.
+    pub element: u64,
+    /// Its bits, as a little-endian number.
+    pub bits: u64,
+}
+
+impl Filled {
+    /// Whether a tensor of so many bytes can be made of it.
+    pub fn makes(&self, bytes: u64) -> bool {
+        matches!(self.element, 1 | 2 | 4 | 8)
+            && bytes.is_multiple_of(self.element)
+            && (self.element == 8 || self.bits >> (8 * self.element) == 0)
+    }
 }
 
 /// The matrix that a file holds, row by row; the tensor holds it column by column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Transposed {
     /// Rows in the file.

@@ -64,8 +64,10 @@ fn tensor() -> impl Strategy<Value = Tensor> {
     let kind = prop::sample::select(vec![Weight, Input, Output, Activation, State, Workspace]);
     let matrix = (number(), number(), number());
     let matrix = prop::option::of(matrix.prop_map(|(rows, columns, element)| Transposed { rows, columns, element }));
-    let home = (name(), name(), number(), matrix);
-    let home = home.prop_map(|(tier, file, offset, transposed)| Home { tier, file, offset, transposed });
+    let filled = prop::option::of((number(), number()).prop_map(|(element, bits)| Filled { element, bits }));
+    let home = (name(), name(), number(), matrix, filled);
+    let home =
+        home.prop_map(|(tier, file, offset, transposed, filled)| Home { tier, file, offset, transposed, filled });
     (name(), kind, prop::sample::select(DType::ALL.to_vec()), expr(), prop::option::of(home))
         .prop_map(|(name, kind, dtype, bytes, home)| Tensor { name, kind, dtype, bytes, home })
 }

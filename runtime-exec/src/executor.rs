@@ -706,6 +706,14 @@ fn run_link(shared: &Shared, lane: usize, start: Instant) -> Vec<Seen> {
                     }
                     Ok(())
                 }
+                Work::Fill { filled, to } => {
+                    // SAFETY: as for a Load.
+                    if let Some(target) = unsafe { shared.arenas[to.arena].slice_mut(to.offset, to.bytes) } {
+                        let element = &filled.bits.to_le_bytes()[..filled.element.min(8) as usize];
+                        target.chunks_mut(element.len().max(1)).for_each(|c| c.copy_from_slice(&element[..c.len()]));
+                    }
+                    Ok(())
+                }
                 Work::Run { .. } | Work::Feed { .. } | Work::Fetch { .. } => Ok(()),
             }
         },
@@ -731,7 +739,7 @@ fn run_caller(shared: &Shared, caller: &mut dyn Caller, start: Instant) -> Vec<S
                     let dims = shared.dims.of(instance.step);
                     source.map_or(Ok(()), |from| caller.fetch(tensor, instance.step, from, &dims))
                 }
-                Work::Load { .. } | Work::Move { .. } | Work::Run { .. } => Ok(()),
+                Work::Load { .. } | Work::Fill { .. } | Work::Move { .. } | Work::Run { .. } => Ok(()),
             };
             result.map_err(|problem| RunError::Caller { instruction: item.name.clone(), step: instance.step, problem })
         },

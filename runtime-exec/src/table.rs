@@ -1,7 +1,7 @@
 //! A verified program with dense ids: what the executor looks at while it runs.
 
 use crate::errors::LoadError;
-use berth_ir::program::{Class, Extent, Instruction, Place, Program, Transposed};
+use berth_ir::program::{Class, Extent, Filled, Instruction, Place, Program, Transposed};
 use berth_ir::verify::Verified;
 use std::collections::HashMap;
 
@@ -25,6 +25,8 @@ pub(crate) struct Range {
 pub(crate) enum Work {
     /// From a file of the model's folder.
     Load { file: String, offset: u64, to: Range, transposed: Option<Transposed> },
+    /// One element, over and over.
+    Fill { filled: Filled, to: Range },
     /// From arena to arena.
     Move { from: Range, to: Range },
     /// A task, with one range for each access, then its workspace.
@@ -119,7 +121,7 @@ impl Table {
 
 fn bytes(work: &Work) -> u64 {
     match work {
-        Work::Load { to, .. } | Work::Feed { to, .. } => to.bytes,
+        Work::Load { to, .. } | Work::Fill { to, .. } | Work::Feed { to, .. } => to.bytes,
         Work::Move { from, .. } | Work::Fetch { from, .. } => from.bytes,
         Work::Run { .. } => 0,
     }
@@ -175,7 +177,10 @@ impl<'p> Sizes<'p> {
                         let home = self.program.tensors[index].home.as_ref();
                         let home = home.ok_or_else(|| LoadError::Rows { copy: name.clone() })?;
                         let (file, offset) = (home.file.clone(), home.offset.saturating_add(range.0));
-                        Work::Load { file, offset, to: target, transposed: home.transposed }
+                        match home.filled {
+                            Some(filled) => Work::Fill { filled, to: target },
+                            None => Work::Load { file, offset, to: target, transposed: home.transposed },
+                        }
                     }
                     Place::Berth(from) => {
                         let (mut source, start) = self.held(from);

@@ -26,7 +26,7 @@ pub mod onnx {
 }
 
 pub use error::ImportError;
-pub use tensor::{dtype_from_onnx, dtype_to_onnx};
+pub use tensor::{dtype_from_onnx, dtype_to_onnx, tensor_bytes};
 
 use berth_ir::DType;
 use berth_ir::expr::{Binding, Expr};

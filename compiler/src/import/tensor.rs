@@ -5,7 +5,7 @@ use super::onnx::TensorProto;
 use super::{ImportError, Model, external};
 use berth_ir::DType;
 use berth_ir::expr::Expr;
-use berth_ir::graph::{Content, Stored};
+use berth_ir::graph::{Attribute, Content, Stored};
 use bytes::Bytes;
 
 /// Integer tensors up to this many elements have known contents.
@@ -110,6 +110,17 @@ pub(super) fn describe(tensor: &TensorProto, model: &Model, folds_left: &mut usi
         (None, None) => Content::Inline(data.clone()),
     };
     Ok(Tensor { dtype, dims, content, data: Some(data) })
+}
+
+/// The bytes of the tensor in an attribute, little-endian and packed; nothing where it holds none, or none that fit it.
+pub fn tensor_bytes(attribute: &Attribute) -> Option<Bytes> {
+    let Attribute::Message(bytes) = attribute else { return None };
+    let message: super::onnx::AttributeProto = prost::Message::decode(bytes.clone()).ok()?;
+    let tensor = message.t?;
+    let dtype = dtype_from_onnx(tensor.data_type)?;
+    let elements = tensor.dims.iter().try_fold(1u64, |n, dim| n.checked_mul(u64::try_from(*dim).ok()?))?;
+    let data = data(&tensor, dtype, elements).ok()?;
+    (Some(data.len() as u64) == dtype.bytes(elements)).then_some(data)
 }
 
 /// Where a slice lies in the file that it was cut from.

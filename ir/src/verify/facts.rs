@@ -2,7 +2,7 @@
 
 use super::index::{Act, Index, Role, Unit, lower};
 use super::violation::Violation;
-use crate::program::{Access, Bound, Facts, Kind, Mode, Traffic};
+use crate::program::{Access, Bound, Facts, Kind, Mode, Tensor, Traffic};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) fn check(index: &Index, found: &mut BTreeSet<Violation>) {
@@ -127,7 +127,9 @@ fn traffic_witness(index: &Index, body: &str, tier: &str, at: &str) -> Option<u6
     for task in tasks {
         let accesses = index.program.tasks[task].accesses.iter().zip(&index.task_tensors[task]);
         let whole = accesses.filter(|(a, _)| matches!(a, Access::Read(_))).map(|(_, t)| *t);
-        weights.extend(whole.filter(|t| index.program.tensors[*t].kind == Kind::Weight));
+        // What no file holds is made in place.
+        let crosses = |t: &Tensor| t.kind == Kind::Weight && t.home.as_ref().is_none_or(|h| h.filled.is_none());
+        weights.extend(whole.filter(|t| crosses(&index.program.tensors[*t])));
     }
     let sizes = weights.iter().map(|t| lower(&index.program.tensors[*t].bytes, &unit.ranges));
     let all = sizes.fold(0u64, u64::saturating_add);

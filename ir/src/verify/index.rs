@@ -528,7 +528,13 @@ fn index_extent(
             fault(ExtentProblem::NotTheMatrix);
         }
     }
+    let filled = tensor.home.as_ref().and_then(|h| h.filled).filter(|_| source.is_none());
+    if filled.is_some_and(|f| range != Part::WHOLE || matrix.is_some() || !f.makes(size)) {
+        fault(ExtentProblem::NotTheFill);
+    }
     let bytes = range.to.min(size).saturating_sub(range.from);
+    // Bytes that are made of nothing cross no link.
+    let bytes = if filled.is_some() { 0 } else { bytes };
     let Extent::Rows { rows, bytes: row, from_pitch, to_pitch } = extent else {
         return (range, bytes, Layout::Packed, Layout::Packed);
     };

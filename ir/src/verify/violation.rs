@@ -280,6 +280,8 @@ pub enum ExtentProblem {
     OutsidePart,
     /// Rows and row bytes do not make up the tensor.
     NotTheTensor,
+    /// A filled home cannot make the tensor of its element, or only a part of it is read.
+    NotTheFill,
     /// The matrix of a transposed home is not the tensor, or only a part of it is read.
     NotTheMatrix,
     /// A pitch is smaller than a row, or the last row ends past the berth.
@@ -575,6 +577,9 @@ fn extent(problem: ExtentProblem) -> &'static str {
     match problem {
         ExtentProblem::OtherTensor => "its two berths hold different tensors",
         ExtentProblem::OutsidePart => "its bytes are not all held by both sides",
+        ExtentProblem::NotTheFill => {
+            "a filled home is read whole, is no matrix of a file, and its element (1, 2, 4 or 8 bytes) divides the tensor"
+        }
         ExtentProblem::NotTheMatrix => "a transposed home is read whole, and its matrix must be the tensor",
         ExtentProblem::NotTheTensor => "its rows do not make up the tensor",
         ExtentProblem::Pitch => "a pitch is smaller than its row, or the last row ends past a berth",

@@ -57,6 +57,7 @@ const DOWNHILL: &[(&str, &[&str])] = &[
     ("ir/Cargo.toml", &["berth", "berth-compiler", "berth-runtime-exec"]),
     ("compiler/Cargo.toml", &["berth", "berth-runtime-exec"]),
     ("runtime-exec/Cargo.toml", &["berth", "berth-compiler"]),
+    ("tests/oracle/Cargo.toml", &["berth", "berth-runtime-exec"]),
     ("xtask/Cargo.toml", &["berth", "berth-ir", "berth-compiler", "berth-runtime-exec"]),
 ];
 
@@ -225,6 +226,36 @@ fn arrows_run_downhill() {
 }
 
 #[test]
+fn what_only_the_oracles_need_stays_with_them() {
+    let text = |path: &str| files().iter().find(|f| f.path == path).and_then(File::text).unwrap_or_default();
+    let named = |lock: &str, name: &str| text(lock).contains(&format!("\nname = \"{name}\"\n"));
+    let outside = ["onnx-protobuf", "protobuf", "onnx-runtime-ir", "onnx-runtime-shape-inference"];
+    let unlocked = outside.iter().filter(|name| !named("tests/oracle/Cargo.lock", name));
+    none("the oracles' lock file names what they need", unlocked.map(|name| (*name).to_owned()));
+    let inside = outside.iter().filter(|name| named("Cargo.lock", name));
+    none("the product's lock file names none of it", inside.map(|name| (*name).to_owned()));
+    let found = dependencies();
+    let on_oracles = found.iter().filter(|d| d.package == "berth-oracle");
+    none("nothing depends on the oracles", on_oracles.map(|d| format!("{}:{}", d.manifest, d.line)));
+}
+
+/// The lint tables of a workspace's manifest, without comments.
+fn lints(manifest: &str) -> Vec<&'static str> {
+    let file = files().iter().find(|f| f.path == manifest).and_then(File::text);
+    let mut inside = false;
+    let mut lines = Vec::new();
+    for line in file.unwrap_or_else(|| panic!("{manifest} is missing")).lines().map(str::trim) {
+        if line.starts_with('[') {
+            inside = line.starts_with("[workspace.lints.");
+        }
+        if inside && !line.is_empty() && !line.starts_with('#') {
+            lines.push(line);
+        }
+    }
+    lines
+}
+
+#[test]
 fn the_verifier_imports_nothing_outside_its_crate() {
     let found = sources().filter(|(path, _)| path.starts_with("ir/src/verify")).flat_map(|(path, text)| {
         lines_with(path, text, |line| {
@@ -267,6 +298,9 @@ fn unsafe_code_lives_where_it_is_listed() {
     let manifests = files().iter().filter(|f| f.path.ends_with("Cargo.toml"));
     let lax = manifests.filter(|f| !f.text().unwrap().contains("[lints]\nworkspace = true"));
     none("every crate has the workspace's lints, which deny unsafe code", lax.map(|f| f.path.clone()));
+    // A workspace of its own has lints of its own.
+    assert_eq!(lints("tests/oracle/Cargo.toml"), lints("Cargo.toml"), "both workspaces have the same lints");
+    assert!(lints("Cargo.toml").contains(&"unsafe_code = \"deny\""), "the lints are not found");
 }
 
 #[test]
@@ -295,7 +329,7 @@ fn no_file_names_a_machine() {
 #[test]
 fn nothing_is_left_to_do() {
     let words = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")];
-    let texts = files().iter().filter(|f| f.path != "Cargo.lock").filter_map(|f| Some((&f.path, f.text()?)));
+    let texts = files().iter().filter(|f| !f.path.ends_with("Cargo.lock")).filter_map(|f| Some((&f.path, f.text()?)));
     let found =
         texts.flat_map(|(path, text)| lines_with(path, text, |line| words.iter().any(|word| has_word(line, word))));
     none("what is not done is said in the documentation, not in a mark", found);

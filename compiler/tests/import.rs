@@ -257,6 +257,66 @@ fn sizes_that_data_decide_are_bounded() {
 }
 
 #[test]
+fn pools_without_pads_count_the_last_window_as_the_engine_does() {
+    let attribute_of = |name: &str, r#type, s: &[u8], ints: &[i64]| onnx::AttributeProto {
+        name: name.to_owned(),
+        r#type,
+        s: Some(s.to_vec().into()),
+        ints: ints.to_vec(),
+        ..Default::default()
+    };
+    // Sizes that ONNX Runtime 1.31.1 gives; the specification's formula for VALID says 5 of the first.
+    for (size, kernel, stride, dilation, gives) in
+        [(11, 2, 2, 1, 6), (8, 1, 3, 1, 3), (8, 2, 4, 1, 2), (11, 1, 4, 1, 3), (11, 2, 3, 2, 4), (8, 4, 2, 2, 2)]
+    {
+        let mut b = Builder::new(22);
+        b.input("x", DType::F32, &["1", "1", &format!("{size}")]).output("y");
+        let attributes = vec![
+            attribute_of("auto_pad", 3, b"VALID", &[]),
+            attribute_of("kernel_shape", 7, b"", &[kernel]),
+            attribute_of("strides", 7, b"", &[stride]),
+            attribute_of("dilations", 7, b"", &[dilation]),
+            attribute("ceil_mode", 1),
+        ];
+        b.node("MaxPool", &["x"], &["y"], attributes);
+        let graph = b.model().graph(&Binding::new()).unwrap();
+        assert_eq!(shape_of(&graph, "y"), format!("[1, 1, {gives}]"), "{size} {kernel} {stride} {dilation}");
+    }
+}
+
+#[test]
+fn nothing_is_reshaped_into_nothing() {
+    let reshaped = |from: &[&str], to: &[i64]| {
+        let mut b = Builder::new(21);
+        b.input("x", DType::F32, from).ints("to", to).output("y");
+        b.node("Reshape", &["x", "to"], &["y"], vec![attribute("allowzero", 1)]);
+        b.model().graph(&Binding::new()).map(|graph| shape_of(&graph, "y"))
+    };
+    assert_eq!(reshaped(&["0", "3"], &[0, 5]).unwrap(), "[0, 5]");
+    assert_eq!(reshaped(&["0", "3"], &[5, 0, 2]).unwrap(), "[5, 0, 2]");
+    assert!(reshaped(&["0", "3"], &[4]).is_err());
+}
+
+#[test]
+fn ellipses_stand_for_as_many_axes_in_each_term() {
+    let product = |equation: &str, a: &[&str], b: &[&str]| {
+        let mut model = Builder::new(21);
+        model.input("a", DType::F32, a).input("b", DType::F32, b).output("y");
+        let s = Some(equation.as_bytes().to_vec().into());
+        let equation = onnx::AttributeProto { name: "equation".to_owned(), r#type: 3, s, ..Default::default() };
+        model.node("Einsum", &["a", "b"], &["y"], vec![equation]);
+        model.model().graph(&Binding::new()).map(|graph| shape_of(&graph, "y"))
+    };
+    assert_eq!(product("...ij,...jk->...ik", &["1", "2", "3"], &["5", "3", "4"]).unwrap(), "[5, 2, 4]");
+    assert_eq!(product("...ij,jk->...ik", &["n", "2", "3"], &["3", "4"]).unwrap(), "[n, 2, 4]");
+    // The engine refuses the first; the second ends its process.
+    for a in [&["5", "1", "2", "3"][..], &["2", "3"]] {
+        let error = product("...ij,...jk->...ik", a, &["7", "3", "4"]).unwrap_err().to_string();
+        assert!(error.contains("axes"), "{error}");
+    }
+}
+
+#[test]
 fn an_unknown_operator_is_refused_by_name_or_taken_as_declared() {
     let mut b = Builder::new(20);
     b.input("x", DType::F32, &["n"]).output("y");

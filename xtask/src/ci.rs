@@ -1,9 +1,9 @@
 //! `cargo xtask ci`: all that must hold before a change goes in.
 //!
-//! Everything is built in the release profile, once. Clippy and rustdoc share what they check of the dependencies with
+//! Everything of the workspace is built in the release profile, once. Clippy and rustdoc share what they check of the dependencies with
 //! each other, and build scripts and macros with the tests, but no compiled code: that is their price.
 
-use crate::{Failure, cargo, demo, test};
+use crate::{Failure, cargo, demo, oracle, test};
 use std::path::Path;
 
 /// Runs the command.
@@ -15,6 +15,7 @@ pub fn run(root: &Path, words: &[String]) -> Result<(), Failure> {
     cargo::run(root, &["fmt", "--all", "--check"], &[], "`cargo fmt` does it")?;
     let clippy = ["clippy", "--workspace", "--all-targets", "--release", "--", "-D", "warnings"];
     cargo::run(root, &clippy, &[], "each warning above says what it wants")?;
+    oracle::lint(root)?;
     let doc = ["doc", "--workspace", "--no-deps", "--release"];
     cargo::run(root, &doc, &[("RUSTDOCFLAGS", "-D warnings")], "each warning above says what it wants")?;
     // The README's first command, then its second.

@@ -6,6 +6,7 @@
 mod cargo;
 mod ci;
 mod demo;
+mod oracle;
 mod setup;
 mod test;
 
@@ -31,7 +32,11 @@ const COMMANDS: &[Command] = &[
         summary: "setup, then a real decoder at half of the memory that it needs: plan, proof, run, trace",
         run: demo::run,
     },
-    Command { name: "test", summary: "setup, then every test; further words go to `cargo test`", run: test::run },
+    Command {
+        name: "test",
+        summary: "setup, then every test; further words go to `cargo test`, which then is all that runs",
+        run: test::run,
+    },
     Command { name: "ci", summary: "format, clippy, documentation, then test: what a change must pass", run: ci::run },
 ];
 

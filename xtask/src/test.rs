@@ -1,12 +1,13 @@
-//! `cargo xtask test`: fetches the engine where it is missing, then runs every test.
+//! `cargo xtask test`: fetches the engine where it is missing, then runs every test, and compares the importer with what others wrote.
 
-use crate::{Failure, cargo, setup};
+use crate::{Failure, cargo, oracle, setup};
 use std::path::Path;
 
 const USAGE: &str = "\
 cargo xtask test [WORDS...]
 
-  WORDS   go to `cargo test` as they are: a test's name, `-p berth-ir`, `-- --nocapture`";
+  WORDS   go to `cargo test` as they are: a test's name, `-p berth-ir`, `-- --nocapture`; with any,
+          `tests/oracle` is left out";
 
 /// Runs the command.
 pub fn run(root: &Path, words: &[String]) -> Result<(), Failure> {
@@ -24,5 +25,6 @@ pub fn run(root: &Path, words: &[String]) -> Result<(), Failure> {
         all.push("--workspace");
     }
     all.extend(words.iter().map(String::as_str));
-    cargo::run(root, &all, &[], "its own words are above; `cargo insta review` shows a snapshot that differs")
+    cargo::run(root, &all, &[], "its own words are above; `cargo insta review` shows a snapshot that differs")?;
+    if words.is_empty() { oracle::test(root) } else { Ok(()) }
 }

@@ -137,7 +137,7 @@ fn equation(node: &Node) -> Result<Equation, Problem> {
         return wrong(format!("`{text}` has {} terms for {} operands", terms.len(), node.inputs.len()));
     }
     let mut sizes: Vec<(char, Expr)> = Vec::new();
-    let mut rest: Vec<Expr> = Vec::new();
+    let mut rest: Option<Vec<Expr>> = None;
     for (index, term) in terms.iter().enumerate() {
         let value = node.input(index)?;
         let letters = term.chars().filter(|c| *c != ELLIPSIS).count();
@@ -153,7 +153,18 @@ fn equation(node: &Node) -> Result<Equation, Problem> {
                 let Some(part) = value.shape.get(at..at + free) else {
                     return wrong(format!("`{term}` has two ellipses"));
                 };
-                rest = node.broadcast_shapes(&rest, part, || format!("the ellipses of `{text}`"))?;
+                rest = Some(match rest {
+                    // The engine wants as many axes in each, and broadcasts them.
+                    Some(rest) if rest.len() != part.len() => {
+                        return wrong(format!(
+                            "the ellipses of `{text}` stand for {} and {} axes",
+                            rest.len(),
+                            part.len()
+                        ));
+                    }
+                    Some(rest) => node.broadcast_shapes(&rest, part, || format!("the ellipses of `{text}`"))?,
+                    None => part.to_vec(),
+                });
                 at += free;
                 continue;
             }
@@ -169,6 +180,7 @@ fn equation(node: &Node) -> Result<Equation, Problem> {
             }
         }
     }
+    let rest = rest.unwrap_or_default();
     let out: Vec<char> = match right {
         Some(right) => right.chars().collect(),
         None => {
@@ -235,12 +247,12 @@ impl Window {
         let one = Expr::constant(1);
         let stride = Expr::constant(self.strides[axis]);
         let reach = Expr::constant(self.dilations[axis]) * (&self.kernel[axis] - &one) + &one;
-        match node.text("auto_pad") {
+        let (before, after) = match node.text("auto_pad") {
             "SAME_UPPER" | "SAME_LOWER" => return Ok(size.ceil_div(&stride)),
-            "VALID" => return Ok((size - reach + &stride).floor_div(&stride)),
-            _ => {}
-        }
-        let (before, after) = (self.pads[axis], self.pads[axis + self.kernel.len()]);
+            // No pads, and `ceil` counts all the same: so the engine does, whatever the text of the specification says.
+            "VALID" => (0, 0),
+            _ => (self.pads[axis], self.pads[axis + self.kernel.len()]),
+        };
         let span = size + Expr::constant(before) + Expr::constant(after) - reach;
         if !ceil {
             return Ok(span.floor_div(&stride) + one);

@@ -100,11 +100,18 @@ fn reshape(node: &Node) -> Result<Vec<Out>, Problem> {
             };
             shape[at] = whole;
         }
+        // Nothing fits into nothing, whatever else is cancelled.
+        None if empty(&from.shape) && empty(&shape) => {}
         None => {
             node.same(&given, &taken, fits)?;
         }
     }
     Ok(vec![Out::new(from.dtype, shape).known(node.known(0).map(<[Expr]>::to_vec))])
+}
+
+/// True where some axis is known to be zero.
+fn empty(shape: &[Expr]) -> bool {
+    shape.iter().any(|size| size.as_constant() == Some(0))
 }
 
 fn flatten(node: &Node) -> Result<Vec<Out>, Problem> {

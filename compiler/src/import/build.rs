@@ -1,5 +1,6 @@
 //! Builds the graph: names to ids, an order, then types and shapes operator by operator.
 
+use super::floats::{self, FLOATS_MAX, Float};
 use super::names::{self, node_name};
 use super::ops::{Flops, Node, Out, Problem, Row, row_of, show};
 use super::scope::Scope;
@@ -13,9 +14,6 @@ use onnx::type_proto::Value as Kind;
 use prost::Message;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
-
-/// Float constants up to this many bytes are at hand for rules (scales of a Resize).
-const DATA_MAX: usize = 1024;
 
 /// Most axes of a value.
 pub(super) const RANK_MAX: usize = 64;
@@ -199,8 +197,10 @@ pub(super) struct Builder<'a> {
     pub(super) bodies: usize,
     /// Initializers and constants of bodies that became values of the graph around, by their address in the file.
     pub(super) hoisted: HashMap<usize, ValueId>,
-    /// Bytes of small constants.
+    /// Bytes of small constants of floats (scales of a Resize).
     pub(super) data: HashMap<ValueId, Bytes>,
+    /// Elements of small floats that were computed from known ones.
+    pub(super) floats: HashMap<ValueId, Vec<Float>>,
     /// Names of operators taken, each with the number to try next.
     names: HashMap<String, u64>,
     /// Names of values taken, once some come from inside of a node.
@@ -239,6 +239,7 @@ impl<'a> Builder<'a> {
             bodies: 0,
             hoisted: HashMap::new(),
             data: HashMap::new(),
+            floats: HashMap::new(),
             names: HashMap::new(),
             value_names: None,
             folds_left: FOLDED_FREE + model.file.len() / 16,
@@ -356,7 +357,8 @@ impl<'a> Builder<'a> {
         let tensor = tensor::describe(proto, self.model, &mut self.folds_left)?;
         let shape = tensor.dims.iter().map(|d| Expr::constant(*d)).collect();
         let id = self.push(Value { name, dtype: tensor.dtype, shape, content: tensor.content });
-        if let Some(data) = tensor.data.filter(|d| d.len() <= DATA_MAX) {
+        let small = |data: &Bytes| floats::width(tensor.dtype).is_some_and(|width| data.len() <= width * FLOATS_MAX);
+        if let Some(data) = tensor.data.filter(small) {
             self.data.insert(id, data);
         }
         Ok(id)
@@ -396,6 +398,7 @@ impl<'a> Builder<'a> {
             opset,
             inputs: inputs.iter().map(|id| id.map(|id| self.graph.value(id))).collect(),
             data: inputs.iter().map(|id| id.and_then(|id| self.data.get(&id).cloned())).collect(),
+            computed: inputs.iter().map(|id| id.and_then(|id| self.floats.get(&id).map(Vec::as_slice))).collect(),
             outputs: &shown,
             attributes: &attributes,
             // What holds in a body that may not run says nothing of the model's inputs.
@@ -403,7 +406,7 @@ impl<'a> Builder<'a> {
             notes: RefCell::default(),
             fresh: RefCell::default(),
         };
-        let outs = match row.map(|row| (row.rule)(&facts)) {
+        let outs = match row.map(|row| row.results(&facts)) {
             Some(Ok(outs)) => outs,
             Some(Err(Problem::Relation { dim, equals })) => return Err(Stop::Relation(dim, equals)),
             Some(Err(Problem::Wrong(problem))) => return Err(self.fail(node, problem).into()),
@@ -506,9 +509,9 @@ impl<'a> Builder<'a> {
             match self.declared(output) {
                 Some(Port { dtype: Some(dtype), shape: Some(shape), .. }) => {
                     let shape: Vec<Expr> = shape.iter().map(|e| self.settle(e)).collect();
-                    outs.push(Out { dtype, shape, known: None });
+                    outs.push(Out::new(dtype, shape));
                 }
-                _ if output.is_empty() => outs.push(Out { dtype: DType::F32, shape: Vec::new(), known: None }),
+                _ if output.is_empty() => outs.push(Out::new(DType::F32, [])),
                 _ if why.is_empty() => {
                     let domain = if node.domain.is_empty() { "the standard domain" } else { &node.domain };
                     return Err(Stop::Unknown(ImportError::UnknownOp {
@@ -569,7 +572,12 @@ impl<'a> Builder<'a> {
             self.folds_left -= known.as_ref().map_or(0, Vec::len);
             let content = known.map_or(Content::Computed, Content::Known);
             let value = Value { name: shown, dtype: out.dtype, shape: out.shape, content };
-            ids.push(Some(self.add(output, "two results of nodes", value)?));
+            let id = self.add(output, "two results of nodes", value)?;
+            if let Some(floats) = out.floats.filter(|floats| floats.len() <= self.folds_left) {
+                self.folds_left -= floats.len();
+                self.floats.insert(id, floats);
+            }
+            ids.push(Some(id));
         }
         while ids.last() == Some(&None) {
             ids.pop();

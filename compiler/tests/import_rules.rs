@@ -311,3 +311,34 @@ fn experts_cost_what_they_multiply() {
         assert_eq!(graph.ops[0].work.flops.as_constant(), Some(flops), "{call}");
     }
 }
+
+#[test]
+fn operands_of_the_run_bound_what_they_do_not_fix() {
+    check(
+        19,
+        "",
+        "TopK(f32[n, 8], i64[1]) axis=0 -> f32[?n, 8], i64[?n, 8]
+         Slice(f32[n, 8, 4], i64[2], i64[2]) -> f32[?n, ?8, 4]
+         Slice(f32[n, 8, 4], i64[1], i64{3}, i64{-1}) -> f32[n, 8, ?4]
+         Split(f32[n, 8], i64[2]) axis=1 -> f32[n, ?8], f32[n, ?8]
+         TfIdfVectorizer(i64[n, 6]) ngram_indexes=[0,1,2,6,3] -> f32[n, 7]",
+    );
+}
+
+/// A shape that no operator bounds comes from somewhere, and the error says from where.
+#[test]
+fn errors_name_the_inputs_that_decide() {
+    let error = graph_of(19, "", "Expand(f32[3, 1], i64[2])", 1).unwrap_err().to_string();
+    assert!(error.contains("follows from `i1`, which `--set` can fix"), "{error}");
+    let mut b = Builder::new(19);
+    b.input("x", DType::F32, &["4"]).input("size", DType::I64, &["2"]).input("more", DType::I64, &["2"]).output("y");
+    b.node("Add", &["size", "more"], &["sum"], vec![]).node("Expand", &["x", "sum"], &["y"], vec![]);
+    let error = b.model().graph(&Binding::new()).unwrap_err().to_string();
+    assert!(error.contains("`more` and `size`, which `--set` can fix"), "{error}");
+    // What floats decide cannot be set.
+    let mut b = Builder::new(19);
+    b.input("x", DType::F32, &["4"]).output("y").node("Cast", &["x"], &["to"], vec![attribute("to", 7)]);
+    b.node("Expand", &["x", "to"], &["y"], vec![]);
+    let error = b.model().graph(&Binding::new()).unwrap_err().to_string();
+    assert!(error.contains("computed at run time") && !error.contains("--set"), "{error}");
+}

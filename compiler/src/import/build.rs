@@ -411,6 +411,7 @@ impl<'a> Builder<'a> {
             Some(Err(Problem::Relation { dim, equals })) => return Err(Stop::Relation(dim, equals)),
             Some(Err(Problem::Wrong(problem))) => return Err(self.fail(node, problem).into()),
             Some(Err(Problem::Mismatch(problem))) => return Err(Stop::Mismatch(self.mismatch(node, problem))),
+            Some(Err(Problem::Bounded(problem, outs))) => self.declared_or(node, &problem, opset, &facts, outs)?,
             Some(Err(Problem::Unknown(problem))) => self.declared_outs(node, &problem, opset, &facts)?,
             None => self.declared_outs(node, "", opset, &facts)?,
         };
@@ -522,7 +523,8 @@ impl<'a> Builder<'a> {
                     }));
                 }
                 _ => {
-                    let problem = format!("{why}, and the model declares no shape for `{output}`");
+                    let advice = self.settable(facts);
+                    let problem = format!("{why}, and the model declares no shape for `{output}`{advice}");
                     return Err(Stop::Unknown(self.fail(node, problem)));
                 }
             }
@@ -531,6 +533,59 @@ impl<'a> Builder<'a> {
         let why = if why.is_empty() { "the operator is not known" } else { why };
         facts.notes.borrow_mut().push(format!("{why}; the declared shape {} is taken", shapes.join(", ")));
         Ok(outs)
+    }
+
+    /// Results from what the file declares, in dims of inputs; else these, whose dims the data decide.
+    fn declared_or(
+        &self,
+        node: &onnx::NodeProto,
+        why: &str,
+        opset: i64,
+        facts: &Node,
+        outs: Vec<Out>,
+    ) -> Result<Vec<Out>, Stop> {
+        let dims = self.model.input_dims();
+        let named = |size: &Expr| size.dims().iter().all(|name| dims.iter().any(|dim| dim.name == *name));
+        let declared =
+            node.output.iter().filter(|output| !output.is_empty()).map(|output| self.declared(output)?.shape);
+        if declared.collect::<Option<Vec<_>>>().is_none_or(|shapes| !shapes.iter().flatten().all(named)) {
+            return Ok(outs);
+        }
+        facts.fresh.borrow_mut().clear();
+        self.declared_outs(node, why, opset, facts)
+    }
+
+    /// The inputs from which an operator's integers follow, as advice; empty where not all could be set.
+    fn settable(&self, facts: &Node) -> String {
+        // In a body other inputs decide too, and what fails there may not matter.
+        if self.bodies > 0 {
+            return String::new();
+        }
+        let integer = |dtype| matches!(dtype, DType::I64 | DType::I32 | DType::Bool);
+        let mut producers = HashMap::new();
+        for op in &self.graph.ops {
+            op.outputs.iter().flatten().for_each(|id| _ = producers.insert(*id, op));
+        }
+        let named: HashSet<&str> = facts.inputs.iter().flatten().map(|value| value.name.as_str()).collect();
+        let ids = (0..).map(ValueId).zip(&self.graph.values);
+        let mut open: Vec<ValueId> =
+            ids.filter(|(_, v)| integer(v.dtype) && named.contains(v.name.as_str())).map(|(id, _)| id).collect();
+        let mut seen: HashSet<ValueId> = open.iter().copied().collect();
+        let mut inputs = Vec::new();
+        while let Some(id) = open.pop() {
+            let value = self.graph.value(id);
+            match producers.get(&id) {
+                _ if !matches!(value.content, Content::Computed) => {}
+                Some(op) => open.extend(op.reads().filter(|id| seen.insert(*id))),
+                None if integer(value.dtype) => inputs.push(format!("`{}`", value.name)),
+                None => return String::new(),
+            }
+        }
+        inputs.sort();
+        match inputs.as_slice() {
+            [] => String::new(),
+            inputs => format!("; it follows from {}, which `--set` can fix", inputs.join(" and ")),
+        }
     }
 
     /// What the innermost graph declares of a value.

@@ -13,6 +13,7 @@ pub(super) const ROWS: &[Row] = &[
     row("HammingWindow", (1, 1), (1, 1), Flops::PerOutput(8), window),
     row("BlackmanWindow", (1, 1), (1, 1), Flops::PerOutput(8), window),
     row("DynamicQuantizeLSTM", (12, 12), (0, 3), Flops::Rule(recurrent_flops), recurrent).microsoft(),
+    row("TfIdfVectorizer", (1, 1), (1, 1), Flops::PerInput(8), tf_idf),
     row("LSTM", (3, 8), (0, 3), Flops::Rule(recurrent_flops), recurrent),
     row("GRU", (3, 6), (0, 2), Flops::Rule(recurrent_flops), recurrent),
     row("RNN", (3, 6), (0, 2), Flops::Rule(recurrent_flops), recurrent),
@@ -122,6 +123,16 @@ fn window(node: &Node) -> Result<Vec<Out>, Problem> {
         [size] => Ok(vec![Out::new(node.type_attribute("output_datatype", DType::F32)?, [size.clone()])]),
         _ => wrong("the size is not one number"),
     }
+}
+
+/// One number for each n-gram of the attribute, in place of the last axis.
+fn tf_idf(node: &Node) -> Result<Vec<Out>, Problem> {
+    let Some(most) = node.ints("ngram_indexes").and_then(|all| all.iter().max()) else {
+        return wrong("the attribute `ngram_indexes` is missing");
+    };
+    let Some((_, outer)) = node.shape(0)?.split_last() else { return wrong("its operand is a scalar") };
+    let grams = Expr::constant(i128::from(*most) + 1);
+    Ok(vec![Out::new(DType::F32, [outer, &[grams]].concat())])
 }
 
 fn directions(node: &Node) -> Expr {

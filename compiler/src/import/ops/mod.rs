@@ -220,6 +220,8 @@ pub enum Problem {
     Mismatch(String),
     /// The shape depends on something that is not known here.
     Unknown(String),
+    /// The same, but no larger than these results, in dims that the data decide.
+    Bounded(String, Vec<Out>),
     /// The operator needs this dim to be that expression.
     Relation {
         /// The dim.

@@ -247,6 +247,15 @@ fn split(node: &Node) -> Result<Vec<Out>, Problem> {
     let whole = &from.shape[at];
     let sizes: Vec<Expr> = match (node.ints("split"), node.given(1)) {
         (Some(sizes), _) => sizes.iter().map(|s| Expr::constant(*s)).collect(),
+        (None, Some(sizes)) if node.known(1).is_none() => {
+            let part = |index: usize| {
+                let mut shape = from.shape.clone();
+                shape[at] = node.fresh(index, at, whole.clone());
+                Out::new(from.dtype, shape)
+            };
+            let problem = format!("the list of sizes `{}` is computed at run time", sizes.name);
+            return Err(Problem::Bounded(problem, (0..parts).map(part).collect()));
+        }
         (None, Some(_)) => node.elements(1, "the list of sizes")?.to_vec(),
         (None, None) => {
             let parts_expr = Expr::constant(parts as u64);
@@ -289,6 +298,9 @@ fn slice(node: &Node) -> Result<Vec<Out>, Problem> {
     let rank = from.shape.len();
     let numbers = |list: &[i64]| list.iter().map(|n| Expr::constant(*n)).collect::<Vec<_>>();
     let attributes = node.opset < 10;
+    if !attributes && (node.known(1).is_none() || node.known(2).is_none()) {
+        return Err(slice_at_most(node, from)?);
+    }
     let (starts, ends) = if attributes {
         (numbers(node.ints("starts").unwrap_or_default()), numbers(node.ints("ends").unwrap_or_default()))
     } else {
@@ -323,6 +335,24 @@ fn slice(node: &Node) -> Result<Vec<Out>, Problem> {
         place.collect()
     });
     Ok(vec![Out::new(from.dtype, shape).known(known)])
+}
+
+/// A slice whose bounds are computed at run time is no longer than what it is cut from.
+fn slice_at_most(node: &Node, from: &Value) -> Result<Problem, Problem> {
+    let (starts, ends) = (node.input(1)?, node.input(2)?);
+    let computed = if node.known(1).is_none() { starts } else { ends };
+    let axes: Vec<i64> = match (node.given(3), starts.shape.first().and_then(Expr::as_constant)) {
+        (Some(_), _) => node.integers(3, "the list of axes")?,
+        (None, Some(number)) if number >= 0 && number <= from.shape.len() as i128 => (0..number as i64).collect(),
+        _ => return unknown(format!("the bounds `{}` are computed at run time", computed.name)),
+    };
+    let mut shape = from.shape.clone();
+    for at in axes {
+        let at = axis(at, from.shape.len())?;
+        shape[at] = node.fresh(0, at, from.shape[at].clone());
+    }
+    let problem = format!("the bounds `{}` are computed at run time", computed.name);
+    Ok(Problem::Bounded(problem, vec![Out::new(from.dtype, shape)]))
 }
 
 /// Start and length of a slice along an axis of `size`.

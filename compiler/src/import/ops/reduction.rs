@@ -112,21 +112,26 @@ fn arg(node: &Node) -> Result<Vec<Out>, Problem> {
 fn top_k(node: &Node) -> Result<Vec<Out>, Problem> {
     let from = node.input(0)?;
     let at = axis(node.int("axis", -1), from.shape.len())?;
-    let k = match node.given(1) {
-        Some(_) => match node.elements(1, "the number of elements")? {
-            [k] => k.clone(),
-            _ => return wrong("the number of elements is not one number"),
-        },
-        None => Expr::constant(node.int("k", 0)),
+    let results = |k: Expr| {
+        let mut shape = from.shape.clone();
+        shape[at] = k;
+        vec![Out::new(from.dtype, shape.clone()), Out::new(DType::I64, shape)]
+    };
+    let k = match (node.given(1), node.known(1)) {
+        (Some(_), Some([k])) => k.clone(),
+        (Some(_), Some(_)) => return wrong("the number of elements is not one number"),
+        (Some(k), None) => {
+            let problem = format!("the number of elements `{}` is computed at run time", k.name);
+            return Err(Problem::Bounded(problem, results(node.fresh(0, at, from.shape[at].clone()))));
+        }
+        (None, _) => Expr::constant(node.int("k", 0)),
     };
     if let (Some(k), Some(size)) = (k.as_constant(), from.shape[at].as_constant())
         && (k < 0 || k > size)
     {
         return wrong(format!("{k} elements of `{}` are asked for, axis {at} has {size}", from.name));
     }
-    let mut shape = from.shape.clone();
-    shape[at] = k;
-    Ok(vec![Out::new(from.dtype, shape.clone()), Out::new(DType::I64, shape)])
+    Ok(results(k))
 }
 
 fn det(node: &Node) -> Result<Vec<Out>, Problem> {

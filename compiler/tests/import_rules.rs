@@ -153,6 +153,25 @@ fn scales_are_multiplied_as_the_engine_does() {
     );
 }
 
+/// Where the engine departs from the specification, or the specification is silent: what small operands gave.
+#[test]
+fn windows_and_slices_end_where_the_engine_ends_them() {
+    check(
+        22,
+        "",
+        "LpPool(f32[1, 2, 7]) kernel_shape=[2] strides=[2] auto_pad=VALID ceil_mode=1 -> f32[1, 2, 4]
+         AveragePool(f32[1, 2, 3]) kernel_shape=[4] strides=[2] auto_pad=VALID ceil_mode=1 -> f32[1, 2, 1]
+         AveragePool(f32[1, 2, 5]) kernel_shape=[2] strides=[2] dilations=[2] auto_pad=SAME_UPPER -> f32[1, 2, 2]
+         MaxPool(f32[1, 2, 4]) kernel_shape=[2] strides=[3] dilations=[2] auto_pad=SAME_UPPER -> f32[1, 2, 1]
+         MaxPool(f32[1, 2, 3]) kernel_shape=[3] strides=[3] dilations=[2] auto_pad=VALID -> f32[1, 2, 1]
+         MaxPool(f32[1, 2, n]) kernel_shape=[3] strides=[2] auto_pad=SAME_LOWER -> f32[1, 2, (n + 1)//2]
+         ConvTranspose(f32[1, 4, 5], f32[4, 3, 1]) strides=[3] auto_pad=SAME_UPPER -> f32[1, 3, 13]
+         ConvTranspose(f32[1, 4, n], f32[4, 3, 5]) strides=[3] auto_pad=SAME_UPPER -> f32[1, 3, 3*n]
+         Slice(i64{0 1 2 3 4}, i64{11}, i64{9223372036854775807}, i64{0}, i64{-2}) -> i64[3] = 4 2 0
+         Slice(f32[n, 3], i64{-1}, i64{-9223372036854775807}, i64{0}, i64{-1}) -> f32[n, 3]",
+    );
+}
+
 /// A graph of operators in lines `result = Kind(operands) attributes`, over an input `x` of these sizes.
 fn chain(sizes: &[&str], constants: &[(&str, &str)], lines: &str) -> Graph {
     let mut b = Builder::new(19);

@@ -397,8 +397,8 @@ impl<'a> Builder<'a> {
             kind: &node.op_type,
             opset,
             inputs: inputs.iter().map(|id| id.map(|id| self.graph.value(id))).collect(),
-            data: inputs.iter().map(|id| id.and_then(|id| self.data.get(&id).cloned())).collect(),
-            computed: inputs.iter().map(|id| id.and_then(|id| self.floats.get(&id).map(Vec::as_slice))).collect(),
+            data: of_operands(&inputs, &self.data, Bytes::clone),
+            computed: of_operands(&inputs, &self.floats, Vec::as_slice),
             outputs: &shown,
             attributes: &attributes,
             // What holds in a body that may not run says nothing of the model's inputs.
@@ -756,6 +756,18 @@ fn set(input: &Value, elements: &[i64], needed: i128) -> Result<Vec<Expr>, Impor
         Some(n) => Err(fail(format!("{n} is outside of {:?}", input.dtype))),
         None => Ok(elements.iter().map(|n| Expr::constant(*n)).collect()),
     }
+}
+
+/// What a table says of each operand; empty where the table is.
+fn of_operands<'t, T, U>(
+    inputs: &[Option<ValueId>],
+    table: &'t HashMap<ValueId, T>,
+    take: impl Fn(&'t T) -> U,
+) -> Vec<Option<U>> {
+    if table.is_empty() {
+        return Vec::new();
+    }
+    inputs.iter().map(|id| id.and_then(|id| table.get(&id).map(&take))).collect()
 }
 
 fn product(shape: &[Expr]) -> Expr {

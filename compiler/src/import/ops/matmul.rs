@@ -245,19 +245,28 @@ impl Window {
         let one = Expr::constant(1);
         let stride = Expr::constant(self.strides[axis]);
         let reach = Expr::constant(self.dilations[axis]) * (&self.kernel[axis] - &one) + &one;
-        match node.text("auto_pad") {
-            "SAME_UPPER" | "SAME_LOWER" => return Ok(size.ceil_div(&stride)),
-            "VALID" => return Ok((size - reach + &stride).floor_div(&stride)),
-            _ => {}
-        }
-        let (before, after) = (self.pads[axis], self.pads[axis + self.kernel.len()]);
-        let span = size + Expr::constant(before) + Expr::constant(after) - reach;
+        let (before, after) = match node.text("auto_pad") {
+            "SAME_UPPER" | "SAME_LOWER" if self.dilations[axis] == 1 => return Ok(size.ceil_div(&stride)),
+            "SAME_UPPER" | "SAME_LOWER" => {
+                // The engine pads for a window without gaps.
+                let padded = (size.ceil_div(&stride) - &one) * &stride + &self.kernel[axis];
+                (Expr::constant(0), padded - size)
+            }
+            "VALID" => (Expr::constant(0), Expr::constant(0)),
+            _ => (Expr::constant(self.pads[axis]), Expr::constant(self.pads[axis + self.kernel.len()])),
+        };
+        let span = size + &before + after - reach;
         if !ceil {
-            return Ok(span.floor_div(&stride) + one);
+            // Of a window that is larger than what it slides over the engine rounds toward zero.
+            let steps = match span.as_constant().filter(|span| *span < 0) {
+                Some(span) => Expr::constant(span / i128::from(self.strides[axis])),
+                None => span.floor_div(&stride),
+            };
+            return Ok(steps + one);
         }
         // A last window that would start in the padding after the end does not count.
         let positions = span.ceil_div(&stride) + &one;
-        let inside = (size + Expr::constant(before) - &one).floor_div(&stride) + one;
+        let inside = (size + before - &one).floor_div(&stride) + one;
         Ok(positions.min(&inside))
     }
 }
@@ -347,13 +356,14 @@ fn conv_transpose(node: &Node) -> Result<Vec<Out>, Problem> {
             shape.push(Expr::constant(fixed[fixed.len() - axes + axis]));
             continue;
         }
-        if node.text("auto_pad").starts_with("SAME") {
-            shape.push(size * &stride);
-            continue;
-        }
         let reach = Expr::constant(window.dilations[axis]) * (&window.kernel[axis] - &one) + &one;
-        let pads = Expr::constant(window.pads[axis]) + Expr::constant(window.pads[axis + axes]);
-        shape.push((size - &one) * &stride + Expr::constant(extra[axis]) + reach - pads);
+        let whole = (size - &one) * &stride + Expr::constant(extra[axis]) + reach;
+        shape.push(match node.text("auto_pad") {
+            // Padding takes away and never adds.
+            "SAME_UPPER" | "SAME_LOWER" => whole.min(&(size * &stride)),
+            "VALID" => whole,
+            _ => whole - Expr::constant(window.pads[axis]) - Expr::constant(window.pads[axis + axes]),
+        });
     }
     Ok(vec![Out::new(node.dtype(0)?, shape)])
 }

@@ -367,7 +367,10 @@ fn stretch(node: &Node, size: &Expr, start: &Expr, end: &Expr, step: i128) -> Re
     let upper = if back { size - Expr::constant(1) } else { size.clone() };
     let clamp = |at: &Expr, is_end: bool| -> Expr {
         match at.as_constant() {
+            // To the engine these two are no places but "to the end", whichever way that is.
+            Some(at) if back && is_end && (at == END || at == i128::from(i64::MAX)) => lower(true),
             Some(at) if at >= END => upper.clone(),
+            Some(-1) if back && !is_end => upper.clone(),
             Some(at) if at <= -END => lower(is_end),
             Some(at) if at >= 0 => Expr::constant(at).min(&upper),
             Some(at) => (size + Expr::constant(at)).max(&lower(is_end)),

@@ -191,6 +191,7 @@ impl<'a> Builder<'a> {
         self.scopes.truncate(scopes);
         for id in values..self.graph.values.len() {
             self.data.remove(&ValueId(id as u32));
+            self.floats.remove(&ValueId(id as u32));
         }
         self.graph.values.truncate(values);
         self.graph.ops.truncate(ops);
@@ -272,7 +273,7 @@ impl<'a> Builder<'a> {
                 Content::Known(elements) => Some(elements.clone()),
                 _ => None,
             };
-            outs.push(Out { dtype: value.dtype, shape: value.shape.clone(), known });
+            outs.push(Out { known, ..Out::new(value.dtype, value.shape.clone()) });
         }
         let flops = self.graph.ops[ops..].iter().fold(Expr::constant(0), |sum, op| sum + &op.work.flops);
         Ok((outs, flops))
@@ -527,7 +528,7 @@ impl<'a> Builder<'a> {
                     }
                 });
             }
-            outs.push(Out { dtype: result.dtype, shape, known: result.known });
+            outs.push(Out { known: result.known, ..Out::new(result.dtype, shape) });
         }
         Ok(outs)
     }
@@ -538,10 +539,10 @@ impl<'a> Builder<'a> {
         for output in &node.output {
             match self.declared(output).map(|port| (port.dtype, port.shape)) {
                 Some((Some(dtype), Some(shape))) => {
-                    let shape = shape.iter().map(|size| self.settle(size)).collect();
-                    outs.push(Out { dtype, shape, known: None });
+                    let shape: Vec<Expr> = shape.iter().map(|size| self.settle(size)).collect();
+                    outs.push(Out::new(dtype, shape));
                 }
-                _ if output.is_empty() => outs.push(Out { dtype: DType::F32, shape: Vec::new(), known: None }),
+                _ if output.is_empty() => outs.push(Out::new(DType::F32, [])),
                 _ => return Err(Stop::Unknown(why)),
             }
         }

@@ -1,5 +1,6 @@
 //! Builds the graph: names to ids, an order, then types and shapes operator by operator.
 
+use super::floats::{self, FLOATS_MAX, Float};
 use super::names::{self, node_name};
 use super::ops::{Flops, Node, Out, Problem, Row, row_of, show};
 use super::scope::Scope;
@@ -13,9 +14,6 @@ use onnx::type_proto::Value as Kind;
 use prost::Message;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
-
-/// Float constants up to this many bytes are at hand for rules (scales of a Resize).
-const DATA_MAX: usize = 1024;
 
 /// Most axes of a value.
 pub(super) const RANK_MAX: usize = 64;
@@ -209,8 +207,10 @@ pub(super) struct Builder<'a> {
     pub(super) bodies: usize,
     /// Initializers and constants of bodies that became values of the graph around, by their address in the file.
     pub(super) hoisted: HashMap<usize, ValueId>,
-    /// Bytes of small constants.
+    /// Bytes of small constants of floats (scales of a Resize).
     pub(super) data: HashMap<ValueId, Bytes>,
+    /// Elements of small floats that were computed from known ones.
+    pub(super) floats: HashMap<ValueId, Vec<Float>>,
     /// Names of operators taken, each with the number to try next.
     names: HashMap<String, u64>,
     /// Names of values taken, once some come from inside of a node.
@@ -249,6 +249,7 @@ impl<'a> Builder<'a> {
             bodies: 0,
             hoisted: HashMap::new(),
             data: HashMap::new(),
+            floats: HashMap::new(),
             names: HashMap::new(),
             value_names: None,
             folds_left: FOLDED_FREE + model.file.len() / 16,
@@ -367,7 +368,8 @@ impl<'a> Builder<'a> {
         let tensor = tensor::describe(proto, self.model, &mut self.folds_left)?;
         let shape = tensor.dims.iter().map(|d| Expr::constant(*d)).collect();
         let id = self.push(Value { name, dtype: tensor.dtype, shape, content: tensor.content });
-        if let Some(data) = tensor.data.filter(|d| d.len() <= DATA_MAX) {
+        let small = |data: &Bytes| floats::width(tensor.dtype).is_some_and(|width| data.len() <= width * FLOATS_MAX);
+        if let Some(data) = tensor.data.filter(small) {
             self.data.insert(id, data);
         }
         Ok(id)
@@ -406,7 +408,8 @@ impl<'a> Builder<'a> {
             kind: &node.op_type,
             opset,
             inputs: inputs.iter().map(|id| id.map(|id| self.graph.value(id))).collect(),
-            data: inputs.iter().map(|id| id.and_then(|id| self.data.get(&id).cloned())).collect(),
+            data: of_operands(&inputs, &self.data, Bytes::clone),
+            computed: of_operands(&inputs, &self.floats, Vec::as_slice),
             outputs: &shown,
             attributes: &attributes,
             // What holds in a body that may not run says nothing of the model's inputs.
@@ -414,11 +417,12 @@ impl<'a> Builder<'a> {
             notes: RefCell::default(),
             fresh: RefCell::default(),
         };
-        let outs = match row.map(|row| (row.rule)(&facts)) {
+        let outs = match row.map(|row| row.results(&facts)) {
             Some(Ok(outs)) => outs,
             Some(Err(Problem::Relation { dim, equals })) => return Err(Stop::Relation(dim, equals)),
             Some(Err(Problem::Wrong(problem))) => return Err(self.fail(node, problem).into()),
             Some(Err(Problem::Mismatch(problem))) => return Err(Stop::Mismatch(self.mismatch(node, problem))),
+            Some(Err(Problem::Bounded(problem, outs))) => self.declared_or(node, &problem, opset, &facts, outs)?,
             Some(Err(Problem::Unknown(problem))) => self.declared_outs(node, &problem, opset, &facts)?,
             None => self.declared_outs(node, "", opset, &facts)?,
         };
@@ -517,9 +521,9 @@ impl<'a> Builder<'a> {
             match self.declared(output) {
                 Some(Port { dtype: Some(dtype), shape: Some(shape), .. }) => {
                     let shape: Vec<Expr> = shape.iter().map(|e| self.settle(e)).collect();
-                    outs.push(Out { dtype, shape, known: None });
+                    outs.push(Out::new(dtype, shape));
                 }
-                _ if output.is_empty() => outs.push(Out { dtype: DType::F32, shape: Vec::new(), known: None }),
+                _ if output.is_empty() => outs.push(Out::new(DType::F32, [])),
                 _ if why.is_empty() => {
                     let domain = if node.domain.is_empty() { "the standard domain" } else { &node.domain };
                     return Err(Stop::Unknown(ImportError::UnknownOp {
@@ -530,7 +534,8 @@ impl<'a> Builder<'a> {
                     }));
                 }
                 _ => {
-                    let problem = format!("{why}, and the model declares no shape for `{output}`");
+                    let advice = self.settable(facts);
+                    let problem = format!("{why}, and the model declares no shape for `{output}`{advice}");
                     return Err(Stop::Unknown(self.fail(node, problem)));
                 }
             }
@@ -539,6 +544,59 @@ impl<'a> Builder<'a> {
         let why = if why.is_empty() { "the operator is not known" } else { why };
         facts.notes.borrow_mut().push(format!("{why}; the declared shape {} is taken", shapes.join(", ")));
         Ok(outs)
+    }
+
+    /// Results from what the file declares, in dims of inputs; else these, whose dims the data decide.
+    fn declared_or(
+        &self,
+        node: &onnx::NodeProto,
+        why: &str,
+        opset: i64,
+        facts: &Node,
+        outs: Vec<Out>,
+    ) -> Result<Vec<Out>, Stop> {
+        let dims = self.model.input_dims();
+        let named = |size: &Expr| size.dims().iter().all(|name| dims.iter().any(|dim| dim.name == *name));
+        let declared =
+            node.output.iter().filter(|output| !output.is_empty()).map(|output| self.declared(output)?.shape);
+        if declared.collect::<Option<Vec<_>>>().is_none_or(|shapes| !shapes.iter().flatten().all(named)) {
+            return Ok(outs);
+        }
+        facts.fresh.borrow_mut().clear();
+        self.declared_outs(node, why, opset, facts)
+    }
+
+    /// The inputs from which an operator's integers follow, as advice; empty where not all could be set.
+    fn settable(&self, facts: &Node) -> String {
+        // In a body other inputs decide too, and what fails there may not matter.
+        if self.bodies > 0 {
+            return String::new();
+        }
+        let integer = |dtype| matches!(dtype, DType::I64 | DType::I32 | DType::Bool);
+        let mut producers = HashMap::new();
+        for op in &self.graph.ops {
+            op.outputs.iter().flatten().for_each(|id| _ = producers.insert(*id, op));
+        }
+        let named: HashSet<&str> = facts.inputs.iter().flatten().map(|value| value.name.as_str()).collect();
+        let ids = (0..).map(ValueId).zip(&self.graph.values);
+        let mut open: Vec<ValueId> =
+            ids.filter(|(_, v)| integer(v.dtype) && named.contains(v.name.as_str())).map(|(id, _)| id).collect();
+        let mut seen: HashSet<ValueId> = open.iter().copied().collect();
+        let mut inputs = Vec::new();
+        while let Some(id) = open.pop() {
+            let value = self.graph.value(id);
+            match producers.get(&id) {
+                _ if !matches!(value.content, Content::Computed) => {}
+                Some(op) => open.extend(op.reads().filter(|id| seen.insert(*id))),
+                None if integer(value.dtype) => inputs.push(format!("`{}`", value.name)),
+                None => return String::new(),
+            }
+        }
+        inputs.sort();
+        match inputs.as_slice() {
+            [] => String::new(),
+            inputs => format!("; it follows from {}, which `--set` can fix", inputs.join(" and ")),
+        }
     }
 
     /// What the innermost graph declares of a value.
@@ -580,7 +638,12 @@ impl<'a> Builder<'a> {
             self.folds_left -= known.as_ref().map_or(0, Vec::len);
             let content = known.map_or(Content::Computed, Content::Known);
             let value = Value { name: shown, dtype: out.dtype, shape: out.shape, content };
-            ids.push(Some(self.add(output, "two results of nodes", value)?));
+            let id = self.add(output, "two results of nodes", value)?;
+            if let Some(floats) = out.floats.filter(|floats| floats.len() <= self.folds_left) {
+                self.folds_left -= floats.len();
+                self.floats.insert(id, floats);
+            }
+            ids.push(Some(id));
         }
         while ids.last() == Some(&None) {
             ids.pop();
@@ -704,6 +767,18 @@ fn set(input: &Value, elements: &[i64], needed: i128) -> Result<Vec<Expr>, Impor
         Some(n) => Err(fail(format!("{n} is outside of {:?}", input.dtype))),
         None => Ok(elements.iter().map(|n| Expr::constant(*n)).collect()),
     }
+}
+
+/// What a table says of each operand; empty where the table is.
+fn of_operands<'t, T, U>(
+    inputs: &[Option<ValueId>],
+    table: &'t HashMap<ValueId, T>,
+    take: impl Fn(&'t T) -> U,
+) -> Vec<Option<U>> {
+    if table.is_empty() {
+        return Vec::new();
+    }
+    inputs.iter().map(|id| id.and_then(|id| table.get(&id).map(&take))).collect()
 }
 
 fn product(shape: &[Expr]) -> Expr {

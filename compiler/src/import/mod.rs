@@ -10,6 +10,7 @@ mod bodies;
 mod build;
 mod error;
 mod external;
+mod floats;
 mod fold;
 mod functions;
 mod map;

@@ -156,7 +156,7 @@ impl<'a> Builder<'a> {
                 return Err(ImportError::Undefined { name: inner.name.clone(), by }.into());
             };
             let value = self.graph.value(from);
-            let out = Out { dtype: value.dtype, shape: value.shape.clone(), known: None };
+            let out = Out::new(value.dtype, value.shape.clone());
             self.compare(node, outer, &out)?;
             let is_result = self.graph.value(from).name == name;
             let id = if is_result { from } else { self.copy(from, name) };

@@ -11,10 +11,19 @@ pub(super) const ROWS: &[Row] = &[
     row("LinearAttention", (3, 6), (2, 2), Flops::Rule(linear_flops), linear_attention).microsoft(),
     row("CausalConvWithState", (2, 4), (2, 2), Flops::Rule(causal_flops), causal_conv).microsoft(),
     row("FlexAttention", (3, 3), (1, 1), Flops::Rule(attention_flops), attention).preview(),
-    row("MoE", (2, MANY), (1, 1), Flops::None, as_first).microsoft(),
-    row("QMoE", (2, MANY), (1, 1), Flops::None, as_first).microsoft(),
+    row("MoE", (5, 8), (1, 1), Flops::Rule(experts_flops), as_first).microsoft(),
+    row("QMoE", (6, 21), (1, 1), Flops::Rule(experts_flops), as_first).microsoft(),
     row("MultiHeadAttention", (1, 10), (1, 4), Flops::Rule(packed_flops), multi_head).paired().microsoft(),
-    row("GroupQueryAttention", (7, 16), (3, 4), Flops::Rule(packed_flops), group_query).microsoft(),
+    row("GroupQueryAttention", (7, 16), (1, 4), Flops::Rule(packed_flops), group_query).paired().microsoft(),
+    row("DecoderMaskedMultiHeadAttention", (1, 11), (1, 4), Flops::Rule(packed_flops), decoder_multi_head)
+        .paired()
+        .microsoft(),
+    row("DecoderMaskedSelfAttention", (7, 9), (2, 2), Flops::Rule(packed_flops), contrib_attention).microsoft(),
+    row("SparseAttention", (9, 11), (3, 3), Flops::Rule(packed_flops), sparse).microsoft(),
+    row("LongformerAttention", (7, 7), (1, 1), Flops::Rule(packed_flops), as_first).microsoft(),
+    row("PackedAttention", (5, 6), (1, 1), Flops::Rule(tokens_flops), packed_tokens).microsoft(),
+    row("PackedMultiHeadAttention", (6, 7), (1, 1), Flops::Rule(tokens_flops), packed_multi_head).microsoft(),
+    row("MRotaryEmbedding", (4, 4), (1, 1), Flops::PerOutput(4), as_first).microsoft(),
     row("Attention", (2, 7), (1, 2), Flops::Rule(packed_flops), contrib_attention).microsoft(),
 ];
 
@@ -97,16 +106,19 @@ fn packed_flops(_: &Node, outs: &[Out]) -> Expr {
 fn multi_head(node: &Node) -> Result<Vec<Out>, Problem> {
     let q = node.input(0)?;
     let heads = Expr::constant(node.int("num_heads", 1).max(1));
-    if q.shape.len() != 3 {
-        return unknown("its query is packed");
-    }
-    let (Some(k), Some(v)) = (node.given(1), node.given(2)) else { return unknown("its key is packed") };
-    let (batch, seq) = (q.shape[0].clone(), q.shape[1].clone());
-    let size = q.shape[2].floor_div(&heads);
-    let (fresh, v_hidden) = match (k.shape.as_slice(), v.shape.as_slice()) {
-        ([_, fresh, _], [_, _, hidden]) => (fresh.clone(), hidden.clone()),
-        ([_, _, fresh, _], [_, heads, _, size]) => (fresh.clone(), heads * size),
-        _ => return unknown("its key is packed"),
+    let (batch, seq, size) = match q.shape.as_slice() {
+        [batch, seq, hidden] => (batch.clone(), seq.clone(), hidden.floor_div(&heads)),
+        [batch, seq, _, _, size] => (batch.clone(), seq.clone(), size.clone()),
+        other => return wrong(format!("its query is {}", show(other))),
+    };
+    let (k, v) = (node.given(1).map(|k| k.shape.as_slice()), node.given(2).map(|v| v.shape.as_slice()));
+    let (fresh, v_hidden) = match (k, v) {
+        (Some([_, fresh, _]), Some([_, _, hidden])) => (fresh.clone(), hidden.clone()),
+        (Some([_, _, fresh, _]), Some([_, heads, _, size])) => (fresh.clone(), heads * size),
+        // Key and value in one operand, or query, key and value.
+        (Some([_, fresh, _, _, _]), None) => (fresh.clone(), &heads * &size),
+        (None, None) => (seq.clone(), &heads * &size),
+        _ => return wrong("its key and value do not fit each other"),
     };
     let past = match node.given(6) {
         Some(_) => node.shape_of_rank(6, 4)?[2].clone(),
@@ -139,7 +151,9 @@ fn group_query(node: &Node) -> Result<Vec<Out>, Problem> {
         Some(_) => node.shape_of_rank(3, 4)?[2].clone(),
         None => Expr::constant(0),
     };
+    let window = node.int("sliding_window_cache", 0) != 0 && node.given(3).is_some();
     let total = match node.known(6).and_then(|all| all.first()) {
+        _ if window => past,
         Some(total) => past.max(total),
         None => {
             node.note("the present length is taken as past + new; the operator may keep a longer buffer".to_owned());
@@ -147,7 +161,9 @@ fn group_query(node: &Node) -> Result<Vec<Out>, Problem> {
         }
     };
     let cache_type = node.given(3).map_or(dtype, |past| past.dtype);
-    let cache = Out::new(cache_type, [q[0].clone(), kv_heads, total.clone(), size.clone()]);
+    // A cache of few bits holds several elements in one of its own.
+    let width = node.given(3).and_then(|past| past.shape.last()).unwrap_or(&size);
+    let cache = Out::new(cache_type, [q[0].clone(), kv_heads, total.clone(), width.clone()]);
     Ok(vec![
         Out::new(dtype, [q[0].clone(), q[1].clone(), &heads * &size]),
         cache.clone(),
@@ -173,6 +189,82 @@ fn contrib_attention(node: &Node) -> Result<Vec<Out>, Problem> {
     Ok(vec![Out::new(dtype, [x[0].clone(), x[1].clone(), hidden]), Out::new(dtype, present)])
 }
 
+/// One token's query beside keys that are new, or, with four axes, all that is attended to.
+fn decoder_multi_head(node: &Node) -> Result<Vec<Out>, Problem> {
+    let q = node.shape_of_rank(0, 3)?;
+    let heads = Expr::constant(node.int("num_heads", 1).max(1));
+    let (past, shared) = match node.given(5) {
+        Some(_) => (node.shape_of_rank(5, 4)?[2].clone(), node.int("past_present_share_buffer", 0) != 0),
+        None => (Expr::constant(0), false),
+    };
+    let (fresh, hidden) = match (node.given(1), node.given(2).map(|v| v.shape.as_slice())) {
+        (Some(k), Some([_, heads, _, size])) if k.shape.len() == 4 => (k.shape[2].clone(), heads * size),
+        (_, Some([_, _, hidden])) => (q[1].clone(), hidden.clone()),
+        (None, None) => (q[1].clone(), q[2].floor_div(&Expr::constant(3))),
+        _ => return wrong("its key and value do not fit"),
+    };
+    let total = if shared { past } else { past + fresh };
+    let size = hidden.floor_div(&heads);
+    let cache = Out::new(node.dtype(0)?, [q[0].clone(), heads.clone(), total.clone(), size]);
+    let scores = Out::new(node.dtype(0)?, [q[0].clone(), heads, q[1].clone(), total]);
+    Ok(vec![Out::new(node.dtype(0)?, [q[0].clone(), q[1].clone(), hidden]), cache.clone(), cache, scores])
+}
+
+/// The caches are buffers of the greatest length.
+fn sparse(node: &Node) -> Result<Vec<Out>, Problem> {
+    let (q, key, value) = (node.shape_of_rank(0, 3)?, node.input(3)?, node.input(4)?);
+    let size = node.shape_of_rank(3, 4)?[3].clone();
+    let hidden = Expr::constant(node.int("num_heads", 1)) * size;
+    Ok(vec![
+        Out::new(node.dtype(0)?, [q[0].clone(), q[1].clone(), hidden]),
+        Out::new(key.dtype, key.shape.clone()),
+        Out::new(value.dtype, value.shape.clone()),
+    ])
+}
+
+fn packed_tokens(node: &Node) -> Result<Vec<Out>, Problem> {
+    let (x, w) = (node.shape_of_rank(0, 2)?, node.shape_of_rank(1, 2)?);
+    let hidden = match node.ints("qkv_hidden_sizes") {
+        Some([_, _, v]) => Expr::constant(*v),
+        _ => w[1].floor_div(&Expr::constant(3)),
+    };
+    Ok(vec![Out::new(node.dtype(0)?, [x[0].clone(), hidden])])
+}
+
+fn packed_multi_head(node: &Node) -> Result<Vec<Out>, Problem> {
+    let q = node.shape(0)?;
+    let hidden = match (q, node.given(2).map(|v| v.shape.as_slice())) {
+        ([_, heads, _, size], _) => heads * size,
+        ([_, _], Some([_, hidden])) => hidden.clone(),
+        _ => return wrong(format!("its query is {}", show(q))),
+    };
+    Ok(vec![Out::new(node.dtype(0)?, [q[0].clone(), hidden])])
+}
+
+/// Tokens of all sequences stand one after another; each attends to at most the longest sequence.
+fn tokens_flops(node: &Node, outs: &[Out]) -> Expr {
+    let places = if node.kind == "PackedAttention" { 3 } else { 4 };
+    let keys = node.shape(places).ok().and_then(|shape| shape.last()).cloned().unwrap_or_default();
+    outs.first().map_or(Expr::default(), |out| count(&out.shape)) * keys * Expr::constant(4)
+}
+
+/// Each token goes through `k` experts, each of which multiplies it with two or three matrices.
+fn experts_flops(node: &Node, outs: &[Out]) -> Expr {
+    let quantised = node.kind == "QMoE";
+    let matrices = if quantised { [2, 5, 8] } else { [2, 4, 6] };
+    let weights = matrices.iter().zip(1..).filter_map(|(at, number)| {
+        let matrix = node.given(*at)?;
+        let elements = count(matrix.shape.get(1..).unwrap_or_default());
+        // Bytes hold several elements.
+        let bits = node.int(&format!("fc{number}_expert_weight_bits"), node.int("expert_weight_bits", 4));
+        let packed = quantised && matrix.dtype == DType::U8;
+        Some(if packed { elements * Expr::constant(8 / bits.clamp(1, 8)) } else { elements })
+    });
+    let tokens = outs.first().map_or(Expr::default(), |out| count(&out.shape[..out.shape.len().saturating_sub(1)]));
+    let experts = Expr::constant(node.int("k", 1));
+    weights.fold(Expr::constant(0), |sum, each| sum + each) * tokens * experts * Expr::constant(2)
+}
+
 fn head_counts(node: &Node) -> Result<(Expr, Expr), Problem> {
     let (q, kv) = (node.int("q_num_heads", 0), node.int("kv_num_heads", 0));
     if q < 1 || kv < 1 {
@@ -187,26 +279,41 @@ fn linear_attention(node: &Node) -> Result<Vec<Out>, Problem> {
     let (key, value) = (k[2].floor_div(&kv_heads), v[2].floor_div(&kv_heads));
     let state_type = node.given(3).map_or(node.dtype(0)?, |state| state.dtype);
     Ok(vec![
-        Out::new(node.dtype(0)?, [q[0].clone(), q[1].clone(), heads * &value]),
-        Out::new(state_type, [q[0].clone(), kv_heads, key, value]),
+        // The contrib form may have fewer heads of queries than of keys.
+        Out::new(node.dtype(0)?, [q[0].clone(), q[1].clone(), heads.max(&kv_heads) * &value]),
+        Out::new(state_type, [window(node), vec![q[0].clone(), kv_heads, key, value]].concat()),
     ])
+}
+
+/// The contrib forms may keep the states after several of the last tokens, on an axis before all others.
+fn window(node: &Node) -> Vec<Expr> {
+    match node.int("state_window", 0) {
+        0 => Vec::new(),
+        slots => vec![Expr::constant(slots)],
+    }
 }
 
 /// Each step updates and reads a state matrix for each head.
 fn linear_flops(_: &Node, outs: &[Out]) -> Expr {
     let (Some(main), Some(state)) = (outs.first(), outs.get(1)) else { return Expr::default() };
-    let key = state.shape.get(2).cloned().unwrap_or_default();
+    let key = state.shape.iter().nth_back(1).cloned().unwrap_or_default();
     count(&main.shape) * key * Expr::constant(4)
 }
 
 fn causal_conv(node: &Node) -> Result<Vec<Out>, Problem> {
-    let (x, w) = (node.shape_of_rank(0, 3)?, node.shape_of_rank(1, 3)?);
-    let dtype = node.dtype(0)?;
-    let state = [x[0].clone(), x[1].clone(), &w[2] - Expr::constant(1)];
-    Ok(vec![Out::new(dtype, x), Out::new(dtype, state)])
+    let (x, w, dtype) = (node.shape(0)?, node.shape(1)?, node.dtype(0)?);
+    let (false, Some(kernel)) = (x.len() < 3, w.last()) else {
+        return wrong(format!("the operands {} and {} do not fit", show(x), show(w)));
+    };
+    let length = (kernel - Expr::constant(1)) * Expr::constant(node.int("dilation", 1));
+    // The causal axis is the last spatial one, or with channels last the first after the batch.
+    let mut state = x.to_vec();
+    let causal = if node.int("channels_last", 0) != 0 { 1 } else { x.len() - 1 };
+    state[causal] = length;
+    Ok(vec![Out::new(dtype, x), Out::new(dtype, [window(node), state].concat())])
 }
 
 fn causal_flops(node: &Node, outs: &[Out]) -> Expr {
-    let kernel = node.shape(1).ok().and_then(|w| w.last()).cloned().unwrap_or_default();
+    let kernel = node.shape(1).map_or(Expr::default(), |w| count(w.get(2..).unwrap_or_default()));
     outs.first().map_or(Expr::default(), |out| count(&out.shape)) * kernel * Expr::constant(2)
 }

@@ -12,6 +12,8 @@ pub(super) const ROWS: &[Row] = &[
     row("HannWindow", (1, 1), (1, 1), Flops::PerOutput(8), window),
     row("HammingWindow", (1, 1), (1, 1), Flops::PerOutput(8), window),
     row("BlackmanWindow", (1, 1), (1, 1), Flops::PerOutput(8), window),
+    row("DynamicQuantizeLSTM", (12, 12), (0, 3), Flops::Rule(recurrent_flops), recurrent).microsoft(),
+    row("TfIdfVectorizer", (1, 1), (1, 1), Flops::PerInput(8), tf_idf),
     row("LSTM", (3, 8), (0, 3), Flops::Rule(recurrent_flops), recurrent),
     row("GRU", (3, 6), (0, 2), Flops::Rule(recurrent_flops), recurrent),
     row("RNN", (3, 6), (0, 2), Flops::Rule(recurrent_flops), recurrent),
@@ -27,7 +29,9 @@ fn constant_of_shape(node: &Node) -> Result<Vec<Out>, Problem> {
         return wrong(format!("the shape has the size {size}"));
     }
     let Some(value) = node.tensor("value") else {
-        return Ok(vec![Out::new(DType::F32, shape)]);
+        let zeros = constant_shape(shape).and_then(|s| super::product(&s)).filter(|n| *n <= FLOATS_MAX);
+        let zeros = zeros.map(|n| vec![Float::Number(0.0); n]);
+        return Ok(vec![Out::new(DType::F32, shape).floats(zeros)]);
     };
     let Some(dtype) = super::super::dtype_from_onnx(value.data_type) else {
         return wrong(format!("its value has element type {}, which is not known", value.data_type));
@@ -49,26 +53,31 @@ fn constant_of_shape(node: &Node) -> Result<Vec<Out>, Problem> {
     };
     let total = constant_shape(shape).and_then(|s| super::product(&s)).filter(|n| *n as u64 <= KNOWN_MAX);
     let known = one.zip(total).map(|(one, total)| vec![Expr::constant(one); total]);
-    Ok(vec![Out::new(dtype, shape).known(known)])
+    let float = match dtype {
+        DType::F32 => value
+            .float_data
+            .get(..4)
+            .or(value.raw_data.get(..4))
+            .map(|raw| f64::from(f32::from_le_bytes(raw.try_into().unwrap_or_default()))),
+        _ => None,
+    };
+    let floats = float.zip(total.filter(|n| *n <= FLOATS_MAX)).map(|(one, n)| vec![Float::Number(one); n]);
+    Ok(vec![Out::new(dtype, shape).known(known).floats(floats)])
 }
 
-fn range(node: &Node) -> Result<Vec<Out>, Problem> {
+pub(super) fn range(node: &Node) -> Result<Vec<Out>, Problem> {
     let dtype = node.dtype(0)?;
     if !matches!(dtype, DType::I64 | DType::I32) {
-        let bound = |i: usize| node.floats_of(i).and_then(|f| f.first().copied());
-        return match (bound(0), bound(1), bound(2)) {
-            (Some(start), Some(end), Some(step)) if step != 0.0 => {
-                let length = ((end - start) / step).ceil().max(0.0);
-                Ok(vec![Out::new(dtype, [Expr::constant(length as i128)])])
-            }
-            _ => unknown("its bounds are floats that are computed at run time"),
-        };
+        return float_range(node, dtype);
     }
     let bound = |i: usize, what: &str| match node.elements(i, what)? {
         [bound] => Ok(bound),
         _ => wrong(format!("{what} is not one number")),
     };
-    let (start, end, step) = (bound(0, "the start")?, bound(1, "the limit")?, bound(2, "the step")?);
+    let one = Expr::constant(1);
+    // Only the contrib form may leave the step away.
+    let step = if node.given(2).is_some() { bound(2, "the step")? } else { &one };
+    let (start, end) = (bound(0, "the start")?, bound(1, "the limit")?);
     let zero = Expr::constant(0);
     let length = match step.as_constant() {
         Some(0) => return wrong("the step is zero"),
@@ -77,6 +86,20 @@ fn range(node: &Node) -> Result<Vec<Out>, Problem> {
     let total = length.as_constant().filter(|n| *n <= i128::from(KNOWN_MAX));
     let known = total.map(|n| (0..n).map(|i| start + step * Expr::constant(i)).collect());
     Ok(vec![Out::new(dtype, [length]).known(known)])
+}
+
+fn float_range(node: &Node, dtype: DType) -> Result<Vec<Out>, Problem> {
+    let bound = |i: usize| node.floats_of(i).and_then(|f| f.first().cloned());
+    let computed = || unknown("its bounds are floats that are computed at run time");
+    let step = if node.given(2).is_some() { bound(2) } else { Some(Float::Number(1.0)) };
+    let (Some(start), Some(end), Some(step)) = (bound(0), bound(1), step) else { return computed() };
+    // The engine works out the length in the wider type, whatever the operator's is.
+    let span = floats::binary("Sub", &end, &start, DType::F64);
+    let length = span.and_then(|span| floats::binary("Div", &span, &step, DType::F64));
+    match length.and_then(|length| floats::to_integer(&floats::unary("Ceil", &length, DType::F64)?, DType::I64)) {
+        Some(length) => Ok(vec![Out::new(dtype, [length.max(&Expr::constant(0))])]),
+        None => computed(),
+    }
 }
 
 fn typed_as_first(node: &Node) -> Result<Vec<Out>, Problem> {
@@ -102,13 +125,25 @@ fn window(node: &Node) -> Result<Vec<Out>, Problem> {
     }
 }
 
+/// One number for each n-gram of the attribute, in place of the last axis.
+fn tf_idf(node: &Node) -> Result<Vec<Out>, Problem> {
+    let Some(most) = node.ints("ngram_indexes").and_then(|all| all.iter().max()) else {
+        return wrong("the attribute `ngram_indexes` is missing");
+    };
+    let Some((_, outer)) = node.shape(0)?.split_last() else { return wrong("its operand is a scalar") };
+    let grams = Expr::constant(i128::from(*most) + 1);
+    Ok(vec![Out::new(DType::F32, [outer, &[grams]].concat())])
+}
+
 fn directions(node: &Node) -> Expr {
     Expr::constant(if node.text("direction") == "bidirectional" { 2 } else { 1 })
 }
 
 fn recurrent(node: &Node) -> Result<Vec<Out>, Problem> {
     let (x, r) = (node.shape_of_rank(0, 3)?, node.shape_of_rank(2, 3)?);
-    let (dtype, directions, hidden) = (node.dtype(0)?, directions(node), r[2].clone());
+    let (dtype, directions) = (node.dtype(0)?, directions(node));
+    // Weights of the contrib form lie turned.
+    let hidden = if node.kind == "DynamicQuantizeLSTM" { r[1].clone() } else { r[2].clone() };
     let batch_first = node.int("layout", 0) != 0;
     let (seq, batch) = if batch_first { (x[1].clone(), x[0].clone()) } else { (x[0].clone(), x[1].clone()) };
     let (all, last) = if batch_first {

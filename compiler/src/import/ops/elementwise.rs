@@ -1,6 +1,5 @@
 //! Operators that work on each element alone, with or without broadcasting.
 
-use super::super::fold;
 use super::*;
 
 const ONE: Flops = Flops::PerOutput(1);
@@ -64,7 +63,7 @@ pub(super) const ROWS: &[Row] = &[
     unary("Tanh", FEW),
     unary("ThresholdedRelu", ONE),
     row("Identity", (1, 1), (1, 1), Flops::None, same_as_first).view(),
-    row("Clip", (1, 3), (1, 1), ONE, as_first).in_place(),
+    row("Clip", (1, 3), (1, 1), ONE, clip).in_place(),
     row("Dropout", (1, 3), (1, 2), Flops::None, dropout).in_place(),
     unary("Gelu", FEW).microsoft(),
     unary("QuickGelu", FEW).microsoft(),
@@ -95,7 +94,7 @@ pub(super) const ROWS: &[Row] = &[
     variadic("Min"),
     variadic("Mean"),
     variadic("Sum"),
-    row("Where", (3, 3), (1, 1), ONE, choose),
+    row("Where", (3, 3), (1, 1), ONE, choose).moves(),
     row("Cast", (1, 1), (1, 1), ONE, cast),
     row("CastLike", (2, 2), (1, 1), ONE, cast_like),
     row("BitCast", (1, 1), (1, 1), Flops::None, bit_cast),
@@ -116,6 +115,20 @@ pub(super) const ROWS: &[Row] = &[
 fn same_as_first(node: &Node) -> Result<Vec<Out>, Problem> {
     let first = node.input(0)?;
     let known = node.known(0).and_then(|all| all.iter().map(|e| fold::unary(node.kind, e)).collect());
+    let floats =
+        node.floats_of(0).and_then(|all| all.iter().map(|e| floats::unary(node.kind, e, first.dtype)).collect());
+    Ok(vec![Out::new(first.dtype, first.shape.clone()).known(known).floats(floats)])
+}
+
+/// No less than the second operand and no more than the third.
+fn clip(node: &Node) -> Result<Vec<Out>, Problem> {
+    let first = node.input(0)?;
+    let bound = |i: usize, all: Vec<Expr>, kind: &str| match (node.given(i), node.known(i)) {
+        (None, _) => Some(all),
+        (Some(_), Some([bound])) => all.iter().map(|e| fold::binary(kind, e, bound)).collect(),
+        _ => None,
+    };
+    let known = node.known(0).and_then(|all| bound(2, bound(1, all.to_vec(), "Max")?, "Min"));
     Ok(vec![Out::new(first.dtype, first.shape.clone()).known(known)])
 }
 
@@ -154,6 +167,27 @@ fn folded(node: &Node, shape: &[Expr]) -> Option<Vec<Expr>> {
     Some(sum)
 }
 
+fn folded_floats(node: &Node, shape: &[Expr], dtype: DType) -> Option<Vec<Float>> {
+    if !(0..node.inputs.len()).all(|i| node.has_floats(i)) {
+        return None;
+    }
+    let operand = |i: usize| spread(shape, node.shape(i).ok()?, node.floats_of(i).as_deref());
+    let mut sum = operand(0)?;
+    for index in 1..node.inputs.len() {
+        let next = operand(index)?;
+        sum = sum.iter().zip(&next).map(|(a, b)| floats::binary(node.kind, a, b, dtype)).collect::<Option<_>>()?;
+    }
+    Some(sum)
+}
+
+fn compared_floats(node: &Node, shape: &[Expr]) -> Option<Vec<Expr>> {
+    if !(node.has_floats(0) && node.has_floats(1)) {
+        return None;
+    }
+    let operand = |i: usize| spread(shape, node.shape(i).ok()?, node.floats_of(i).as_deref());
+    operand(0)?.iter().zip(&operand(1)?).map(|(a, b)| floats::compare(node.kind, a, b)).collect()
+}
+
 fn broadcast(node: &Node) -> Result<Vec<Out>, Problem> {
     let dtype = one_type(node, 0)?;
     // Before operator set 7 an explicit attribute aligned the second operand to the first.
@@ -161,8 +195,8 @@ fn broadcast(node: &Node) -> Result<Vec<Out>, Problem> {
         return as_first(node);
     }
     let shape = node.broadcast(&all(node))?;
-    let known = folded(node, &shape);
-    Ok(vec![Out::new(dtype, shape).known(known)])
+    let (known, floats) = (folded(node, &shape), folded_floats(node, &shape, dtype));
+    Ok(vec![Out::new(dtype, shape).known(known).floats(floats)])
 }
 
 fn power(node: &Node) -> Result<Vec<Out>, Problem> {
@@ -174,7 +208,7 @@ fn power(node: &Node) -> Result<Vec<Out>, Problem> {
 fn truth(node: &Node) -> Result<Vec<Out>, Problem> {
     one_type(node, 0)?;
     let shape = node.broadcast(&all(node))?;
-    let known = folded(node, &shape).filter(|_| node.inputs.len() == 2);
+    let known = folded(node, &shape).filter(|_| node.inputs.len() == 2).or_else(|| compared_floats(node, &shape));
     Ok(vec![Out::new(DType::Bool, shape).known(known)])
 }
 
@@ -193,8 +227,17 @@ fn choose(node: &Node) -> Result<Vec<Out>, Problem> {
 }
 
 fn cast_to(node: &Node, to: DType) -> Result<Vec<Out>, Problem> {
-    let known = node.known(0).and_then(|all| all.iter().map(|e| fold::cast(e, to)).collect());
-    Ok(vec![Out::new(to, node.shape(0)?).known(known)])
+    let out = Out::new(to, node.shape(0)?);
+    if let Some(all) = node.known(0) {
+        let floats = all.iter().map(|e| floats::from_integer(e, to)).collect();
+        return Ok(vec![out.known(all.iter().map(|e| fold::cast(e, to)).collect()).floats(floats)]);
+    }
+    let Some(all) = node.floats_of(0) else { return Ok(vec![out]) };
+    let known: Option<Vec<Expr>> = all.iter().map(|e| floats::to_integer(e, to)).collect();
+    if known.is_some() && all.iter().any(|e| matches!(e, Float::Size { .. })) {
+        node.note(format!("sizes that are scaled as floats are taken to be below {}", floats::EXACT_BELOW));
+    }
+    Ok(vec![out.known(known).floats(all.iter().map(|e| floats::cast(e, to)).collect())])
 }
 
 fn cast(node: &Node) -> Result<Vec<Out>, Problem> {

@@ -30,12 +30,17 @@ pub(super) const ROWS: &[Row] = &[
     row("TransposeMatMul", (2, 2), (1, 1), PRODUCT, matmul).microsoft(),
     row("GemmFastGelu", (2, 3), (1, 1), PRODUCT, matmul).microsoft(),
     row("NhwcMaxPool", (1, 1), (1, 1), POOL, pool_channels_last).microsoft(),
+    row("MatMulNBitsMlp", (8, 9), (1, 2), Flops::Rule(nbits_several_flops), nbits_mlp).microsoft(),
+    row("MatMulNBitsQkv", (11, 12), (3, 4), Flops::Rule(nbits_several_flops), nbits_qkv).microsoft(),
+    row("MatMulBlockQuantizedFp4Weight", (4, 6), (1, 1), PRODUCT, block_quantised).microsoft(),
+    row("MatMulBlockQuantizedFp8Weight", (3, 5), (1, 1), PRODUCT, block_quantised).microsoft(),
+    row("MatMulFpQ4", (3, 3), (1, 1), PRODUCT, matmul_of_blob).microsoft(),
     row("MatMulBnb4", (3, 3), (1, 1), Flops::Rule(nbits_flops), nbits).microsoft(),
     row("MatMulNBits", (3, 6), (1, 1), Flops::Rule(nbits_flops), nbits).microsoft(),
 ];
 
 /// Types must be equal, shapes multiply.
-fn matmul(node: &Node) -> Result<Vec<Out>, Problem> {
+pub(super) fn matmul(node: &Node) -> Result<Vec<Out>, Problem> {
     let (a, b) = (node.input(0)?, node.input(1)?);
     if a.dtype != b.dtype {
         return wrong(format!(
@@ -43,15 +48,21 @@ fn matmul(node: &Node) -> Result<Vec<Out>, Problem> {
             a.name, a.dtype, b.name, b.dtype
         ));
     }
-    let turned = |value: &Value, name: &str| {
-        let mut shape = value.shape.clone();
-        let rank = shape.len();
-        if node.int(name, 0) != 0 && rank >= 2 {
-            shape.swap(rank - 2, rank - 1);
-        }
-        shape
-    };
-    Ok(vec![Out::new(a.dtype, matmul_shape(node, &turned(a, "transA"), &turned(b, "transB"))?)])
+    Ok(vec![Out::new(a.dtype, matmul_shape(node, &turned(node, a, "A"), &turned(node, b, "B"))?)])
+}
+
+/// The shape of a factor as it is multiplied, where attributes of the contrib forms turn it.
+fn turned(node: &Node, value: &Value, which: &str) -> Vec<Expr> {
+    let mut shape = value.shape.clone();
+    let rank = shape.len();
+    if rank > 2 && node.int(&format!("transBatch{which}"), 0) != 0 {
+        // The first axis stands where rows do.
+        shape[..rank - 1].rotate_left(1);
+    }
+    if rank >= 2 && node.int(&format!("trans{which}"), 0) != 0 {
+        shape.swap(rank - 2, rank - 1);
+    }
+    shape
 }
 
 pub(super) fn matmul_shape(node: &Node, a: &[Expr], b: &[Expr]) -> Result<Vec<Expr>, Problem> {
@@ -75,7 +86,7 @@ pub(super) fn matmul_shape(node: &Node, a: &[Expr], b: &[Expr]) -> Result<Vec<Ex
     Ok(shape)
 }
 
-fn matmul_integer(node: &Node) -> Result<Vec<Out>, Problem> {
+pub(super) fn matmul_integer(node: &Node) -> Result<Vec<Out>, Problem> {
     Ok(vec![Out::new(DType::I32, matmul_shape(node, node.shape(0)?, node.shape(1)?)?)])
 }
 
@@ -84,9 +95,8 @@ fn result(outs: &[Out]) -> Expr {
 }
 
 pub(super) fn product_flops(node: &Node, outs: &[Out]) -> Expr {
-    let turned = node.int("transA", 0) != 0;
-    let inner = node.given(0).and_then(|a| if turned { a.shape.iter().nth_back(1) } else { a.shape.last() });
-    result(outs) * inner.cloned().unwrap_or_default() * Expr::constant(2)
+    let inner = node.given(0).and_then(|a| turned(node, a, "A").pop());
+    result(outs) * inner.unwrap_or_default() * Expr::constant(2)
 }
 
 /// Rows and columns of a matrix, turned where the attribute says so.
@@ -248,18 +258,28 @@ impl Window {
         let stride = Expr::constant(self.strides[axis]);
         let reach = Expr::constant(self.dilations[axis]) * (&self.kernel[axis] - &one) + &one;
         let (before, after) = match node.text("auto_pad") {
-            "SAME_UPPER" | "SAME_LOWER" => return Ok(size.ceil_div(&stride)),
+            "SAME_UPPER" | "SAME_LOWER" if self.dilations[axis] == 1 => return Ok(size.ceil_div(&stride)),
+            "SAME_UPPER" | "SAME_LOWER" => {
+                // The engine pads for a window without gaps.
+                let padded = (size.ceil_div(&stride) - &one) * &stride + &self.kernel[axis];
+                (Expr::constant(0), padded - size)
+            }
             // No pads, and `ceil` counts all the same: so the engine does, whatever the text of the specification says.
-            "VALID" => (0, 0),
-            _ => (self.pads[axis], self.pads[axis + self.kernel.len()]),
+            "VALID" => (Expr::constant(0), Expr::constant(0)),
+            _ => (Expr::constant(self.pads[axis]), Expr::constant(self.pads[axis + self.kernel.len()])),
         };
-        let span = size + Expr::constant(before) + Expr::constant(after) - reach;
+        let span = size + &before + after - reach;
         if !ceil {
-            return Ok(span.floor_div(&stride) + one);
+            // Of a window that is larger than what it slides over the engine rounds toward zero.
+            let steps = match span.as_constant().filter(|span| *span < 0) {
+                Some(span) => Expr::constant(span / i128::from(self.strides[axis])),
+                None => span.floor_div(&stride),
+            };
+            return Ok(steps + one);
         }
         // A last window that would start in the padding after the end does not count.
         let positions = span.ceil_div(&stride) + &one;
-        let inside = (size + Expr::constant(before) - &one).floor_div(&stride) + one;
+        let inside = (size + before - &one).floor_div(&stride) + one;
         Ok(positions.min(&inside))
     }
 }
@@ -272,8 +292,37 @@ fn conv_integer(node: &Node) -> Result<Vec<Out>, Problem> {
     Ok(vec![Out::new(DType::I32, conv_shape(node, 0, 1)?)])
 }
 
+/// A shape whose channels come last, with channels second.
+fn channels_second(shape: &[Expr]) -> Vec<Expr> {
+    let mut shape = shape.to_vec();
+    if let Some(rest) = shape.get_mut(1..).filter(|rest| !rest.is_empty()) {
+        rest.rotate_right(1);
+    }
+    shape
+}
+
+/// The shape by a rule for channels that come second, of data whose channels come last.
+pub(super) fn last_channels(
+    x: &[Expr],
+    rule: impl FnOnce(&[Expr]) -> Result<Vec<Expr>, Problem>,
+) -> Result<Vec<Expr>, Problem> {
+    let mut shape = rule(&channels_second(x))?;
+    if let Some(rest) = shape.get_mut(1..).filter(|rest| !rest.is_empty()) {
+        rest.rotate_left(1);
+    }
+    Ok(shape)
+}
+
+pub(super) fn conv_channels_last(node: &Node) -> Result<Vec<Out>, Problem> {
+    let shape = last_channels(node.shape(0)?, |x| conv_sizes(node, x, node.shape(1)?))?;
+    Ok(vec![Out::new(node.dtype(0)?, shape)])
+}
+
 pub(super) fn conv_shape(node: &Node, data: usize, weight: usize) -> Result<Vec<Expr>, Problem> {
-    let (x, w) = (node.shape(data)?, node.shape(weight)?);
+    conv_sizes(node, node.shape(data)?, node.shape(weight)?)
+}
+
+pub(super) fn conv_sizes(node: &Node, x: &[Expr], w: &[Expr]) -> Result<Vec<Expr>, Problem> {
     if x.len() < 3 || w.len() != x.len() {
         return wrong(format!("the operands {} and {} do not fit", show(x), show(w)));
     }
@@ -320,13 +369,14 @@ fn conv_transpose(node: &Node) -> Result<Vec<Out>, Problem> {
             shape.push(Expr::constant(fixed[fixed.len() - axes + axis]));
             continue;
         }
-        if node.text("auto_pad").starts_with("SAME") {
-            shape.push(size * &stride);
-            continue;
-        }
         let reach = Expr::constant(window.dilations[axis]) * (&window.kernel[axis] - &one) + &one;
-        let pads = Expr::constant(window.pads[axis]) + Expr::constant(window.pads[axis + axes]);
-        shape.push((size - &one) * &stride + Expr::constant(extra[axis]) + reach - pads);
+        let whole = (size - &one) * &stride + Expr::constant(extra[axis]) + reach;
+        shape.push(match node.text("auto_pad") {
+            // Padding takes away and never adds.
+            "SAME_UPPER" | "SAME_LOWER" => whole.min(&(size * &stride)),
+            "VALID" => whole,
+            _ => whole - Expr::constant(window.pads[axis]) - Expr::constant(window.pads[axis + axes]),
+        });
     }
     Ok(vec![Out::new(node.dtype(0)?, shape)])
 }
@@ -337,7 +387,10 @@ fn conv_transpose_flops(node: &Node, _: &[Out]) -> Expr {
 }
 
 pub(super) fn pool_shape(node: &Node) -> Result<Vec<Expr>, Problem> {
-    let x = node.shape(0)?;
+    pool_sizes(node, node.shape(0)?)
+}
+
+pub(super) fn pool_sizes(node: &Node, x: &[Expr]) -> Result<Vec<Expr>, Problem> {
     if x.len() < 3 {
         return wrong(format!("{} has no axis to pool", show(x)));
     }
@@ -362,8 +415,7 @@ pub(super) fn pool_flops(node: &Node, outs: &[Out]) -> Expr {
     kernel.iter().fold(result(outs), |all, n| all * Expr::constant(*n))
 }
 
-pub(super) fn global_shape(node: &Node) -> Result<Vec<Expr>, Problem> {
-    let x = node.shape(0)?;
+pub(super) fn global_shape(x: &[Expr]) -> Result<Vec<Expr>, Problem> {
     if x.len() < 2 {
         return wrong(format!("{} has no axis to pool", show(x)));
     }
@@ -373,7 +425,7 @@ pub(super) fn global_shape(node: &Node) -> Result<Vec<Expr>, Problem> {
 }
 
 fn global_pool(node: &Node) -> Result<Vec<Out>, Problem> {
-    Ok(vec![Out::new(node.dtype(0)?, global_shape(node)?)])
+    Ok(vec![Out::new(node.dtype(0)?, global_shape(node.shape(0)?)?)])
 }
 
 fn max_roi_pool(node: &Node) -> Result<Vec<Out>, Problem> {
@@ -426,6 +478,43 @@ fn nbits_flops(node: &Node, outs: &[Out]) -> Expr {
     result(outs) * Expr::constant(node.int("K", 0)) * Expr::constant(2)
 }
 
-fn pool_channels_last(_: &Node) -> Result<Vec<Out>, Problem> {
-    unknown("its channels come last")
+fn pool_channels_last(node: &Node) -> Result<Vec<Out>, Problem> {
+    let shape = last_channels(node.shape(0)?, |x| pool_sizes(node, x))?;
+    Ok(vec![Out::new(node.dtype(0)?, shape)])
+}
+
+/// One activation times several weights of `N` columns, side by side in results of their own.
+fn nbits_mlp(node: &Node) -> Result<Vec<Out>, Problem> {
+    let mut outs = nbits(node)?;
+    outs.push(Out::new(node.dtype(0)?, node.shape(0)?));
+    Ok(outs)
+}
+
+fn nbits_qkv(node: &Node) -> Result<Vec<Out>, Problem> {
+    let x = node.input(0)?;
+    let Some((_, outer)) = x.shape.split_last() else { return wrong("its first operand is a scalar") };
+    let columns = |name: &str| Out::new(x.dtype, [outer, &[Expr::constant(node.int(name, 0))]].concat());
+    Ok(vec![columns("Nq"), columns("Nkv"), columns("Nkv"), Out::new(x.dtype, x.shape.clone())])
+}
+
+fn nbits_several_flops(node: &Node, outs: &[Out]) -> Expr {
+    let columns = match node.kind {
+        "MatMulNBitsMlp" => 2 * i128::from(node.int("N", 0)),
+        _ => i128::from(node.int("Nq", 0)) + 2 * i128::from(node.int("Nkv", 0)),
+    };
+    let rows = outs.first().map_or(Expr::default(), |out| count(&out.shape[..out.shape.len().saturating_sub(1)]));
+    rows * Expr::constant(columns) * Expr::constant(node.int("K", 0)) * Expr::constant(2)
+}
+
+/// Weights lie as `[N, K]`.
+fn block_quantised(node: &Node) -> Result<Vec<Out>, Problem> {
+    let (x, w) = (node.input(0)?, node.shape_of_rank(1, 2)?);
+    let Some((_, outer)) = x.shape.split_last() else { return wrong("its first operand is a scalar") };
+    Ok(vec![Out::new(x.dtype, [outer, &w[..1]].concat())])
+}
+
+/// Weights are a blob, and their shape is an operand.
+fn matmul_of_blob(node: &Node) -> Result<Vec<Out>, Problem> {
+    let x = node.input(0)?;
+    Ok(vec![Out::new(x.dtype, matmul_shape(node, &x.shape, node.elements(2, "the shape of the weights")?)?)])
 }

@@ -5,6 +5,7 @@
 //! operand or rows of it. Rows are data; the rules beside them are plain functions from operands to results.
 
 mod attention;
+mod contrib;
 mod control;
 mod elementwise;
 mod matmul;
@@ -13,12 +14,14 @@ mod norm;
 mod quantised;
 mod reduction;
 
+use super::floats::{self, FLOATS_MAX, Float};
 use super::fold;
 use super::tensor::KNOWN_MAX;
 use berth_ir::DType;
 use berth_ir::expr::Expr;
-use berth_ir::graph::{Attribute, Value};
+use berth_ir::graph::{Attribute, Content, Value};
 use bytes::Bytes;
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -46,6 +49,8 @@ pub struct Row {
     pub in_place: bool,
     /// This operand is read by rows along its first axis, not whole.
     pub rows_of: Option<u8>,
+    /// Elements of the results are elements of the operands as they are.
+    pub moves: bool,
     /// Arithmetic.
     pub flops: Flops,
     /// Types and shapes of the results.
@@ -69,8 +74,8 @@ pub enum Flops {
 }
 
 const fn row(kind: &'static str, inputs: (u8, u8), outputs: (u8, u8), flops: Flops, rule: Rule) -> Row {
-    let (domain, paired, view, in_place, rows_of) = ("", false, false, false, None);
-    Row { domain, kind, inputs, outputs, paired, view, in_place, rows_of, flops, rule }
+    let (domain, paired, view, in_place, rows_of, moves) = ("", false, false, false, None, false);
+    Row { domain, kind, inputs, outputs, paired, view, in_place, rows_of, moves, flops, rule }
 }
 
 impl Row {
@@ -92,6 +97,51 @@ impl Row {
     const fn rows_of(self, input: u8) -> Row {
         Row { rows_of: Some(input), ..self }
     }
+    const fn moves(self) -> Row {
+        Row { moves: true, ..self }
+    }
+
+    /// The results of an operator of this type.
+    pub fn results(&self, node: &Node) -> Result<Vec<Out>, Problem> {
+        let mut outs = (self.rule)(node)?;
+        if self.moves && (0..node.inputs.len()).any(|i| node.has_floats(i)) {
+            self.move_floats(node, &mut outs);
+        }
+        Ok(outs)
+    }
+
+    /// Known floats move as their places in a list do: the rule moves integers.
+    fn move_floats(&self, node: &Node, outs: &mut [Out]) {
+        let mut list: Vec<Float> = Vec::new();
+        let mut values: Vec<Option<Value>> = Vec::with_capacity(node.inputs.len());
+        for (index, input) in node.inputs.iter().enumerate() {
+            let Some(known) = node.floats_of(index) else {
+                values.push(input.cloned());
+                continue;
+            };
+            let places = (list.len()..list.len() + known.len()).map(|place| Expr::constant(place as u64)).collect();
+            list.extend_from_slice(&known);
+            let shape = node.inputs[index].map_or(Vec::new(), |value| value.shape.clone());
+            let content = Content::Known(places);
+            values.push(Some(Value { name: String::new(), dtype: DType::I64, shape, content }));
+        }
+        let places = Node {
+            inputs: values.iter().map(Option::as_ref).collect(),
+            data: Vec::new(),
+            computed: Vec::new(),
+            // What this would say of dims has been said.
+            free: &[],
+            notes: RefCell::default(),
+            fresh: RefCell::default(),
+            ..*node
+        };
+        let Ok(moved) = (self.rule)(&places) else { return };
+        for (out, places) in outs.iter_mut().zip(moved) {
+            let at = |place: &Expr| list.get(usize::try_from(place.as_constant()?).ok()?).cloned();
+            let floats = places.known.filter(|_| places.dtype == DType::I64 && out.dtype != DType::I64);
+            *out = out.clone().floats(floats.and_then(|places| places.iter().map(at).collect()));
+        }
+    }
 }
 
 /// Any number of operands or results.
@@ -99,7 +149,7 @@ const MANY: u8 = u8::MAX;
 
 /// All rows, by family.
 pub fn rows() -> impl Iterator<Item = &'static Row> {
-    let families: [&'static [Row]; 8] = [
+    let families: [&'static [Row]; 9] = [
         elementwise::ROWS,
         movement::ROWS,
         reduction::ROWS,
@@ -108,6 +158,7 @@ pub fn rows() -> impl Iterator<Item = &'static Row> {
         attention::ROWS,
         quantised::ROWS,
         control::ROWS,
+        contrib::ROWS,
     ];
     families.into_iter().flatten()
 }
@@ -129,11 +180,14 @@ pub struct Out {
     pub shape: Vec<Expr>,
     /// Each element, where the whole is a small known integer tensor.
     pub known: Option<Vec<Expr>>,
+    /// Each element, where the whole is a small known float tensor.
+    pub floats: Option<Vec<Float>>,
 }
 
 impl Out {
-    fn new(dtype: DType, shape: impl Into<Vec<Expr>>) -> Out {
-        Out { dtype, shape: shape.into(), known: None }
+    /// A result of which nothing more is known.
+    pub fn new(dtype: DType, shape: impl Into<Vec<Expr>>) -> Out {
+        Out { dtype, shape: shape.into(), known: None, floats: None }
     }
 
     /// The same with these contents, if they are integers and as many as the shape says.
@@ -148,6 +202,13 @@ impl Out {
         });
         self
     }
+
+    /// The same with these contents, if they are as many as the shape says.
+    fn floats(mut self, floats: Option<Vec<Float>>) -> Out {
+        let elements = constant_shape(&self.shape).and_then(|s| product(&s));
+        self.floats = floats.filter(|f| Some(f.len()) == elements && f.len() <= FLOATS_MAX);
+        self
+    }
 }
 
 /// Why a rule gives no results.
@@ -159,6 +220,8 @@ pub enum Problem {
     Mismatch(String),
     /// The shape depends on something that is not known here.
     Unknown(String),
+    /// The same, but no larger than these results, in dims that the data decide.
+    Bounded(String, Vec<Out>),
     /// The operator needs this dim to be that expression.
     Relation {
         /// The dim.
@@ -184,8 +247,10 @@ pub struct Node<'a> {
     pub opset: i64,
     /// The operands; `None` where absent.
     pub inputs: Vec<Option<&'a Value>>,
-    /// The bytes of small constant operands.
+    /// The bytes of small constant operands of floats.
     pub data: Vec<Option<Bytes>>,
+    /// The elements of small operands of floats that were computed from known ones.
+    pub computed: Vec<Option<&'a [Float]>>,
     /// Names of the results; empty where absent.
     pub outputs: &'a [String],
     /// Attributes.
@@ -254,26 +319,28 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// The elements of a small constant of floats.
-    fn floats_of(&self, index: usize) -> Option<Vec<f64>> {
-        let data = self.data.get(index)?.as_ref()?;
-        match self.given(index)?.dtype {
-            DType::F32 => Some(
-                data.chunks_exact(4).map(|c| f64::from(f32::from_le_bytes(c.try_into().unwrap_or_default()))).collect(),
-            ),
-            DType::F16 => {
-                Some(data.chunks_exact(2).map(|c| half(u16::from_le_bytes(c.try_into().unwrap_or_default()))).collect())
-            }
-            DType::BF16 => {
-                let wide =
-                    |c: &[u8]| f32::from_bits(u32::from(u16::from_le_bytes(c.try_into().unwrap_or_default())) << 16);
-                Some(data.chunks_exact(2).map(|c| f64::from(wide(c))).collect())
-            }
-            DType::F64 => {
-                Some(data.chunks_exact(8).map(|c| f64::from_le_bytes(c.try_into().unwrap_or_default())).collect())
-            }
-            _ => None,
+    /// Whether the elements of an operand are known floats.
+    fn has_floats(&self, index: usize) -> bool {
+        self.computed.get(index).is_some_and(Option::is_some) || self.data.get(index).is_some_and(Option::is_some)
+    }
+
+    /// The elements of small known floats.
+    fn floats_of(&self, index: usize) -> Option<Cow<'a, [Float]>> {
+        if let Some(floats) = self.computed.get(index).copied().flatten() {
+            return Some(Cow::Borrowed(floats));
         }
+        let data = self.data.get(index)?.as_ref()?;
+        let dtype = self.given(index)?.dtype;
+        Some(data.chunks_exact(floats::width(dtype)?).map(|c| Float::Number(floats::number(dtype, c))).collect())
+    }
+
+    /// The same, as numbers.
+    fn numbers_of(&self, index: usize) -> Option<Vec<f64>> {
+        let number = |float: &Float| match float {
+            Float::Number(number) => Some(*number),
+            Float::Size { .. } => None,
+        };
+        self.floats_of(index)?.iter().map(number).collect()
     }
 
     fn attribute(&self, name: &str) -> Option<&'a Attribute> {
@@ -406,23 +473,6 @@ impl<'a> Node<'a> {
     }
 }
 
-/// A binary16 as a number.
-fn half(bits: u16) -> f64 {
-    let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
-    let (exponent, fraction) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023) / 1024.0);
-    match exponent {
-        0 => sign * fraction * 2f64.powi(-14),
-        31 => {
-            if fraction == 0.0 {
-                sign * f64::INFINITY
-            } else {
-                f64::NAN
-            }
-        }
-        exponent => sign * (1.0 + fraction) * 2f64.powi(exponent - 15),
-    }
-}
-
 /// A shape for people.
 pub fn show(shape: &[Expr]) -> String {
     let dims: Vec<String> = shape.iter().map(Expr::to_string).collect();
@@ -452,12 +502,12 @@ fn axis(axis: i64, rank: usize) -> Result<usize, Problem> {
 }
 
 /// Known elements of a result of `shape` (at most [`KNOWN_MAX`]), each found at a place of a source of `source` shape.
-fn pick(
+fn pick<T: Clone>(
     shape: &[Expr],
     source: &[Expr],
-    elements: Option<&[Expr]>,
+    elements: Option<&[T]>,
     place: impl Fn(&[usize]) -> Option<Vec<usize>>,
-) -> Option<Vec<Expr>> {
+) -> Option<Vec<T>> {
     let (shape, source, elements) = (constant_shape(shape)?, constant_shape(source)?, elements?);
     let total = product(&shape).filter(|n| *n as u64 <= KNOWN_MAX)?;
     let mut picked = Vec::with_capacity(total);
@@ -481,7 +531,7 @@ fn pick(
 }
 
 /// Known elements of an operand broadcast to a shape.
-fn spread(shape: &[Expr], source: &[Expr], elements: Option<&[Expr]>) -> Option<Vec<Expr>> {
+fn spread<T: Clone>(shape: &[Expr], source: &[Expr], elements: Option<&[T]>) -> Option<Vec<T>> {
     let sizes = constant_shape(source)?;
     pick(shape, source, elements, |index| {
         let from = index.len().checked_sub(sizes.len())?;
@@ -508,12 +558,5 @@ mod tests {
             assert!(!row.view || row.inputs.0 >= 1, "{} is a view of nothing", row.kind);
         }
         assert!(seen.len() >= 220, "{} rows", seen.len());
-    }
-
-    #[test]
-    fn halves_are_read() {
-        for (bits, value) in [(0x3c00, 1.0), (0xc000, -2.0), (0x0001, 2f64.powi(-24)), (0x7bff, 65504.0)] {
-            assert_eq!(half(bits), value);
-        }
     }
 }

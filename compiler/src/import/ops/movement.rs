@@ -5,23 +5,23 @@ use super::*;
 const NONE: Flops = Flops::None;
 
 pub(super) const ROWS: &[Row] = &[
-    row("Reshape", (1, 2), (1, 1), NONE, reshape).view(),
-    row("Flatten", (1, 1), (1, 1), NONE, flatten).view(),
-    row("Squeeze", (1, 2), (1, 1), NONE, squeeze).view(),
-    row("Unsqueeze", (1, 2), (1, 1), NONE, unsqueeze).view(),
-    row("Transpose", (1, 1), (1, 1), NONE, transpose),
-    row("Concat", (1, MANY), (1, 1), NONE, concat),
-    row("Split", (1, 2), (1, MANY), NONE, split),
-    row("Slice", (1, 5), (1, 1), NONE, slice),
-    row("Gather", (2, 2), (1, 1), NONE, gather).rows_of(0),
+    row("Reshape", (1, 2), (1, 1), NONE, reshape).view().moves(),
+    row("Flatten", (1, 1), (1, 1), NONE, flatten).view().moves(),
+    row("Squeeze", (1, 2), (1, 1), NONE, squeeze).view().moves(),
+    row("Unsqueeze", (1, 2), (1, 1), NONE, unsqueeze).view().moves(),
+    row("Transpose", (1, 1), (1, 1), NONE, transpose).moves(),
+    row("Concat", (1, MANY), (1, 1), NONE, concat).moves(),
+    row("Split", (1, 2), (1, MANY), NONE, split).moves(),
+    row("Slice", (1, 5), (1, 1), NONE, slice).moves(),
+    row("Gather", (2, 2), (1, 1), NONE, gather).rows_of(0).moves(),
     row("GatherElements", (2, 2), (1, 1), NONE, gather_elements),
     row("GatherND", (2, 2), (1, 1), NONE, gather_nd),
     row("Scatter", (3, 3), (1, 1), NONE, as_first),
     row("ScatterElements", (3, 3), (1, 1), NONE, as_first),
     row("ScatterND", (3, 3), (1, 1), NONE, as_first),
     row("TensorScatter", (2, 3), (1, 1), NONE, as_first),
-    row("Expand", (2, 2), (1, 1), NONE, expand),
-    row("Tile", (2, 2), (1, 1), NONE, tile),
+    row("Expand", (2, 2), (1, 1), NONE, expand).moves(),
+    row("Tile", (2, 2), (1, 1), NONE, tile).moves(),
     row("Pad", (1, 4), (1, 1), NONE, pad),
     row("CenterCropPad", (2, 2), (1, 1), NONE, center_crop_pad),
     row("Shape", (1, 1), (1, 1), NONE, shape),
@@ -254,6 +254,15 @@ fn split(node: &Node) -> Result<Vec<Out>, Problem> {
     let whole = &from.shape[at];
     let sizes: Vec<Expr> = match (node.ints("split"), node.given(1)) {
         (Some(sizes), _) => sizes.iter().map(|s| Expr::constant(*s)).collect(),
+        (None, Some(sizes)) if node.known(1).is_none() => {
+            let part = |index: usize| {
+                let mut shape = from.shape.clone();
+                shape[at] = node.fresh(index, at, whole.clone());
+                Out::new(from.dtype, shape)
+            };
+            let problem = format!("the list of sizes `{}` is computed at run time", sizes.name);
+            return Err(Problem::Bounded(problem, (0..parts).map(part).collect()));
+        }
         (None, Some(_)) => node.elements(1, "the list of sizes")?.to_vec(),
         (None, None) => {
             let parts_expr = Expr::constant(parts as u64);
@@ -296,6 +305,9 @@ fn slice(node: &Node) -> Result<Vec<Out>, Problem> {
     let rank = from.shape.len();
     let numbers = |list: &[i64]| list.iter().map(|n| Expr::constant(*n)).collect::<Vec<_>>();
     let attributes = node.opset < 10;
+    if !attributes && (node.known(1).is_none() || node.known(2).is_none()) {
+        return Err(slice_at_most(node, from)?);
+    }
     let (starts, ends) = if attributes {
         (numbers(node.ints("starts").unwrap_or_default()), numbers(node.ints("ends").unwrap_or_default()))
     } else {
@@ -332,6 +344,24 @@ fn slice(node: &Node) -> Result<Vec<Out>, Problem> {
     Ok(vec![Out::new(from.dtype, shape).known(known)])
 }
 
+/// A slice whose bounds are computed at run time is no longer than what it is cut from.
+fn slice_at_most(node: &Node, from: &Value) -> Result<Problem, Problem> {
+    let (starts, ends) = (node.input(1)?, node.input(2)?);
+    let computed = if node.known(1).is_none() { starts } else { ends };
+    let axes: Vec<i64> = match (node.given(3), starts.shape.first().and_then(Expr::as_constant)) {
+        (Some(_), _) => node.integers(3, "the list of axes")?,
+        (None, Some(number)) if number >= 0 && number <= from.shape.len() as i128 => (0..number as i64).collect(),
+        _ => return unknown(format!("the bounds `{}` are computed at run time", computed.name)),
+    };
+    let mut shape = from.shape.clone();
+    for at in axes {
+        let at = axis(at, from.shape.len())?;
+        shape[at] = node.fresh(0, at, from.shape[at].clone());
+    }
+    let problem = format!("the bounds `{}` are computed at run time", computed.name);
+    Ok(Problem::Bounded(problem, vec![Out::new(from.dtype, shape)]))
+}
+
 /// Start and length of a slice along an axis of `size`.
 fn stretch(node: &Node, size: &Expr, start: &Expr, end: &Expr, step: i128) -> Result<(Expr, Expr), Problem> {
     let zero = Expr::constant(0);
@@ -344,7 +374,10 @@ fn stretch(node: &Node, size: &Expr, start: &Expr, end: &Expr, step: i128) -> Re
     let upper = if back { size - Expr::constant(1) } else { size.clone() };
     let clamp = |at: &Expr, is_end: bool| -> Expr {
         match at.as_constant() {
+            // To the engine these two are no places but "to the end", whichever way that is.
+            Some(at) if back && is_end && (at == END || at == i128::from(i64::MAX)) => lower(true),
             Some(at) if at >= END => upper.clone(),
+            Some(-1) if back && !is_end => upper.clone(),
             Some(at) if at <= -END => lower(is_end),
             Some(at) if at >= 0 => Expr::constant(at).min(&upper),
             Some(at) => (size + Expr::constant(at)).max(&lower(is_end)),
@@ -387,7 +420,7 @@ fn gather_elements(node: &Node) -> Result<Vec<Out>, Problem> {
     Ok(vec![Out::new(node.dtype(0)?, node.shape(1)?)])
 }
 
-fn gather_nd(node: &Node) -> Result<Vec<Out>, Problem> {
+pub(super) fn gather_nd(node: &Node) -> Result<Vec<Out>, Problem> {
     let (from, at) = (node.input(0)?, node.input(1)?);
     let batch = usize::try_from(node.int("batch_dims", 0)).unwrap_or(usize::MAX);
     let Some((last, outer)) = at.shape.split_last() else { return wrong("its indices have no axis") };
@@ -430,7 +463,7 @@ fn tile(node: &Node) -> Result<Vec<Out>, Problem> {
     Ok(vec![Out::new(from.dtype, shape).known(known)])
 }
 
-fn pad(node: &Node) -> Result<Vec<Out>, Problem> {
+pub(super) fn pad(node: &Node) -> Result<Vec<Out>, Problem> {
     let from = node.input(0)?;
     let rank = from.shape.len();
     let pads: Vec<Expr> = match node.ints("pads") {
@@ -522,8 +555,8 @@ fn resize(node: &Node) -> Result<Vec<Out>, Problem> {
         axes.iter().zip(sizes).for_each(|(at, size)| shape[*at] = size.clone());
         return Ok(vec![Out::new(from.dtype, shape)]);
     }
-    let scales: Vec<f64> = match node.floats("scales") {
-        Some(scales) => scales.iter().map(|s| f64::from(*s)).collect(),
+    let scales: Cow<[Float]> = match node.floats("scales") {
+        Some(scales) => scales.iter().map(|s| Float::Number(f64::from(*s))).collect(),
         None => match node.floats_of(if old { 1 } else { 2 }) {
             Some(scales) => scales,
             None => return unknown("the scales are computed at run time"),
@@ -532,16 +565,14 @@ fn resize(node: &Node) -> Result<Vec<Out>, Problem> {
     if scales.len() != axes.len() {
         return wrong(format!("{} scales are given for {} axes", scales.len(), axes.len()));
     }
-    for (at, scale) in axes.iter().zip(scales) {
-        shape[*at] = match shape[*at].as_constant() {
-            _ if scale == 1.0 => continue,
-            Some(size) => Expr::constant((size as f64 * scale).floor() as i128),
-            None if scale.fract() == 0.0 && scale.abs() < 1e9 => &shape[*at] * Expr::constant(scale as i128),
-            None if (1.0 / scale).fract() == 0.0 && scale.abs() > 1e-9 => {
-                shape[*at].floor_div(&Expr::constant((1.0 / scale) as i128))
-            }
+    for (at, scale) in axes.iter().zip(scales.iter()) {
+        // The engine multiplies in this type, and what rounds up to a whole number there is one.
+        let size = floats::from_integer(&shape[*at], DType::F32);
+        let scaled = size.and_then(|size| floats::binary("Mul", &size, scale, DType::F32));
+        match scaled.and_then(|scaled| floats::to_integer(&scaled, DType::I64)) {
+            Some(size) => shape[*at] = size,
             None => return unknown(format!("axis {at}, {}, is scaled by {scale}; bind its dims", shape[*at])),
-        };
+        }
     }
     Ok(vec![Out::new(from.dtype, shape)])
 }
@@ -554,17 +585,17 @@ fn keep_aspect_ratio(
     sizes: &[Expr],
     least: bool,
 ) -> Result<Vec<Out>, Problem> {
-    let number = |e: &Expr| e.as_constant().map(|n| n as f64);
+    let number = |e: &Expr| e.as_constant().map(|n| n as f32);
     let pairs = axes.iter().zip(sizes).map(|(at, size)| Some((number(&from.shape[*at])?, number(size)?)));
-    let Some(pairs) = pairs.collect::<Option<Vec<(f64, f64)>>>() else {
+    let Some(pairs) = pairs.collect::<Option<Vec<(f32, f32)>>>() else {
         return unknown("its sizes keep the aspect ratio and depend on dims");
     };
     let factors = pairs.iter().map(|(has, wants)| wants / has);
-    let factor = if least { factors.fold(f64::INFINITY, f64::min) } else { factors.fold(0.0, f64::max) };
+    let factor = if least { factors.fold(f32::INFINITY, f32::min) } else { factors.fold(0.0, f32::max) };
     let mut shape = from.shape.clone();
     for (at, (has, _)) in axes.iter().zip(&pairs) {
         // Halves round up.
-        shape[*at] = Expr::constant((has * factor + 0.5).floor() as i128);
+        shape[*at] = Expr::constant((has * factor).round() as i128);
     }
     node.note("its sizes keep the aspect ratio".to_owned());
     Ok(vec![Out::new(from.dtype, shape)])
@@ -586,8 +617,37 @@ fn compress(node: &Node) -> Result<Vec<Out>, Problem> {
 
 fn non_zero(node: &Node) -> Result<Vec<Out>, Problem> {
     let from = node.shape(0)?;
+    let rank = Expr::constant(from.len() as u64);
+    if let Some(places) = non_zero_places(node) {
+        let found = Expr::constant(places.len() as u64);
+        let known = (0..from.len()).flat_map(|axis| places.iter().map(move |place| Expr::constant(place[axis] as u64)));
+        return Ok(vec![Out::new(DType::I64, [rank, found]).known(Some(known.collect()))]);
+    }
     let found = node.fresh(0, 1, count(from));
-    Ok(vec![Out::new(DType::I64, [Expr::constant(from.len() as u64), found])])
+    Ok(vec![Out::new(DType::I64, [rank, found])])
+}
+
+/// Where a tensor of known elements is not zero.
+fn non_zero_places(node: &Node) -> Option<Vec<Vec<usize>>> {
+    let (known, sizes) = (node.known(0)?, constant_shape(node.shape(0).ok()?)?);
+    let mut places = Vec::new();
+    for (flat, element) in known.iter().enumerate() {
+        let zero = match element.as_constant() {
+            Some(number) => number == 0,
+            None if element.is_positive() => false,
+            None => return None,
+        };
+        if !zero {
+            let mut place = vec![0; sizes.len()];
+            let mut rest = flat;
+            for (at, size) in place.iter_mut().zip(&sizes).rev() {
+                *at = rest % size;
+                rest /= size;
+            }
+            places.push(place);
+        }
+    }
+    Some(places)
 }
 
 fn unique(node: &Node) -> Result<Vec<Out>, Problem> {
@@ -615,7 +675,7 @@ fn unique(node: &Node) -> Result<Vec<Out>, Problem> {
 
 fn one_hot(node: &Node) -> Result<Vec<Out>, Problem> {
     let (indices, values) = (node.input(0)?, node.input(2)?);
-    let depth = match (node.known(1), node.floats_of(1).as_deref()) {
+    let depth = match (node.known(1), node.numbers_of(1).as_deref()) {
         (Some([depth]), _) => depth.clone(),
         (None, Some([depth])) => Expr::constant(*depth as i128),
         (None, None) => return unknown("the depth is computed at run time"),
@@ -627,7 +687,7 @@ fn one_hot(node: &Node) -> Result<Vec<Out>, Problem> {
     Ok(vec![Out::new(values.dtype, shape)])
 }
 
-fn grid_sample(node: &Node) -> Result<Vec<Out>, Problem> {
+pub(super) fn grid_sample(node: &Node) -> Result<Vec<Out>, Problem> {
     let (from, grid) = (node.shape(0)?, node.shape(1)?);
     if from.len() < 3 || grid.len() != from.len() {
         return wrong(format!("{} and {} do not fit", show(from), show(grid)));

@@ -1,6 +1,9 @@
 //! Quantisation, and operators on quantised values.
 
-use super::matmul::{conv_flops, conv_shape, gemm_flops, global_shape, matmul_shape, matrix, pool_flops, pool_shape};
+use super::matmul::{
+    conv_flops, conv_shape, conv_sizes, gemm_flops, global_shape, last_channels, matmul_shape, matrix, pool_flops,
+    pool_sizes, product_flops,
+};
 use super::*;
 
 const PER: Flops = Flops::PerOutput(2);
@@ -22,7 +25,17 @@ pub(super) const ROWS: &[Row] = &[
     row("QAttention", (5, 9), (1, 2), PER, qattention).microsoft(),
     row("QGemm", (6, 9), (1, 1), Flops::Rule(gemm_flops), qgemm).microsoft(),
     row("GatherBlockQuantized", (3, 4), (1, 1), PER, gather_blocks).rows_of(0).microsoft(),
-    row("QLinearConcat", (5, MANY), (1, 1), PER, qlinear_concat).microsoft(),
+    row("QLinearConv", (8, 9), (1, 1), Flops::Rule(conv_flops), qlinear_conv).microsoft(),
+    row("QLinearReduceMean", (4, 5), (1, 1), Flops::PerInput(1), qlinear_mean).microsoft(),
+    row("QEmbedLayerNormalization", (18, 18), (2, 2), PER, qembed).microsoft(),
+    row("QuantizeWithOrder", (2, 2), (1, 1), PER, with_order).microsoft(),
+    row("DequantizeWithOrder", (2, 2), (1, 1), PER, with_order).microsoft(),
+    row("QOrderedGelu", (3, 3), (1, 1), PER, as_first).microsoft(),
+    row("QOrderedLayerNormalization", (5, 5), (1, 1), PER, as_first).microsoft(),
+    row("QOrderedMatMul", (5, 8), (1, 1), Flops::Rule(product_flops), qordered_matmul).microsoft(),
+    row("QOrderedAttention", (17, 20), (1, 1), PER, qordered_attention).microsoft(),
+    row("QOrderedLongformerAttention", (14, 14), (1, 1), PER, as_first).microsoft(),
+    row("QLinearConcat", (3, MANY), (1, 1), PER, qlinear_concat).microsoft(),
     row("QLinearAveragePool", (4, 5), (1, 1), Flops::Rule(pool_flops), qlinear_pool).microsoft(),
     row("QLinearGlobalAveragePool", (4, 5), (1, 1), Flops::PerInput(1), qlinear_global).microsoft(),
     row("MatMulIntegerToFloat", (4, 7), (1, 1), Flops::Rule(super::matmul::product_flops), matmul_to_float).microsoft(),
@@ -51,8 +64,17 @@ fn qlinear_matmul(node: &Node) -> Result<Vec<Out>, Problem> {
     Ok(vec![Out::new(node.dtype(7)?, matmul_shape(node, node.shape(0)?, node.shape(3)?)?)])
 }
 
+fn channels_last(node: &Node) -> bool {
+    node.int("channels_last", 0) != 0
+}
+
 fn qlinear_conv(node: &Node) -> Result<Vec<Out>, Problem> {
-    Ok(vec![Out::new(node.dtype(7)?, conv_shape(node, 0, 3)?)])
+    let shape = if channels_last(node) {
+        last_channels(node.shape(0)?, |x| conv_sizes(node, x, node.shape(3)?))?
+    } else {
+        conv_shape(node, 0, 3)?
+    };
+    Ok(vec![Out::new(node.dtype(7)?, shape)])
 }
 
 fn qlinear_binary(node: &Node) -> Result<Vec<Out>, Problem> {
@@ -71,17 +93,15 @@ fn qlinear_concat(node: &Node) -> Result<Vec<Out>, Problem> {
 }
 
 fn qlinear_pool(node: &Node) -> Result<Vec<Out>, Problem> {
-    if node.int("channels_last", 0) != 0 {
-        return unknown("its channels come last");
-    }
-    Ok(vec![Out::new(node.dtype(0)?, pool_shape(node)?)])
+    let x = node.shape(0)?;
+    let shape = if channels_last(node) { last_channels(x, |x| pool_sizes(node, x))? } else { pool_sizes(node, x)? };
+    Ok(vec![Out::new(node.dtype(0)?, shape)])
 }
 
 fn qlinear_global(node: &Node) -> Result<Vec<Out>, Problem> {
-    if node.int("channels_last", 0) != 0 {
-        return unknown("its channels come last");
-    }
-    Ok(vec![Out::new(node.dtype(0)?, global_shape(node)?)])
+    let x = node.shape(0)?;
+    let shape = if channels_last(node) { last_channels(x, global_shape)? } else { global_shape(x)? };
+    Ok(vec![Out::new(node.dtype(0)?, shape)])
 }
 
 fn matmul_to_float(node: &Node) -> Result<Vec<Out>, Problem> {
@@ -114,6 +134,40 @@ fn gather_blocks(node: &Node) -> Result<Vec<Out>, Problem> {
     }
     let shape = [&shape[..along], at, &shape[along + 1..]].concat();
     Ok(vec![Out::new(node.dtype(2)?, shape)])
+}
+
+fn qlinear_mean(node: &Node) -> Result<Vec<Out>, Problem> {
+    let from = node.input(0)?;
+    // Beside the axes in an attribute the second operand is no list of axes.
+    let mut gone = vec![node.ints("axes").is_none_or(<[i64]>::is_empty); from.shape.len()];
+    for at in node.ints("axes").unwrap_or_default() {
+        gone[axis(*at, from.shape.len())?] = true;
+    }
+    Ok(vec![Out::new(from.dtype, super::reduction::reduced(node, &from.shape, &gone))])
+}
+
+fn qembed(node: &Node) -> Result<Vec<Out>, Problem> {
+    let (ids, table) = (node.shape_of_rank(0, 2)?, node.shape_of_rank(2, 2)?);
+    let main = Out::new(node.dtype(8)?, [ids[0].clone(), ids[1].clone(), table[1].clone()]);
+    Ok(vec![main, Out::new(DType::I32, [ids[0].clone()])])
+}
+
+fn with_order(node: &Node) -> Result<Vec<Out>, Problem> {
+    let to = node.type_attribute("to", DType::I8)?;
+    Ok(vec![Out::new(to, node.shape(0)?)])
+}
+
+/// Orders of columns and of tiles hold the second factor turned.
+fn qordered_matmul(node: &Node) -> Result<Vec<Out>, Problem> {
+    let (a, b) = (node.shape(0)?, node.shape_of_rank(2, 2)?);
+    let columns = if node.int("order_B", 0) == 1 { &b[1] } else { &b[0] };
+    let Some((_, outer)) = a.split_last() else { return wrong("its first operand is a scalar") };
+    Ok(vec![Out::new(node.dtype(0)?, [outer, std::slice::from_ref(columns)].concat())])
+}
+
+fn qordered_attention(node: &Node) -> Result<Vec<Out>, Problem> {
+    let (x, w) = (node.shape_of_rank(0, 3)?, node.shape_of_rank(7, 2)?);
+    Ok(vec![Out::new(node.dtype(0)?, [x[0].clone(), x[1].clone(), w[1].clone()])])
 }
 
 fn qlinear_where(node: &Node) -> Result<Vec<Out>, Problem> {

@@ -1,6 +1,5 @@
 //! Operators that reduce or normalise along axes.
 
-use super::super::fold;
 use super::*;
 
 const fn reduce(kind: &'static str) -> Row {
@@ -31,7 +30,7 @@ pub(super) const ROWS: &[Row] = &[
     row("SoftmaxCrossEntropyLoss", (2, 3), (1, 2), Flops::PerInput(8), loss),
 ];
 
-fn reduction(node: &Node) -> Result<Vec<Out>, Problem> {
+pub(super) fn reduction(node: &Node) -> Result<Vec<Out>, Problem> {
     let from = node.input(0)?;
     let rank = from.shape.len();
     let axes = match (node.ints("axes"), node.given(1)) {
@@ -46,15 +45,40 @@ fn reduction(node: &Node) -> Result<Vec<Out>, Problem> {
     for at in &axes {
         gone[axis(*at, rank)?] = true;
     }
-    let keep = node.int("keepdims", 1) != 0;
-    let sizes = from.shape.iter().zip(&gone);
-    let shape: Vec<Expr> = sizes
-        .filter(|(_, gone)| keep || !**gone)
-        .map(|(size, gone)| if *gone { Expr::constant(1) } else { size.clone() })
-        .collect();
+    let shape = reduced(node, &from.shape, &gone);
     // Shape arithmetic reduces whole lists.
-    let known = if gone.contains(&false) { None } else { node.known(0).and_then(|all| total(node.kind, all)) };
-    Ok(vec![Out::new(from.dtype, shape).known(known.map(|one| vec![one]))])
+    let out = Out::new(from.dtype, shape);
+    if gone.contains(&false) {
+        return Ok(vec![out]);
+    }
+    let known = node.known(0).and_then(|all| total(node.kind, all));
+    let floats = node.floats_of(0).and_then(|all| total_float(node.kind, &all, from.dtype));
+    Ok(vec![out.known(known.map(|one| vec![one])).floats(floats.map(|one| vec![one]))])
+}
+
+/// A shape without the axes that are gone, or with one element there.
+pub(super) fn reduced(node: &Node, shape: &[Expr], gone: &[bool]) -> Vec<Expr> {
+    let keep = node.int("keepdims", 1) != 0;
+    let sizes = shape.iter().zip(gone).filter(|(_, gone)| keep || !**gone);
+    sizes.map(|(size, gone)| if *gone { Expr::constant(1) } else { size.clone() }).collect()
+}
+
+/// The same of floats, where no order of the steps rounds: whole numbers, whose total is small.
+fn total_float(kind: &str, all: &[Float], dtype: DType) -> Option<Float> {
+    let step = match kind {
+        "ReduceSum" => "Add",
+        "ReduceProd" => "Mul",
+        "ReduceMin" => "Min",
+        "ReduceMax" => "Max",
+        _ => return None,
+    };
+    let whole = |float: &Float| match float {
+        Float::Number(number) => number.fract() == 0.0 && number.abs() < f64::from(floats::EXACT_BELOW),
+        Float::Size { by, .. } => *by == 1,
+    };
+    let (first, rest) = all.split_first()?;
+    let total = rest.iter().try_fold(first.clone(), |sum, next| floats::binary(step, &sum, next, dtype))?;
+    (all.iter().all(whole) && whole(&total)).then_some(total)
 }
 
 fn total(kind: &str, all: &[Expr]) -> Option<Expr> {
@@ -88,21 +112,26 @@ fn arg(node: &Node) -> Result<Vec<Out>, Problem> {
 fn top_k(node: &Node) -> Result<Vec<Out>, Problem> {
     let from = node.input(0)?;
     let at = axis(node.int("axis", -1), from.shape.len())?;
-    let k = match node.given(1) {
-        Some(_) => match node.elements(1, "the number of elements")? {
-            [k] => k.clone(),
-            _ => return wrong("the number of elements is not one number"),
-        },
-        None => Expr::constant(node.int("k", 0)),
+    let results = |k: Expr| {
+        let mut shape = from.shape.clone();
+        shape[at] = k;
+        vec![Out::new(from.dtype, shape.clone()), Out::new(DType::I64, shape)]
+    };
+    let k = match (node.given(1), node.known(1)) {
+        (Some(_), Some([k])) => k.clone(),
+        (Some(_), Some(_)) => return wrong("the number of elements is not one number"),
+        (Some(k), None) => {
+            let problem = format!("the number of elements `{}` is computed at run time", k.name);
+            return Err(Problem::Bounded(problem, results(node.fresh(0, at, from.shape[at].clone()))));
+        }
+        (None, _) => Expr::constant(node.int("k", 0)),
     };
     if let (Some(k), Some(size)) = (k.as_constant(), from.shape[at].as_constant())
         && (k < 0 || k > size)
     {
         return wrong(format!("{k} elements of `{}` are asked for, axis {at} has {size}", from.name));
     }
-    let mut shape = from.shape.clone();
-    shape[at] = k;
-    Ok(vec![Out::new(from.dtype, shape.clone()), Out::new(DType::I64, shape)])
+    Ok(results(k))
 }
 
 fn det(node: &Node) -> Result<Vec<Out>, Problem> {

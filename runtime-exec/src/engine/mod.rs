@@ -97,12 +97,14 @@ pub struct SessionId(u32);
 pub struct BindingId(u32);
 
 /// What one task costs, as measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Measured {
     /// Bytes of workspace with which a run of this task, at these shapes and this thread count, never spills.
     pub workspace_bytes: u64,
     /// The shortest run seen, in wall nanoseconds.
     pub run_nanos: u64,
+    /// The shapes that the last run found, for each output whose size is found.
+    pub found: Vec<Vec<u64>>,
 }
 
 /// One engine queue, used from one thread at a time.

@@ -620,7 +620,8 @@ impl OrtEngine {
         let binding = self.binding(id)?;
         // With no workspace at all every request goes to the heap, and the placement says what would have sufficed.
         // SAFETY: the ports are the caller's promise; there is no workspace.
-        let mut peak = unsafe { self.run_counted(binding, (null_mut(), 0))? }.0.peak;
+        let (tally, mut found) = unsafe { self.run_counted(binding, (null_mut(), 0))? };
+        let mut peak = tally.peak;
         let mut workspace = vec![0_u8; peak + ALIGN];
         let mut run_nanos = u64::MAX;
         for _ in 0..runs {
@@ -629,14 +630,15 @@ impl OrtEngine {
             before();
             let began = Instant::now();
             // SAFETY: the ports as above; the workspace is this call's own.
-            let (tally, _) = unsafe { self.run_counted(binding, (range.as_mut_ptr(), range.len()))? };
+            let (tally, shapes) = unsafe { self.run_counted(binding, (range.as_mut_ptr(), range.len()))? };
+            found = shapes;
             run_nanos = run_nanos.min(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
             if tally.kept > 0 {
                 return Err(EngineError::Kept { task: binding.task.to_string(), bytes: tally.kept as u64 });
             }
             peak = peak.max(tally.peak);
         }
-        Ok(Measured { workspace_bytes: peak as u64, run_nanos })
+        Ok(Measured { workspace_bytes: peak as u64, run_nanos, found })
     }
 
     /// Checks that the session's ports are those that the code names, in its order.

@@ -258,9 +258,11 @@ impl Window {
         let stride = Expr::constant(self.strides[axis]);
         let reach = Expr::constant(self.dilations[axis]) * (&self.kernel[axis] - &one) + &one;
         let (before, after) = match node.text("auto_pad") {
-            "SAME_UPPER" | "SAME_LOWER" if self.dilations[axis] == 1 => return Ok(size.ceil_div(&stride)),
+            "SAME_UPPER" | "SAME_LOWER" if self.dilations[axis] == 1 || !node.kind.ends_with("Pool") => {
+                return Ok(size.ceil_div(&stride));
+            }
             "SAME_UPPER" | "SAME_LOWER" => {
-                // The engine pads for a window without gaps.
+                // In pools the engine pads for a window without gaps; convolutions with them it refuses.
                 let padded = (size.ceil_div(&stride) - &one) * &stride + &self.kernel[axis];
                 (Expr::constant(0), padded - size)
             }

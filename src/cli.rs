@@ -53,6 +53,21 @@ pub struct Bound {
     /// be given several times.
     #[arg(long = "set", value_name = "INPUT=VALUE")]
     pub sets: Vec<String>,
+    /// Compute narrow floats in this type, where an engine has no kernels for them
+    ///
+    /// `f32` keeps every value of 16-bit floats exactly; `f16` takes the place of bfloat16, whose large values become
+    /// infinite. Weights stay as the file has them and are cast where they are used.
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub cast: Option<Cast>,
+}
+
+/// A type that narrow floats are computed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Cast {
+    /// 16-bit floats as binary32.
+    F32,
+    /// bfloat16 as binary16.
+    F16,
 }
 
 /// A machine and what may be used of it.
@@ -150,6 +165,9 @@ pub struct Verify {
     /// Values of the model's inputs that the program was compiled with
     #[arg(long = "set", value_name = "INPUT=VALUE")]
     pub sets: Vec<String>,
+    /// The type that the program was compiled to compute narrow floats in
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub cast: Option<Cast>,
     /// How violations are printed
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,

@@ -3,6 +3,7 @@
 use crate::failure::Failure;
 use berth_compiler::cost::Cost;
 use berth_compiler::lower::{Code, Lowered, Source};
+use berth_ir::DType;
 use berth_ir::program::Program;
 use berth_ir::units::Nanos;
 use berth_runtime_exec::engine::ort::OrtEngine;
@@ -22,7 +23,13 @@ pub fn costs(lowered: &Lowered, engine: &mut OrtEngine) -> Result<BTreeMap<Strin
         let cost = match known.get(&key) {
             Some(cost) => *cost,
             None => {
+                let wide = code.inputs.iter().chain(&code.outputs).all(|port| port.dtype != DType::BF16);
                 let cost = match measure(engine, &task_code(&task.name, code), &mut flush) {
+                    Err(LoadError::Engine(error @ EngineError::Engine { step: "make a session", .. })) if !wide => {
+                        return Err(Failure::bad(format!(
+                            "{error}\n  help: it computes in bfloat16, for which this engine has few kernels; say `--cast f32`, which keeps every value, or `--cast f16`"
+                        )));
+                    }
                     Ok(m) => Some(Cost { time: Nanos(m.run_nanos), workspace: m.workspace_bytes }),
                     // It does not run on zeros (a trip count is an input, say): its estimate stands.
                     Err(LoadError::Engine(EngineError::Engine { .. })) => None,

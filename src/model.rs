@@ -1,8 +1,9 @@
 //! A model on its way in: opened, bound to sizes, lowered.
 
+use crate::cli;
 use crate::failure::Failure;
 use crate::npz::Array;
-use berth_compiler::import::{self, Model};
+use berth_compiler::import::{self, Cast, Model};
 use berth_compiler::lower::{Lowered, lower};
 use berth_ir::Target;
 use berth_ir::expr::Binding;
@@ -15,9 +16,14 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// Opens a model file.
-pub fn open(path: &Path) -> Result<Model, Failure> {
-    import::open(path).map_err(|e| Failure::bad(format!("`{}`: {e}", path.display())))
+/// Opens a model file, to be computed in another float type if one is given.
+pub fn open(path: &Path, cast: Option<cli::Cast>) -> Result<Model, Failure> {
+    let wanted = |model: Model| match cast {
+        None => Ok(model),
+        Some(cli::Cast::F32) => model.cast(Cast::F32),
+        Some(cli::Cast::F16) => model.cast(Cast::F16),
+    };
+    import::open(path).and_then(wanted).map_err(|e| Failure::bad(format!("`{}`: {e}", path.display())))
 }
 
 /// Sizes of dims: a range of one is a size.

@@ -41,6 +41,27 @@ pub struct Array {
     pub bytes: Vec<u8>,
 }
 
+impl Array {
+    /// The same in another type of floats, rounded to nearest; as it is where it or the type is no such.
+    pub fn as_float(self, dtype: DType) -> Array {
+        use half::{bf16, f16};
+        let pairs = self.bytes.as_chunks().0.iter();
+        let wide: Vec<f32> = match self.dtype {
+            DType::F16 => pairs.map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+            DType::BF16 => pairs.map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
+            DType::F32 => self.bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            _ => return self,
+        };
+        let bytes = match dtype {
+            DType::F16 => wide.into_iter().flat_map(|v| f16::from_f32(v).to_le_bytes()).collect(),
+            DType::BF16 => wide.into_iter().flat_map(|v| bf16::from_f32(v).to_le_bytes()).collect(),
+            DType::F32 => wide.into_iter().flat_map(f32::to_le_bytes).collect(),
+            _ => return self,
+        };
+        Array { dtype, bytes, ..self }
+    }
+}
+
 /// Why a file of arrays cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -131,3 +131,19 @@ fn ranges_that_contradict_are_refused() {
     check(&["batch=1", "seq=4", "past=2..", "past_plus_seq=3"], &["whole number"]);
     check(&["batch=1", "seq=4", "past=0..9", "past_plus_seq=3"], &["past_plus_seq", "past + seq"]);
 }
+
+#[test]
+fn outputs_that_nothing_computes_are_copies() {
+    let folder = Folder::new("handed-on");
+    let mut b = Builder::new(17);
+    b.input("x", DType::F32, &["6"]).output("x").output("y").output("w").output("y");
+    let weight: Vec<f32> = (0..40).map(|n| n as f32).collect();
+    b.tensor("w", DType::F32, &[40], weight.iter().flat_map(|v| v.to_le_bytes()).collect());
+    b.node("Neg", &["x"], &["y"], vec![]);
+    let path = write(&folder, "handed-on.onnx", &b);
+    let all = outputs(&folder, &path, &[floats("x", &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])], &["--memory", "device=least"]);
+    let of = |name: &str| as_floats(all.iter().find(|a| a.name == name).expect("an output"));
+    assert_eq!(of("x"), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    assert_eq!(of("y"), [-1.0, -2.0, -3.0, -4.0, -5.0, -6.0]);
+    assert_eq!(of("w"), weight);
+}

@@ -31,6 +31,30 @@ pub fn estimate(target: &Target, engine: &Engine, flops: u64, bytes: u64, dtype:
 const THREADS: u64 = 2;
 const CONV_BUFFER: u64 = 64 << 10;
 
+/// Operators that compute nothing: they take every type as it is.
+const MOVES: [&str; 20] = [
+    "Cast",
+    "Compress",
+    "Concat",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "GatherElements",
+    "GatherND",
+    "Identity",
+    "Pad",
+    "Reshape",
+    "ScatterElements",
+    "ScatterND",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Tile",
+    "Transpose",
+    "Unsqueeze",
+    "Where",
+];
+
 /// The estimated scratch of an operator on an engine; the figures are those of ONNX Runtime's CPU kernels (`docs/engine.md` has what was measured): meant
 /// to be enough, at times too much. `shapes` and `dtypes` are those of its operands, then of its results; absent
 /// operands are empty. The loader measures before the first step and refuses what is not enough.
@@ -76,7 +100,7 @@ pub fn workspace(engine: &Engine, kind: &str, operands: &[(DType, Vec<u64>)], re
     };
     // Kernels that compute in wider types make copies of all that they touch, and one more in some.
     let half = operands.iter().chain(results).any(|(d, _)| engine.widens.contains(d));
-    let copies = if half && kind != "Cast" { all().saturating_mul(3) } else { 0 };
+    let copies = if half && !MOVES.contains(&kind) { all().saturating_mul(3) } else { 0 };
     padded(estimate).saturating_add(copies)
 }
 

@@ -171,14 +171,6 @@ pub enum LowerError {
         /// The value.
         value: String,
     },
-    /// An output that nothing computes.
-    #[error("output `{name}` is {what}: there is nothing to compute; take it out of the model's outputs")]
-    PassedThrough {
-        /// The output.
-        name: String,
-        /// An input, a constant or another output.
-        what: &'static str,
-    },
     /// A large constant in a form that cannot be streamed.
     #[error("constant `{value}` has {bytes} bytes in a form that no file holds as they are; store it as raw data")]
     InlineTooLarge {
@@ -222,7 +214,6 @@ pub fn lower(
         embedded: HashMap::new(),
         files: target.tiers.iter().find(|t| t.files).map_or("nvme", |t| &t.name).to_owned(),
     };
-    lowering.check_outputs()?;
     for input in &graph.inputs {
         // An input of known contents lives in the tasks' code; nobody has to bring it.
         if !matches!(graph.value(*input).content, Content::Known(_)) {
@@ -356,22 +347,6 @@ struct Lowering<'a> {
 }
 
 impl Lowering<'_> {
-    fn check_outputs(&self) -> Result<(), LowerError> {
-        let mut seen = HashSet::new();
-        let computed: HashSet<ValueId> =
-            self.graph.ops.iter().flat_map(|o| o.outputs.iter().flatten()).copied().collect();
-        for id in &self.graph.outputs {
-            let name = || self.graph.value(*id).name.clone();
-            if !seen.insert(*id) {
-                return Err(LowerError::PassedThrough { name: name(), what: "listed twice" });
-            }
-            if !computed.contains(id) {
-                return Err(LowerError::PassedThrough { name: name(), what: "an input or a constant" });
-            }
-        }
-        Ok(())
-    }
-
     /// Size in bytes: exact where every dim is bound, else the most that it can be.
     fn bytes(&self, id: ValueId) -> Result<u64, LowerError> {
         let shape = self.shape(id)?;

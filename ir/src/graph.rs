@@ -54,7 +54,7 @@ impl Graph {
 /// One named value.
 #[derive(Clone, Debug)]
 pub struct Value {
-    /// Unique within the graph.
+    /// Unique within the graph, but for an output that is a copy of an input or a constant: it has the same name.
     pub name: String,
     /// Element type.
     pub dtype: DType,

@@ -14,7 +14,7 @@ use berth_runtime_exec::engine::ort::OrtEngine;
 pub fn compile(args: &cli::Compile) -> Outcome {
     files::check_writable(args.output.as_deref())?;
     let target = machine::target(&args.machine.target)?;
-    let opened = model::open(&args.model)?;
+    let opened = model::open(&args.model, args.bound.cast)?;
     let dims = model::dims(&args.bound.dims)?;
     let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;
     let mut lowered = model::lowered(&graph, &dims, &target)?;

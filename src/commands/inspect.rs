@@ -20,7 +20,7 @@ pub fn inspect(args: &cli::Inspect) -> Outcome {
         return files::print(&ProgramReport::new(&program), args.format);
     }
     let target = machine::target(&args.machine.target)?;
-    let opened = model::open(&args.file)?;
+    let opened = model::open(&args.file, args.bound.cast)?;
     let dims = model::dims(&args.bound.dims)?;
     let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;
     let lowered = model::lowered(&graph, &dims, &target)?;

@@ -19,7 +19,7 @@ use berth_ir::graph::Graph;
 use berth_ir::program::{Numerics, Program};
 use berth_ir::units::Nanos;
 use berth_ir::verify::Verified;
-use berth_ir::{Expr, Target, graph::Content};
+use berth_ir::{DType, Expr, Target, graph::Content};
 use berth_runtime_exec::engine::ort::OrtEngine;
 use berth_runtime_exec::engine::{EngineError, EngineOptions};
 use berth_runtime_exec::errors::RunError;
@@ -116,7 +116,7 @@ pub fn run(args: &cli::Run) -> Outcome {
     }
     let given = given_program(args)?;
     let model_path = args.model.as_deref().unwrap_or(&args.file);
-    let opened = model::open(model_path)?;
+    let opened = model::open(model_path, args.bound.cast)?;
     let arrays = args.inputs.as_deref().map(npz::read).transpose().map_err(Failure::bad)?;
     let (inputs, stored) = sides(arrays.unwrap_or_default());
     let mut dims = model::dims(&args.bound.dims)?;
@@ -131,6 +131,16 @@ pub fn run(args: &cli::Run) -> Outcome {
     let mut lowered = model::lowered(&graph, &dims, &target)?;
     // Where no input says a size, it is the largest of its range.
     let sizes: Binding = dims.iter().map(|(d, r)| (d.clone(), *inside.get(d).unwrap_or(&r.high))).collect();
+    // What is computed in another type may be given in the file's.
+    let (mut inputs, mut stored) = (inputs, stored);
+    if args.bound.cast.is_some() {
+        let types: BTreeMap<String, DType> =
+            lowered.inputs.iter().chain(&lowered.outputs).map(|b| (b.name.clone(), b.dtype)).collect();
+        for arrays in [&mut inputs, &mut stored] {
+            let taken = std::mem::take(arrays).into_iter();
+            *arrays = taken.map(|(n, a)| (n.clone(), a.clone().as_float(*types.get(&n).unwrap_or(&a.dtype)))).collect();
+        }
+    }
     let inputs = match args.inputs.is_some() {
         true => given_inputs(&lowered, inputs, &sizes)?,
         false => made_inputs(&lowered, &graph, args.seed)?,

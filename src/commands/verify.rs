@@ -36,7 +36,7 @@ pub fn verify(args: &cli::Verify) -> Outcome {
     let program = files::read_program(&args.plan)?;
     let target = machine::target(args.target.as_deref().unwrap_or(&program.header.target))?;
     let set = model::sets(&args.sets)?;
-    let facts = args.model.as_deref().map(|m| facts(m, &program, &target, &set)).transpose()?;
+    let facts = args.model.as_deref().map(|m| facts(m, &program, &target, &set, args.cast)).transpose()?;
     let found = violations(&target, &program, facts.as_ref());
     report(&program, &found, args.format)?;
     match found.len() {
@@ -51,8 +51,9 @@ pub fn facts(
     program: &Program,
     target: &berth_ir::Target,
     set: &BTreeMap<String, Vec<i64>>,
+    cast: Option<cli::Cast>,
 ) -> Result<ModelFacts, Failure> {
-    let opened = model::open(model)?;
+    let opened = model::open(model, cast)?;
     let graph = model::graph(&opened, &program.header.dims, set)?;
     Ok(model::lowered(&graph, &program.header.dims, target)?.facts)
 }

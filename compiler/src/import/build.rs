@@ -261,13 +261,24 @@ impl<'a> Builder<'a> {
             self.graph.assumptions.push(format!("dim `{dim}` is {equals}, as its name or the operators say"));
         }
         self.graph.relations = self.relations.clone();
+        self.graph.assumptions.extend(self.model.assumed.iter().cloned());
         let graph = self.model.main_graph();
         self.inputs()?;
         self.initializers(graph)?;
         self.walk(graph)?;
+        let mut listed = HashSet::new();
+        let computed: HashSet<ValueId> =
+            self.graph.ops.iter().flat_map(|op| op.outputs.iter().flatten().copied()).collect();
         for output in &graph.output {
             match self.lookup(&output.name) {
-                Some(id) => self.graph.outputs.push(id),
+                Some(_) if !listed.insert(output.name.as_str()) => {
+                    self.graph.assumptions.push(format!("output `{}` is listed twice and given once", output.name));
+                }
+                Some(id) => {
+                    // One that no operator computes is a copy of what it names.
+                    let id = if computed.contains(&id) { id } else { self.copy(id, output.name.clone()) };
+                    self.graph.outputs.push(id);
+                }
                 None => {
                     let by = "the graph's outputs".to_owned();
                     return Err(ImportError::Undefined { name: output.name.clone(), by }.into());

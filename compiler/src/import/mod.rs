@@ -8,6 +8,7 @@
 
 mod bodies;
 mod build;
+mod cast;
 mod error;
 mod external;
 mod floats;
@@ -26,6 +27,7 @@ pub mod onnx {
     include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
 }
 
+pub use cast::Cast;
 pub use error::ImportError;
 pub use tensor::{dtype_from_onnx, dtype_to_onnx, tensor_bytes};
 
@@ -54,6 +56,8 @@ pub struct Model {
     inlined: Option<functions::Inlined>,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
+    /// What was assumed before there was a graph.
+    assumed: Vec<String>,
 }
 
 /// An input or output as the file declares it.
@@ -128,7 +132,25 @@ impl Model {
         }
         let outputs = graph.output.iter().map(|info| build::port(info, false)).collect::<Result<_, _>>()?;
         let inlined = functions::inline(&proto)?;
-        Ok(Model { file, path, proto, inlined, inputs, outputs })
+        Ok(Model { file, path, proto, inlined, inputs, outputs, assumed: Vec::new() })
+    }
+
+    /// The same model with its narrow floats computed in another type. Weights stay as the file has them and are cast where
+    /// they are used; inputs and outputs are of the new type.
+    pub fn cast(mut self, cast: Cast) -> Result<Model, ImportError> {
+        let mut graph = self.main_graph().clone();
+        let weights = cast::apply(&mut graph, cast);
+        let opsets = self.inlined.take().map_or(Vec::new(), |inlined| inlined.opsets);
+        let initializers: HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
+        let given = graph.input.iter().filter(|info| !initializers.contains(info.name.as_str()));
+        self.inputs = given.map(|info| build::port(info, true)).collect::<Result<_, _>>()?;
+        self.outputs = graph.output.iter().map(|info| build::port(info, false)).collect::<Result<_, _>>()?;
+        let lost = if cast == Cast::F16 { "; values beyond 65504 become infinite" } else { "" };
+        self.assumed.push(format!(
+            "narrow floats are computed as {cast:?}: {weights} stored weights are cast where they are used{lost}"
+        ));
+        self.inlined = Some(functions::Inlined { graph, opsets });
+        Ok(self)
     }
 
     /// The absolute path of the file.

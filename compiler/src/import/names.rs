@@ -67,6 +67,11 @@ fn free<'a>(graph: &'a GraphProto) -> Vec<&'a str> {
     all
 }
 
+/// Names that a graph reads from outside.
+pub(super) fn read(graph: &GraphProto) -> Vec<String> {
+    free(graph).into_iter().map(str::to_owned).collect()
+}
+
 /// Names that a node reads: its inputs, then what its graphs read from outside.
 pub(super) fn reads(node: &NodeProto) -> Vec<&str> {
     let inputs = node.input.iter().map(String::as_str).filter(|i| !i.is_empty());

@@ -169,7 +169,10 @@ impl<'a> Builder<'a> {
     }
 
     /// A value of another name with the same contents.
-    fn copy(&mut self, from: ValueId, name: String) -> ValueId {
+    pub(super) fn copy(&mut self, from: ValueId, name: String) -> ValueId {
+        if !self.graph.opsets.iter().any(|(domain, _)| domain.is_empty()) {
+            self.graph.opsets.push((String::new(), IDENTITY_OPSET));
+        }
         let source = self.graph.value(from);
         let content = match &source.content {
             Content::Known(elements) => Content::Known(elements.clone()),
@@ -191,6 +194,9 @@ impl<'a> Builder<'a> {
         id
     }
 }
+
+/// The operator set of a copy in a model that imports none of the standard domain.
+const IDENTITY_OPSET: i64 = 13;
 
 /// Follows operands that wait until a node comes up again.
 fn cycle(nodes: &[onnx::NodeProto], producer: &HashMap<&str, usize>, waits: &[usize], from: usize) -> ImportError {

@@ -116,11 +116,15 @@ pub(super) fn describe(tensor: &TensorProto, model: &Model, folds_left: &mut usi
 pub fn tensor_bytes(attribute: &Attribute) -> Option<Bytes> {
     let Attribute::Message(bytes) = attribute else { return None };
     let message: super::onnx::AttributeProto = prost::Message::decode(bytes.clone()).ok()?;
-    let tensor = message.t?;
+    Some(packed(&*message.t?)?.1)
+}
+
+/// Type and bytes of a tensor that its message holds; nothing where they do not fit each other.
+pub(super) fn packed(tensor: &TensorProto) -> Option<(DType, Bytes)> {
     let dtype = dtype_from_onnx(tensor.data_type)?;
     let elements = tensor.dims.iter().try_fold(1u64, |n, dim| n.checked_mul(u64::try_from(*dim).ok()?))?;
-    let data = data(&tensor, dtype, elements).ok()?;
-    (Some(data.len() as u64) == dtype.bytes(elements)).then_some(data)
+    let data = data(tensor, dtype, elements).ok()?;
+    (Some(data.len() as u64) == dtype.bytes(elements)).then_some((dtype, data))
 }
 
 /// Where a slice lies in the file that it was cut from.

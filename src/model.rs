@@ -3,7 +3,7 @@
 use crate::cli;
 use crate::failure::Failure;
 use crate::npz::Array;
-use berth_compiler::import::{self, Cast, Model};
+use berth_compiler::import::{self, Cast, ImportError, Model};
 use berth_compiler::lower::{Lowered, lower};
 use berth_ir::Target;
 use berth_ir::expr::Binding;
@@ -165,6 +165,25 @@ pub fn graph(model: &Model, dims: &Dims, set: &BTreeMap<String, Vec<i64>>) -> Re
     let (dims, words): (Vec<String>, Vec<String>) =
         open.iter().map(|(d, input)| (format!("`{d}` (in `{input}`)"), format!("--dim {d}=N"))).unzip();
     Err(Failure::bad(format!("these dims have no size: {}; give them with {}", dims.join(", "), words.join(" "))))
+}
+
+/// Adds to what is set the given inputs that decide sizes: the plan is for these inputs then.
+pub fn set_deciding(
+    model: &Model,
+    dims: &Dims,
+    inputs: &BTreeMap<String, Array>,
+    set: &mut BTreeMap<String, Vec<i64>>,
+) {
+    // Each round sets one more input.
+    for _ in 0..inputs.len() {
+        let Err(ImportError::Decided { inputs: decide, .. }) = model.graph_with(&exact(dims), set) else { break };
+        let missing = decide.iter().filter(|name| !set.contains_key(*name));
+        let found: Option<Vec<_>> = missing.map(|name| Some((name.clone(), inputs.get(name)?.integers()?))).collect();
+        match found {
+            Some(found) if !found.is_empty() => set.extend(found),
+            _ => break,
+        }
+    }
 }
 
 /// Whether a name is that of an axis of an input, such as `attention_mask:1`.

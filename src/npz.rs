@@ -42,6 +42,16 @@ pub struct Array {
 }
 
 impl Array {
+    /// The elements of integers and truth values; nothing for others.
+    pub fn integers(&self) -> Option<Vec<i64>> {
+        Some(match self.dtype {
+            DType::Bool => self.bytes.iter().map(|b| i64::from(*b != 0)).collect(),
+            DType::I32 => self.bytes.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b).into()).collect(),
+            DType::I64 => self.bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect(),
+            _ => return None,
+        })
+    }
+
     /// The same in another type of floats, rounded to nearest; as it is where it or the type is no such.
     pub fn as_float(self, dtype: DType) -> Array {
         use half::{bf16, f16};

@@ -21,8 +21,7 @@ fn capped_runs_keep_every_bit_and_agree_with_stored_outputs() {
     let mut walked = 0;
     for path in runnable_models() {
         let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
-        // What the importer refuses by name has its own tests.
-        let Ok(graph) = import::open(&path).and_then(|m| m.graph(&BTreeMap::new())) else { continue };
+        let graph = import::open(&path).and_then(|m| m.graph(&BTreeMap::new())).expect("its graph");
         walked += 1;
         let (model, inputs) = (path.to_str().expect("UTF-8"), path.with_extension("npz"));
         let (inputs, all) = (inputs.to_str().expect("UTF-8"), folder.file(&format!("{name}.npz")));
@@ -51,12 +50,74 @@ fn capped_runs_keep_every_bit_and_agree_with_stored_outputs() {
             assert!(says, "{name} with a byte less than {bytes}: {sentence}");
         }
     }
-    // The repository's own, and all of the shared set but what has control flow where it lies beside.
+    // The repository's own, and all of the shared set where it lies beside.
     let shared = common::root().join("../shared/models").is_dir();
-    assert!(walked >= if shared { 17 } else { 5 }, "only {walked} models");
+    assert!(walked >= if shared { 18 } else { 5 }, "only {walked} models");
 }
 
 fn same_bits(name: &str, report: &serde_json::Value) {
     let different = report["against"]["different"].as_array().expect("a comparison");
     assert!(different.is_empty(), "{name}: these outputs differ from the uncapped run's: {different:?}");
+}
+
+/// The single-operator and light models of the shared set, where it lies beside.
+fn shared(folder: &str) -> Vec<std::path::PathBuf> {
+    let Ok(entries) = std::fs::read_dir(common::root().join("../shared/models").join(folder)) else {
+        return Vec::new();
+    };
+    let mut all: Vec<_> = entries.flatten().map(|e| e.path()).collect();
+    all.retain(|p| p.extension().is_some_and(|e| e == "onnx"));
+    all.sort();
+    all
+}
+
+#[test]
+fn suite_cases_run_or_hold_what_is_no_tensor() {
+    for path in shared("onnx_suite") {
+        let (model, inputs) = (path.to_str().expect("UTF-8"), path.with_extension("npz"));
+        let words = ["run", model, "--inputs", inputs.to_str().expect("UTF-8"), "--memory", "device=least"];
+        if let Err(error) = import::open(&path) {
+            let error = error.to_string();
+            assert!(error.contains("sequences are not") || error.contains("optional values are not"), "{error}");
+            continue;
+        }
+        let largest = json(&words)["stored"]["largest"].as_f64().expect("stored outputs");
+        assert!(largest <= 1e-4, "{model}: differs from the stored outputs by {largest:e}");
+    }
+}
+
+#[test]
+fn light_models_keep_their_bits() {
+    let folder = Folder::new("light");
+    for path in shared("light") {
+        let (model, all) = (path.to_str().expect("UTF-8"), folder.file("all.npz"));
+        json(&["run", model, "--outputs", &all]);
+        same_bits(model, &json(&["run", model, "--memory", "device=least", "--against", &all]));
+    }
+}
+
+/// Every model at some sizes, with weights and without, at the least that works and at half, on two machines.
+#[test]
+fn every_model_plans() {
+    let mut all = shared(".");
+    all.extend(shared("light"));
+    all.extend(["llama_decode.onnx", "llama_mid_decode.onnx", "vit_small.onnx"].map(common::model));
+    for path in all {
+        let opened = import::open(&path).expect("it opens");
+        let relations = opened.graph(&BTreeMap::new()).expect("its graph").relations;
+        let dims = opened.input_dims().into_iter().map(|d| d.name).filter(|d| !relations.contains_key(d));
+        let dims: Vec<String> = dims.zip([1, 4, 60, 7]).map(|(dim, size)| format!("{dim}={size}")).collect();
+        let dims: Vec<&str> = dims.iter().flat_map(|d| ["--dim", d.as_str()]).collect();
+        let model = path.to_str().expect("UTF-8");
+        for target in ["host", "h100-pcie"] {
+            for memory in ["device=least", "device=60%"] {
+                let words = [&["compile", model, "--target", target, "--memory", memory], &dims[..]].concat();
+                let output = common::berth(words.iter().copied().chain(["--format", "json"]));
+                let said = String::from_utf8_lossy(&output.stderr);
+                // Without a lower memory the least may be more than that.
+                let small = memory == "device=60%" && said.contains("too small at task");
+                assert!(output.status.success() || small, "{model} on {target} at {memory}: {said}");
+            }
+        }
+    }
 }

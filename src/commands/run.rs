@@ -126,7 +126,9 @@ pub fn run(args: &cli::Run) -> Outcome {
     let inside = model::dims_of_inputs(&opened, &inputs, &mut dims)?;
     let name = given.as_ref().map_or(&args.machine.target, |p| &p.header.target);
     let target = machine::target(name)?;
-    let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;
+    let mut set = model::sets(&args.bound.sets)?;
+    model::set_deciding(&opened, &dims, &inputs, &mut set);
+    let graph = model::graph(&opened, &dims, &set)?;
     check_present(&graph, &opened)?;
     let mut lowered = model::lowered(&graph, &dims, &target)?;
     // Where no input says a size, it is the largest of its range.
@@ -145,7 +147,7 @@ pub fn run(args: &cli::Run) -> Outcome {
         true => given_inputs(&lowered, inputs, &sizes)?,
         false => made_inputs(&lowered, &graph, args.seed)?,
     };
-    check_set(&model::sets(&args.bound.sets)?, &inputs, args.inputs.is_some())?;
+    check_set(&set, &inputs, args.inputs.is_some())?;
     let against = args.against.as_deref().map(npz::read).transpose().map_err(Failure::bad)?;
 
     let options = EngineOptions { library: args.engine.clone(), threads: args.threads as usize };
@@ -321,15 +323,7 @@ fn check_set(set: &BTreeMap<String, Vec<i64>>, inputs: &[Array], given: bool) ->
         let Some(wanted) = set.get(&array.name).or_else(|| set.get(array.name.trim_start_matches("in:"))) else {
             continue;
         };
-        let width = array.dtype.bits().map_or(1, |bits| (bits / 8).max(1) as usize);
-        let signed = |bytes: &[u8]| {
-            let fill =
-                if bytes.last().is_some_and(|b| *b >= 128) && array.dtype != berth_ir::DType::Bool { 0xFF } else { 0 };
-            let mut all = [fill; 8];
-            all[..bytes.len().min(8)].copy_from_slice(&bytes[..bytes.len().min(8)]);
-            i64::from_le_bytes(all)
-        };
-        let has: Vec<i64> = array.bytes.chunks(width).map(signed).collect();
+        let has = array.integers().unwrap_or_default();
         if has != *wanted {
             let name = array.name.trim_start_matches("in:");
             return Err(Failure::bad(format!(

@@ -545,9 +545,13 @@ impl<'a> Builder<'a> {
                     }));
                 }
                 _ => {
-                    let advice = self.settable(facts);
-                    let problem = format!("{why}, and the model declares no shape for `{output}`{advice}");
-                    return Err(Stop::Unknown(self.fail(node, problem)));
+                    let problem = format!("{why}, and the model declares no shape for `{output}`");
+                    let inputs = self.settable(facts);
+                    let (kind, name) = (node.op_type.clone(), node_name(node).to_owned());
+                    return Err(Stop::Unknown(match inputs.is_empty() {
+                        true => self.fail(node, problem),
+                        false => ImportError::Decided { kind, node: name, problem, inputs },
+                    }));
                 }
             }
         }
@@ -577,11 +581,11 @@ impl<'a> Builder<'a> {
         self.declared_outs(node, why, opset, facts)
     }
 
-    /// The inputs from which an operator's integers follow, as advice; empty where not all could be set.
-    fn settable(&self, facts: &Node) -> String {
+    /// The inputs from which an operator's integers follow; none where not all could be set.
+    fn settable(&self, facts: &Node) -> Vec<String> {
         // In a body other inputs decide too, and what fails there may not matter.
         if self.bodies > 0 {
-            return String::new();
+            return Vec::new();
         }
         let integer = |dtype| matches!(dtype, DType::I64 | DType::I32 | DType::Bool);
         let mut producers = HashMap::new();
@@ -599,15 +603,12 @@ impl<'a> Builder<'a> {
             match producers.get(&id) {
                 _ if !matches!(value.content, Content::Computed) => {}
                 Some(op) => open.extend(op.reads().filter(|id| seen.insert(*id))),
-                None if integer(value.dtype) => inputs.push(format!("`{}`", value.name)),
-                None => return String::new(),
+                None if integer(value.dtype) => inputs.push(value.name.clone()),
+                None => return Vec::new(),
             }
         }
         inputs.sort();
-        match inputs.as_slice() {
-            [] => String::new(),
-            inputs => format!("; it follows from {}, which `--set` can fix", inputs.join(" and ")),
-        }
+        inputs
     }
 
     /// What the innermost graph declares of a value.

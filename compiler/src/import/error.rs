@@ -136,6 +136,21 @@ pub enum ImportError {
         /// What was bound, where that may be the reason; empty or a sentence.
         hint: String,
     },
+    /// Inputs decide a size: for a plan they have to be given.
+    #[error(
+        "{kind} (node `{node}`): {problem}; it follows from {}, which `--set` can fix",
+        inputs.iter().map(|i| format!("`{i}`")).collect::<Vec<_>>().join(" and ")
+    )]
+    Decided {
+        /// The operator type.
+        kind: String,
+        /// The node's name.
+        node: String,
+        /// What is not known.
+        problem: String,
+        /// The inputs that decide it, by name.
+        inputs: Vec<String>,
+    },
     /// The file declares another shape or type than its operators give.
     #[error("`{value}` is declared as {declared}, but {op} gives {inferred}")]
     Conflict {

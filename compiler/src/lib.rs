@@ -2,6 +2,7 @@
 
 pub mod baseline;
 pub mod buckets;
+pub mod caches;
 pub mod cost;
 pub mod emit;
 pub mod import;

@@ -9,6 +9,7 @@ pub mod expr;
 pub mod graph;
 pub mod lifetime;
 pub mod program;
+pub mod reuse;
 pub mod target;
 pub mod text;
 pub mod units;

@@ -76,23 +76,6 @@ impl Task {
     }
 }
 
-/// The time between two uses of a tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Gap {
-    /// The tensor.
-    pub tensor: TensorId,
-    /// Position of the use before it.
-    pub after: usize,
-    /// Position of the use that ends it; in the next step where it is not behind `after`.
-    pub before: usize,
-    /// Tasks between the two, neither counted.
-    pub tasks: usize,
-    /// Bytes of other tensors that tasks in between hold, each tensor once.
-    pub bytes: u64,
-    /// Time of the tasks in between.
-    pub time: Nanos,
-}
-
 impl Lifetimes {
     /// The tensor with this id. Ids come from these lifetimes, so the index is in range.
     pub fn tensor(&self, id: TensorId) -> &Tensor {
@@ -108,42 +91,6 @@ impl Lifetimes {
             }
         }
         uses
-    }
-
-    /// The gaps of every tensor that outlives its use: between uses within the step, and, for weights and states, over
-    /// the loop edge. Reuse distance in bytes counts distinct tensors (Mattson et al. 1970, stack distance).
-    pub fn gaps(&self) -> Vec<Gap> {
-        let uses = self.uses();
-        let mut all = Vec::new();
-        for (index, uses) in uses.iter().enumerate() {
-            let tensor = TensorId(index as u32);
-            for pair in uses.windows(2) {
-                all.push(self.gap(tensor, pair[0], pair[1]));
-            }
-            let outlives = matches!(self.tensors[index].kind, Kind::Weight | Kind::State);
-            if let (true, Some(first), Some(last)) = (outlives, uses.first(), uses.last()) {
-                all.push(self.gap(tensor, *last, *first));
-            }
-        }
-        all
-    }
-
-    fn gap(&self, tensor: TensorId, after: usize, before: usize) -> Gap {
-        let count = self.tasks.len();
-        let tasks = (before + count - after - 1) % count;
-        let (mut bytes, mut time) = (0u64, 0u64);
-        let mut seen = BTreeSet::new();
-        // Long gaps are summed up to the number of tensors there are; each tensor counts once.
-        for step in 1..=tasks {
-            let task = &self.tasks[(after + step) % count];
-            time = time.saturating_add(task.cost.0);
-            for t in task.operands().filter(|t| *t != tensor) {
-                if seen.insert(t) {
-                    bytes = bytes.saturating_add(self.tensor(t).bytes);
-                }
-            }
-        }
-        Gap { tensor, after, before, tasks, bytes, time: Nanos(time) }
     }
 
     /// Bytes of tensors other than weights that are alive at each position, with the task's workspace: what must be

@@ -1,5 +1,7 @@
 //! Why a model cannot be read.
 
+use super::wire;
+use berth_ir::units::Bytes;
 use std::path::PathBuf;
 
 /// Why a model cannot be read: what, where, by how much, what next.
@@ -21,6 +23,23 @@ pub enum ImportError {
         path: PathBuf,
         /// How it differs.
         what: String,
+    },
+    /// Decoding the file would take more memory than its size justifies.
+    #[error(
+        "{path}: decoding it would take {} of memory, {} more than a file of {} may take (passed at byte {at}): it is made \
+         of very many parts that are empty or nearly so, as no exporter writes them; export the model again",
+        Bytes(*needed).human(), Bytes(needed.saturating_sub(wire::allowed(*size))).human(), Bytes(*size).human(),
+        path = path.display()
+    )]
+    Swells {
+        /// The file.
+        path: PathBuf,
+        /// Byte of the file at which it is too much.
+        at: usize,
+        /// Bytes of the file.
+        size: u64,
+        /// Bytes of memory.
+        needed: u64,
     },
     /// The file's format is newer than this program.
     #[error(

@@ -20,6 +20,7 @@ pub mod ops;
 pub(crate) mod rename;
 mod scope;
 mod tensor;
+pub mod wire;
 
 /// The ONNX messages, generated from `proto/onnx.proto`.
 #[allow(missing_docs, clippy::all)]
@@ -103,6 +104,7 @@ impl Model {
     /// Decodes a model from bytes; `path` names it and says where external data may lie.
     pub fn decode(file: Bytes, path: PathBuf) -> Result<Model, ImportError> {
         let not_onnx = |what: String| ImportError::NotOnnx { path: path.clone(), what };
+        wire::check(&file, &path)?;
         let proto = onnx::ModelProto::decode(file.clone()).map_err(|e| not_onnx(e.to_string()))?;
         let Some(graph) = &proto.graph else {
             return Err(not_onnx("it holds no graph".to_owned()));

@@ -30,7 +30,8 @@ pub fn caches(graph: &Graph) -> Vec<Cache> {
     for present in &graph.outputs {
         let Some(op) = makers.get(&behind(*present, &makers)) else { continue };
         let pasts = appended(op, *present).into_iter().map(|past| behind(past, &makers));
-        let past = pasts.filter(|past| inputs.contains(past) && grows(graph, *past, *present)).find(|p| taken.insert(*p));
+        let past =
+            pasts.filter(|past| inputs.contains(past) && grows(graph, *past, *present)).find(|p| taken.insert(*p));
         all.extend(past.map(|past| Cache { past, present: *present }));
     }
     all

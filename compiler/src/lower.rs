@@ -44,6 +44,15 @@ pub struct Lowered {
     pub outputs: Vec<Boundary>,
 }
 
+impl Lowered {
+    /// Bytes of an input or output of the model, by name; zero where it has no such.
+    pub fn bytes_of(&self, name: &str) -> u64 {
+        let port = self.inputs.iter().chain(&self.outputs).find(|b| b.name == name);
+        let elements = port.map(|b| b.most.iter().fold(1u64, |n, axis| n.saturating_mul(*axis)));
+        port.zip(elements).and_then(|(b, n)| b.dtype.bytes(n)).unwrap_or(0)
+    }
+}
+
 /// What an engine needs to run a task.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Code {
@@ -386,7 +395,15 @@ impl Lowering<'_> {
         let bytes = self.bytes(id)?;
         let value = self.graph.value(id);
         let name = self.fresh_name(&value.name);
-        self.tensors.push(Tensor { name, kind, dtype: value.dtype, extent: Expr::constant(bytes), bytes, home });
+        self.tensors.push(Tensor {
+            name,
+            kind,
+            dtype: value.dtype,
+            extent: Expr::constant(bytes),
+            bytes,
+            home,
+            aliases: Vec::new(),
+        });
         let tensor = TensorId(self.tensors.len() as u32 - 1);
         self.tensor_of.insert(id, tensor);
         Ok(tensor)
@@ -541,6 +558,7 @@ impl Lowering<'_> {
             self.tensors[tensor.index()].kind = Kind::Output;
         }
         self.tensor_of.insert(*result, tensor);
+        self.tensors[tensor.index()].aliases.push(self.graph.value(*result).name.clone());
         Ok(true)
     }
 
@@ -561,7 +579,33 @@ impl Lowering<'_> {
             writes.push(self.tensor(*output, kind, None)?);
         }
         let (name, ops) = (op.name.clone(), vec![op.name.clone()]);
-        Ok(Task { name, ops, reads, writes, workspace: 0, cost: Default::default() })
+        let row = row_of(&op.domain, &op.kind);
+        let tensor = |n: usize| op.inputs.get(n).copied().flatten().and_then(|v| self.tensor_of.get(&v).copied());
+        // An operand that it reads twice it reads whole the other time.
+        let once = |t: &TensorId| op.reads().filter(|v| self.tensor_of.get(v) == Some(t)).count() == 1;
+        let rows = row.and_then(|row| tensor(usize::from(row.rows_of?))).filter(once).into_iter().collect();
+        let in_place = match (row.is_some_and(|row| row.in_place), writes.first()) {
+            (true, Some(written)) => self.rights(op, *written),
+            _ => Vec::new(),
+        };
+        Ok(Task { name, ops, reads, writes, rows, in_place, workspace: 0, cost: Default::default() })
+    }
+
+    /// What an operator that may compute in place may write over: operands of the result's type and shape.
+    fn rights(&self, op: &Op, written: TensorId) -> Vec<(TensorId, TensorId)> {
+        let Some(Some(result)) = op.outputs.first() else { return Vec::new() };
+        let result = self.graph.value(*result);
+        let alike = |v: &ValueId| {
+            let value = self.graph.value(*v);
+            value.dtype == result.dtype && value.shape == result.shape
+        };
+        let mut rights: Vec<(TensorId, TensorId)> = Vec::new();
+        for tensor in op.inputs.iter().flatten().filter(|v| alike(v)).filter_map(|v| self.tensor_of.get(v)) {
+            // Nobody writes over a weight or what the caller gave.
+            let may = self.tensors[tensor.index()].kind == Kind::Activation && !rights.contains(&(*tensor, written));
+            rights.extend(may.then_some((*tensor, written)));
+        }
+        rights
     }
 
     fn finish(

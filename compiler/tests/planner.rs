@@ -48,7 +48,15 @@ fn lifetimes((weights, inputs, tasks): &(Vec<u64>, Vec<u64>, Vec<Seed>)) -> Life
     let add = |tensors: &mut Vec<Tensor>, name: String, kind: Kind, bytes: u64, offset: Option<u64>| {
         let home =
             offset.map(|offset| Home { tier: "nvme".into(), file: "w".into(), offset, transposed: None, filled: None });
-        tensors.push(Tensor { name, kind, dtype: DType::U8, extent: Expr::constant(bytes), bytes, home });
+        tensors.push(Tensor {
+            name,
+            kind,
+            dtype: DType::U8,
+            extent: Expr::constant(bytes),
+            bytes,
+            home,
+            aliases: vec![],
+        });
         TensorId(tensors.len() as u32 - 1)
     };
     let mut offset = 0;
@@ -80,7 +88,16 @@ fn lifetimes((weights, inputs, tasks): &(Vec<u64>, Vec<u64>, Vec<Seed>)) -> Life
         }
         values.extend(&writes);
         let (name, ops) = (format!("task{n}"), vec![format!("task{n}")]);
-        all.tasks.push(Task { name, ops, reads, writes, workspace: seed.workspace, cost: Nanos(seed.cost) });
+        all.tasks.push(Task {
+            name,
+            ops,
+            reads,
+            writes,
+            rows: vec![],
+            in_place: vec![],
+            workspace: seed.workspace,
+            cost: Nanos(seed.cost),
+        });
     }
     all
 }

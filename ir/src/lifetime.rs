@@ -50,6 +50,9 @@ pub struct Tensor {
     /// Where its bytes are before the program starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub home: Option<Home>,
+    /// Other names that its bytes have: views of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
 }
 
 /// One task.
@@ -63,6 +66,12 @@ pub struct Task {
     pub reads: Vec<TensorId>,
     /// Tensors that it writes, each once.
     pub writes: Vec<TensorId>,
+    /// Of what it reads, what it reads by rows along the first axis and not whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rows: Vec<TensorId>,
+    /// Rights: what it writes may take the place of what it reads (read, written).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub in_place: Vec<(TensorId, TensorId)>,
     /// Bytes of scratch.
     pub workspace: u64,
     /// Time of one run.

@@ -51,6 +51,7 @@ fn made(tensors: &[(Kind, u64)], tasks: &[(Vec<u32>, Vec<u32>, u64)]) -> Lifetim
         extent: Expr::constant(*bytes),
         bytes: *bytes,
         home: None,
+        aliases: Vec::new(),
     };
     let task = |(n, (reads, writes, cost)): (usize, &(Vec<u32>, Vec<u32>, u64))| Task {
         name: format!("task{n}"),
@@ -59,6 +60,8 @@ fn made(tensors: &[(Kind, u64)], tasks: &[(Vec<u32>, Vec<u32>, u64)]) -> Lifetim
         writes: writes.iter().copied().map(TensorId).collect(),
         workspace: 0,
         cost: Nanos(*cost),
+        rows: Vec::new(),
+        in_place: Vec::new(),
     };
     Lifetimes {
         model: "made".to_owned(),

@@ -5,10 +5,13 @@ use crate::commands::stem;
 use crate::failure::Outcome;
 use crate::summary::{room_bounds, traffic};
 use crate::{files, machine, model};
+use berth_compiler::caches::caches;
 use berth_compiler::plan::extremes;
 use berth_ir::Program;
+use berth_ir::graph::ValueId;
 use berth_ir::lifetime::{Lifetimes, TensorId};
 use berth_ir::program::{Instruction, Kind};
+use berth_ir::reuse::{Bucket, Histogram, histogram};
 use berth_ir::units::Bytes;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,14 +33,25 @@ pub fn inspect(args: &cli::Inspect) -> Outcome {
     let target = machine::budget(&target, &args.machine.memory, &lowered.lifetimes)?.target;
     let (least, full) = extremes(&lowered.lifetimes, &target).map_err(machine::plan_failure)?;
     let report = ModelReport::new(stem(&args.file), &lowered.lifetimes, target.device(), &least, full);
-    files::print(&ModelReport { assumed: graph.assumptions.clone(), ..report }, args.format)
+    let bytes = |id: ValueId| lowered.bytes_of(&graph.value(id).name);
+    let caches = caches(&graph);
+    let caches = Caches {
+        pairs: caches.len(),
+        in_bytes: caches.iter().map(|c| bytes(c.past)).sum(),
+        out_bytes: caches.iter().map(|c| bytes(c.present)).sum(),
+    };
+    files::print(&ModelReport { caches, assumed: graph.assumptions.clone(), ..report }, args.format)
 }
 
 #[derive(Serialize)]
 struct ModelReport {
     model: String,
     tasks: usize,
+    /// Bytes of all tensors of each kind.
     totals: BTreeMap<String, u64>,
+    /// Bytes of files that the weights come from, each once.
+    stored_bytes: u64,
+    caches: Caches,
     peak_bytes: u64,
     peak_task: String,
     peak_tensors: Vec<(String, u64)>,
@@ -48,7 +62,16 @@ struct ModelReport {
     least_task: String,
     least_held: Vec<(String, u64)>,
     least_spills: bool,
+    reuse: Histogram,
     assumed: Vec<String>,
+}
+
+/// Inputs that come out again, longer: keys and values of a decoder.
+#[derive(Default, Serialize)]
+struct Caches {
+    pairs: usize,
+    in_bytes: u64,
+    out_bytes: u64,
 }
 
 impl ModelReport {
@@ -74,6 +97,9 @@ impl ModelReport {
             model,
             tasks: lifetimes.tasks.len(),
             totals: kinds.map(|k| (format!("{k:?}").to_lowercase(), lifetimes.total(k))).into_iter().collect(),
+            stored_bytes: lifetimes.stored(),
+            caches: Caches::default(),
+            reuse: histogram(lifetimes),
             peak_bytes: load.get(peak).copied().unwrap_or(0),
             peak_task: lifetimes.tasks.get(peak).map_or(String::new(), |t| t.name.clone()),
             peak_tensors: alive.into_iter().take(6).collect(),
@@ -89,6 +115,25 @@ impl ModelReport {
     }
 }
 
+/// What caches of some sizes would catch, from the first that catches something to the first that catches all.
+fn reuse(f: &mut std::fmt::Formatter<'_>, histogram: &Histogram) -> std::fmt::Result {
+    let rows: Vec<_> = histogram.weights.iter().zip(&histogram.others).collect();
+    let Some((weights, others)) = rows.last() else { return Ok(()) };
+    let all = (weights.gaps, others.gaps);
+    let counts = |row: &(&Bucket, &Bucket)| (row.0.gaps, row.1.gaps);
+    let first = rows.iter().position(|row| counts(row) != (0, 0)).unwrap_or(0);
+    let last = rows.iter().position(|row| counts(row) == all).unwrap_or(rows.len() - 1);
+    write!(
+        f,
+        "\n  reuse       bytes of others that pass between two uses, and the uses (weights, others) that come sooner"
+    )?;
+    for (weights, others) in &rows[first..=last] {
+        let (size, counts) = (Bytes(weights.up_to).human(), format!("{} and {}", weights.gaps, others.gaps));
+        write!(f, "\n    {size:<10}{counts} of {} and {}", all.0, all.1)?;
+    }
+    Ok(())
+}
+
 fn held(all: &[(String, u64)]) -> String {
     all.iter().map(|(n, b)| format!("`{n}` {}", Bytes(*b).human())).collect::<Vec<_>>().join(", ")
 }
@@ -98,7 +143,18 @@ impl std::fmt::Display for ModelReport {
         let human = |b: u64| Bytes(b).human();
         writeln!(f, "{}: {} tasks in file order", self.model, self.tasks)?;
         for (kind, bytes) in &self.totals {
-            writeln!(f, "  {kind:<12}{}", human(*bytes))?;
+            let stored = format!(", from {} of files", human(self.stored_bytes));
+            let stored = if kind == "weight" { stored } else { String::new() };
+            writeln!(f, "  {kind:<12}{}{stored}", human(*bytes))?;
+        }
+        let caches = &self.caches;
+        if caches.pairs > 0 {
+            let (inside, outside) = (human(caches.in_bytes), human(caches.out_bytes));
+            writeln!(
+                f,
+                "  caches      {} of the inputs come out again, longer: {inside} in, {outside} out",
+                caches.pairs
+            )?;
         }
         writeln!(
             f,
@@ -118,6 +174,7 @@ impl std::fmt::Display for ModelReport {
             self.least_task,
             held(&self.least_held)
         )?;
+        reuse(f, &self.reuse)?;
         self.assumed.iter().try_for_each(|a| write!(f, "\n  assumed     {a}"))
     }
 }

@@ -2,6 +2,7 @@
 
 mod common;
 
+use berth_ir::lifetime::{parse, print};
 use common::{berth, model};
 
 #[test]
@@ -23,4 +24,19 @@ fn lifetimes_are_those_of_the_golden_files() {
         let text = String::from_utf8(output.stdout).expect("UTF-8");
         settings.bind(|| insta::assert_snapshot!(name, text));
     }
+}
+
+#[test]
+fn the_text_form_reads_back() {
+    let path = model("llama_decode.onnx");
+    let words =
+        ["inspect", path.to_str().expect("UTF-8"), "--ir", "--dim", "batch=1", "--dim", "seq=1", "--dim", "past=4"];
+    let text = String::from_utf8(berth(words).stdout).expect("UTF-8");
+    let lifetimes = parse(&text).expect("it reads");
+    assert_eq!(lifetimes.tasks.len(), 247);
+    assert_eq!(print(&lifetimes).trim_end(), text.trim_end());
+    let unknown = text.replacen("reads: [\"", "reads: [\"no ", 1);
+    assert!(parse(&unknown).is_err_and(|e| e.to_string().contains("`no ")), "a name that stands for nothing");
+    let twice = text.replacen("name: \"attention_mask\"", "name: \"input_ids\"", 1);
+    assert!(parse(&twice).is_err_and(|e| e.to_string().contains("stands twice")), "a name that stands for two");
 }

@@ -4,6 +4,10 @@
 //! A step is the list of tasks in order. Positions count tasks from zero. In loop mode the step repeats, so the time
 //! between a tensor's last use in one step and its first use in the next is a gap like any other.
 
+mod text;
+
+pub use text::{BadLifetimes, parse, print};
+
 use crate::program::{DimRange, Home, Kind};
 use crate::units::Nanos;
 use crate::{DType, Expr};
@@ -141,21 +145,4 @@ impl Lifetimes {
         let used = self.tensors.iter().zip(&uses).filter(|(t, u)| t.kind == kind && !u.is_empty());
         used.map(|(t, _)| t.bytes).fold(0, u64::saturating_add)
     }
-}
-
-/// The text form: RON, one tensor, task or gap a line; gaps follow from the rest and are there to be read.
-pub fn print(lifetimes: &Lifetimes) -> String {
-    use crate::text::compact;
-    let mut out = format!("(\n    model: {},\n    dims: {},\n", compact(&lifetimes.model), compact(&lifetimes.dims));
-    let list = |out: &mut String, field: &str, items: Vec<String>| {
-        out.push_str(&format!("    {field}: [\n"));
-        items.iter().for_each(|i| out.push_str(&format!("        {i},\n")));
-        out.push_str("    ],\n");
-    };
-    list(&mut out, "tensors", lifetimes.tensors.iter().map(compact).collect());
-    list(&mut out, "tasks", lifetimes.tasks.iter().map(compact).collect());
-    list(&mut out, "gaps", lifetimes.gaps().iter().map(compact).collect());
-    list(&mut out, "load", lifetimes.load().iter().map(u64::to_string).collect());
-    out.push_str(")\n");
-    out
 }

@@ -15,6 +15,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Newest ONNX IR version that the engine (ONNX Runtime 1.24 and later) reads.
 const IR_MAX: i64 = 11;
+/// Newest standard operator set that the engine (ONNX Runtime 1.31) takes as released. Those after it have so far added
+/// operators, attributes and types, all of which it refuses; what both have means the same in both.
+const OPSET_MAX: i64 = 26;
 /// Oldest one in which initializers need not be graph inputs.
 const IR_MIN: i64 = 4;
 
@@ -133,7 +136,10 @@ pub fn task_model_for(
     nodes.iter().flat_map(|node| &node.attribute).for_each(|a| rename::domains(a, &mut domains));
     let opsets = graph.opsets.iter().filter(|(domain, _)| domains.contains(domain));
     let mut opset_import: Vec<onnx::OperatorSetIdProto> = opsets
-        .map(|(domain, version)| onnx::OperatorSetIdProto { domain: domain.clone(), version: *version })
+        .map(|(domain, version)| {
+            let version = if domain.is_empty() { (*version).min(OPSET_MAX) } else { *version };
+            onnx::OperatorSetIdProto { domain: domain.clone(), version }
+        })
         .collect();
     opset_import.sort_by(|a, b| a.domain.cmp(&b.domain));
     let port = |(index, id): (usize, &ValueId), letter: char| info(format!("{letter}{index}"), graph.value(*id));

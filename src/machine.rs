@@ -9,8 +9,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The machines that are compiled in: name and RON.
-pub const PRESETS: &[(&str, &str)] =
-    &[("host", include_str!("../targets/host.ron")), ("h100-pcie", include_str!("../targets/h100-pcie.ron"))];
+pub const PRESETS: &[(&str, &str)] = &[
+    ("host", include_str!("../targets/host.ron")),
+    ("h100-pcie", include_str!("../targets/h100-pcie.ron")),
+    ("h100-sxm", include_str!("../targets/h100-sxm.ron")),
+    ("h200", include_str!("../targets/h200.ron")),
+    ("gh200", include_str!("../targets/gh200.ron")),
+    ("a100-40g", include_str!("../targets/a100-40g.ron")),
+    ("rtx4090", include_str!("../targets/rtx4090.ron")),
+    ("l4", include_str!("../targets/l4.ron")),
+];
 
 /// A machine by the name of a preset or the path of a file.
 pub fn target(name: &str) -> Result<Target, Failure> {

@@ -636,7 +636,10 @@ impl Lowering<'_> {
                 }
             }
             let flops = self.sizes.most(&op.work.flops).unwrap_or(u64::MAX);
-            let bytes = task.operands().map(|t| self.tensors[t.index()].bytes).fold(0, u64::saturating_add);
+            // Of what it reads by rows it touches as much as it writes.
+            let whole = task.operands().filter(|t| !task.rows.contains(t));
+            let rows = task.rows.iter().flat_map(|_| task.writes.iter().copied());
+            let bytes = whole.chain(rows).map(|t| self.tensors[t.index()].bytes).fold(0, u64::saturating_add);
             let dtype = code.inputs.first().or(code.outputs.first()).map_or(DType::F32, |p| p.dtype);
             if let Some(engine) = target.engines.first() {
                 task.cost = cost::estimate(target, engine, flops, bytes, dtype);

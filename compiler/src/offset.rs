@@ -3,8 +3,8 @@
 //! Reads:    stays of one memory, its alignment, the number of positions in a step.
 //! Decides:  one offset for each stay.
 //! Promises: stays that meet share no byte; offsets are aligned; the height is that of the highest byte.
-//! Why:      what never leaves lies below; the rest best fit, by decreasing size, area or length, whichever ends
-//!           lowest (Pisarchyk and Lee 2020 call the first greedy-by-size).
+//! Why:      what never leaves lies below; the rest best fit, by decreasing size, area or length, or as they come,
+//!           whichever ends lowest (Pisarchyk and Lee 2020 call the first greedy-by-size).
 
 use crate::buckets::Buckets;
 use crate::stay::Stay;
@@ -20,10 +20,12 @@ pub struct Offsets {
 
 /// Packs stays; tries several orders until one ends within `capacity`, else returns the lowest found.
 pub fn pack(stays: &[&Stay], positions: usize, alignment: u64, capacity: u64) -> Offsets {
-    let orders: [fn(&Stay) -> u128; 3] = [
+    let orders: [fn(&Stay) -> u128; 4] = [
         |s| u128::from(s.bytes),
         |s| u128::from(s.bytes) * (s.to - s.from + 1) as u128,
         |s| ((s.to - s.from) as u128) << 64 | u128::from(s.bytes),
+        // As they come.
+        |s| u128::MAX - (s.from + i64::from(u32::MAX)) as u128,
     ];
     let mut best: Option<Offsets> = None;
     for key in orders {

@@ -14,11 +14,12 @@ use crate::machine::{CannotPlan, Machine};
 use crate::offset::{Offsets, pack};
 use crate::residency::{Choice, stays};
 use crate::simulate::{Timeline, timeline};
-use crate::stay::{Level, Stay, load_curve};
+use crate::stay::{Arrival, Level, Stay, load_curve};
 use berth_ir::lifetime::{Lifetimes, TensorId};
 use berth_ir::program::{Bound, Kind, Mode, Program};
 use berth_ir::target::Target;
 use berth_ir::units::{Bytes, Nanos};
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 /// Steps that a simulation looks at: two to fill the pipeline, two to take the mean of, one between.
@@ -30,6 +31,12 @@ const AHEAD_MAX: u64 = 64;
 
 /// Addresses that are looked for, each time with one stay more brought late, before a choice is given up.
 const REPAIRS_MAX: usize = 4;
+
+/// What is no weight is placed apart where it takes no more than this part of the room: two per cent.
+const VALUES_PART: u64 = 50;
+
+/// Times that the interval about the best window is halved.
+const REFINEMENTS: usize = 4;
 
 /// Gaps between uses that are tried one by one; models share few weights.
 const KEPT_GAPS_MAX: usize = 64;
@@ -146,21 +153,20 @@ struct Site<'a> {
     lifetimes: &'a Lifetimes,
     machine: Machine<'a>,
     mode: Mode,
+    /// The last addresses of what is no weight: most choices differ in weights alone.
+    values: RefCell<Option<(Vec<Stay>, Offsets)>>,
 }
 
 /// Makes the best program found for a target.
 pub fn plan(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Plan, PlanError> {
     let site = Site::new(lifetimes, target, mode)?;
     let base = site.base().map_err(|room| PlanError::NoRoom(Box::new(room)))?;
-    let mut best: Option<Tried> = None;
-    for choice in site.candidates(&base) {
-        best = site.better(best, choice);
-    }
+    let mut best = site.search(&base);
     let kept = best.as_ref().map(|b| site.keep_between_uses(b.choice.clone()));
     if let Some(kept) = kept.filter(|kept| best.as_ref().is_some_and(|b| b.choice != *kept)) {
         best = site.better(best, kept);
     }
-    // The base fits, and it is the first candidate: there is a best.
+    // The base fits, and it is the first that is tried: there is a best.
     let Tried { placed, program, timeline, .. } = best.ok_or(PlanError::Empty)?;
     Ok(summary(&site, &placed.stays, program, timeline))
 }
@@ -168,7 +174,7 @@ pub fn plan(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Plan, 
 /// Makes the program of one choice; nothing where it does not fit.
 pub(crate) fn plan_choice(lifetimes: &Lifetimes, target: &Target, mode: Mode, choice: &Choice) -> Option<Plan> {
     let site = Site::new(lifetimes, target, mode).ok()?;
-    let placed = site.fits(choice)?;
+    let placed = site.fits_in(choice, site.room())?;
     let program = site.emit(&placed);
     let timeline = timeline(target, &program, steps(mode));
     Some(summary(&site, &placed.stays, program, timeline))
@@ -177,7 +183,7 @@ pub(crate) fn plan_choice(lifetimes: &Lifetimes, target: &Target, mode: Mode, ch
 /// Makes the program of given stays; nothing where they do not fit.
 pub(crate) fn plan_stays(lifetimes: &Lifetimes, target: &Target, mode: Mode, stays: Vec<Stay>) -> Option<Plan> {
     let site = Site::new(lifetimes, target, mode).ok()?;
-    let placed = site.place(stays, site.room()).filter(|p| p.device.height <= site.room())?;
+    let placed = site.place(stays, site.room(), false).filter(|p| p.device.height <= site.room())?;
     let program = site.emit(&placed);
     let timeline = timeline(target, &program, steps(mode));
     Some(summary(&site, &placed.stays, program, timeline))
@@ -188,7 +194,7 @@ pub fn extremes(lifetimes: &Lifetimes, target: &Target) -> Result<(Least, u64), 
     let site = Site::new(lifetimes, target, Mode::Loop)?;
     let mut all = Choice::least(lifetimes);
     all.pinned = site.weights();
-    let full = site.place(stays(lifetimes, &site.machine, &all), 0).map_or(u64::MAX, |p| p.device.height);
+    let full = site.place(stays(lifetimes, &site.machine, &all), 0, false).map_or(u64::MAX, |p| p.device.height);
     Ok((site.least(), full))
 }
 
@@ -224,7 +230,7 @@ fn summary(site: &Site, stays: &[Stay], program: Program, timeline: Timeline) ->
     let program = with_facts(site.machine.target, program);
     let weight = |s: &&Stay| lifetimes.tensor(s.tensor).kind == Kind::Weight && s.level == Level::Device;
     let bytes = |keep: &dyn Fn(&&Stay) -> bool| stays.iter().filter(|s| keep(s)).map(|s| s.bytes).sum();
-    let returns = |s: &&Stay| matches!(s.arrives, crate::stay::Arrival::Stay { .. });
+    let returns = |s: &&Stay| matches!(s.arrives, Arrival::Stay { .. });
     Plan {
         resident: bytes(&|s| weight(s) && s.forever),
         streamed: bytes(&|s| weight(s) && !s.forever),
@@ -239,7 +245,7 @@ impl<'a> Site<'a> {
         if lifetimes.tasks.is_empty() {
             return Err(PlanError::Empty);
         }
-        Ok(Site { lifetimes, machine: Machine::of(target)?, mode })
+        Ok(Site { lifetimes, machine: Machine::of(target)?, mode, values: RefCell::new(None) })
     }
 
     fn weights(&self) -> Vec<bool> {
@@ -251,9 +257,12 @@ impl<'a> Site<'a> {
     }
 
     /// Addresses in both memories; nothing where the lower one is too small. Packing goes on until it is within `room`.
-    fn place(&self, stays: Vec<Stay>, room: u64) -> Option<Placed> {
+    /// With `apart`, weights are placed without looking at the rest where that is little: much quicker, a little higher.
+    fn place(&self, stays: Vec<Stay>, room: u64, apart: bool) -> Option<Placed> {
         let at = |level: Level| stays.iter().filter(|s| s.level == level).collect::<Vec<_>>();
-        let device = pack(&at(Level::Device), self.positions(), self.machine.device.alignment, room);
+        let device = at(Level::Device);
+        let whole = || pack(&device, self.positions(), self.machine.device.alignment, room);
+        let device = if apart { self.apart(&device, room) } else { None }.unwrap_or_else(whole);
         let lower = match self.machine.lower {
             Some(tier) => {
                 let lower = pack(&at(Level::Lower), self.positions(), tier.alignment, tier.room().0);
@@ -264,32 +273,71 @@ impl<'a> Site<'a> {
         Some(Placed { stays, device, lower })
     }
 
+    /// Whether a stay is a weight's.
+    fn is_weight(&self, stay: &Stay) -> bool {
+        stay.arrives != Arrival::Scratch && self.lifetimes.tensor(stay.tensor).kind == Kind::Weight
+    }
+
+    /// Addresses with everything but weights above the weights, where that is next to nothing: then weights can be placed
+    /// without looking at the rest, of which there is much more.
+    fn apart(&self, stays: &[&Stay], room: u64) -> Option<Offsets> {
+        let (weights, values): (Vec<&Stay>, Vec<&Stay>) = stays.iter().copied().partition(|s| self.is_weight(s));
+        let values = self.values_apart(&values, room)?;
+        let grain = self.machine.device.alignment;
+        let weights = pack(&weights, self.positions(), grain, room.saturating_sub(values.height));
+        let floor = weights.height.next_multiple_of(grain);
+        let height = floor + values.height;
+        let (mut weights, mut values) = (weights.at.into_iter(), values.at.into_iter());
+        let at = stays.iter().map(|s| match self.is_weight(s) {
+            true => weights.next().unwrap_or(0),
+            false => floor + values.next().unwrap_or(0),
+        });
+        Some(Offsets { at: at.collect(), height })
+    }
+
+    /// Addresses of what is no weight, among itself; nothing where it is more than a small part of the room.
+    fn values_apart(&self, values: &[&Stay], room: u64) -> Option<Offsets> {
+        let mut cache = self.values.borrow_mut();
+        let known = cache.as_ref().is_some_and(|(stays, _)| stays.iter().eq(values.iter().copied()));
+        if !known {
+            let offsets = pack(values, self.positions(), self.machine.device.alignment, 0);
+            *cache = Some((values.iter().copied().cloned().collect(), offsets));
+        }
+        let (_, offsets) = cache.as_ref()?;
+        (offsets.height <= room / VALUES_PART).then(|| offsets.clone())
+    }
+
     /// What the device has, in whole grains of its alignment: a few bytes more change nothing.
     fn room(&self) -> u64 {
         let (room, grain) = (self.machine.device.room().0, self.machine.device.alignment);
         room / grain * grain
     }
 
-    /// The stays of a choice with addresses, if they fit.
+    /// The stays of a choice with addresses, if they are quickly found to fit.
     fn fits(&self, choice: &Choice) -> Option<Placed> {
-        self.fits_in(choice, self.room())
+        self.fits_so(choice, self.room(), true)
     }
 
-    /// The same for a given room; a quick look at the load curve first.
+    /// The same for a given room, with everything placed together.
     fn fits_in(&self, choice: &Choice, room: u64) -> Option<Placed> {
+        self.fits_so(choice, room, false)
+    }
+
+    /// A quick look at the load curve first.
+    fn fits_so(&self, choice: &Choice, room: u64, apart: bool) -> Option<Placed> {
         let stays = stays(self.lifetimes, &self.machine, choice);
         let load = load_curve(&stays, Level::Device, self.positions(), self.machine.device.alignment);
         if load.iter().any(|l| *l > room) {
             return None;
         }
-        self.repaired(stays, room)
+        self.repaired(stays, room, apart)
     }
 
     /// Addresses within a room. While there are none, what lies highest is brought later, for its task alone, a few times
     /// over: a loop of stays that each meet the next takes one place more when their number is odd.
-    fn repaired(&self, mut stays: Vec<Stay>, room: u64) -> Option<Placed> {
+    fn repaired(&self, mut stays: Vec<Stay>, room: u64, apart: bool) -> Option<Placed> {
         for _ in 0..REPAIRS_MAX {
-            let placed = self.place(stays, room)?;
+            let placed = self.place(stays, room, apart)?;
             if placed.device.height <= room {
                 return Some(placed);
             }
@@ -305,7 +353,14 @@ impl<'a> Site<'a> {
 
     /// The faster of the best so far and a choice, if that fits.
     fn better(&self, best: Option<Tried>, choice: Choice) -> Option<Tried> {
-        let Some(placed) = self.fits(&choice) else { return best };
+        match self.fits(&choice) {
+            Some(placed) => self.faster(best, choice, placed),
+            None => best,
+        }
+    }
+
+    /// The faster of the best so far and a choice that fits so.
+    fn faster(&self, best: Option<Tried>, choice: Choice, placed: Placed) -> Option<Tried> {
         let program = self.emit(&placed);
         let timeline = timeline(self.machine.target, &program, steps(self.mode));
         match best {
@@ -408,7 +463,7 @@ impl<'a> Site<'a> {
             return Some((low, choice, placed));
         }
         let gentlest = Choice::least(self.lifetimes);
-        let placed = self.place(stays(self.lifetimes, &self.machine, &gentlest), 0)?;
+        let placed = self.place(stays(self.lifetimes, &self.machine, &gentlest), 0, false)?;
         let mut best = (placed.device.height, gentlest, placed);
         if !self.machine.can_spill() {
             return Some(best);
@@ -440,7 +495,7 @@ impl<'a> Site<'a> {
         };
         let mut held: Vec<(bool, u64, String)> = Vec::new();
         for stay in placed.stays.iter().filter(here) {
-            let scratch = stay.arrives == crate::stay::Arrival::Scratch;
+            let scratch = stay.arrives == Arrival::Scratch;
             let name = if scratch { "workspace".to_owned() } else { self.lifetimes.tensor(stay.tensor).name.clone() };
             held.push((!scratch && !operands.contains(&stay.tensor), stay.bytes, name));
         }
@@ -460,21 +515,54 @@ impl<'a> Site<'a> {
         }
     }
 
-    /// All choices worth simulating, the base first.
-    fn candidates(&self, base: &Choice) -> Vec<Choice> {
-        let mut all = vec![base.clone()];
+    /// Tries choices, the base first: each order of pinning with each window, then windows about the best one.
+    fn search(&self, base: &Choice) -> Option<Tried> {
+        let mut best = self.faster(None, base.clone(), self.fits_in(base, self.room())?);
         for lowered in self.lowerings(base) {
             let base = Choice { lowered, ..base.clone() };
             // Nothing pinned, as many layers ahead as fit, two at the most.
             let ahead = two_layers(self.lifetimes).into_iter().map(|window| Choice { window, ..base.clone() });
-            all.extend(ahead.into_iter().find(|c| self.fits(c).is_some()));
-            for order in self.pin_orders() {
-                for window in self.windows() {
-                    all.extend(self.most_pinned(&Choice { window, ..base.clone() }, &order));
+            let ahead = ahead.into_iter().find_map(|choice| Some((choice.clone(), self.fits(&choice)?)));
+            if let Some((choice, placed)) = ahead {
+                best = self.faster(best, choice, placed);
+            }
+            let orders = self.pin_orders();
+            let attempt = |best: Option<Tried>, order: usize, window: u64| {
+                let pinned = self.most_pinned(&Choice { window, ..base.clone() }, &orders[order]);
+                let Some((choice, placed)) = pinned else { return (best, None) };
+                let tried = self.faster(None, choice, placed);
+                let step = tried.as_ref().map(|t| t.timeline.step);
+                let faster = step < best.as_ref().map(|b| b.timeline.step) || best.is_none();
+                (if faster { tried } else { best }, step)
+            };
+            let windows = self.windows();
+            for order in 0..orders.len() {
+                let mut found: Option<(Nanos, u64)> = None;
+                for window in &windows {
+                    let (next, step) = attempt(best, order, *window);
+                    best = next;
+                    if let Some(step) = step.filter(|step| found.is_none_or(|(least, _)| *step < least)) {
+                        found = Some((step, *window));
+                    }
+                }
+                // Half way to the neighbours of the fastest, then half of that, and so on.
+                let Some((mut least, mut window)) = found else { continue };
+                let below = windows.iter().rev().find(|w| **w < window).copied().unwrap_or(0);
+                let above = windows.iter().find(|w| **w > window).copied().unwrap_or(window);
+                let (mut down, mut up) = ((window - below) / 2, (above - window) / 2);
+                for _ in 0..REFINEMENTS {
+                    for next in [window.saturating_sub(down), window.saturating_add(up)] {
+                        let (tried, step) = attempt(best, order, next);
+                        best = tried;
+                        if let Some(step) = step.filter(|step| *step < least) {
+                            (least, window) = (step, next);
+                        }
+                    }
+                    (down, up) = (down / 2, up / 2);
                 }
             }
         }
-        all
+        best
     }
 
     /// Which weights are kept in the lower memory: none, or as many as it has room for beside what is put aside.
@@ -484,7 +572,9 @@ impl<'a> Site<'a> {
             (Some(lower), Some(home)) => lower.present_rate() > home.present_rate(),
             _ => false,
         };
-        let (Some(tier), true, Some(placed)) = (self.machine.lower, faster, self.fits(base)) else { return vec![none] };
+        let (Some(tier), true, Some(placed)) = (self.machine.lower, faster, self.fits_in(base, self.room())) else {
+            return vec![none];
+        };
         let mut room = tier.room().0.saturating_sub(placed.lower.height);
         let mut some = none.clone();
         let total = |kept: &[bool]| kept.iter().filter(|k| **k).count();
@@ -510,6 +600,9 @@ impl<'a> Site<'a> {
         for extra in [mean * 2, mean * 4] {
             windows.push(largest + extra);
         }
+        // One and two of the weights that make up most of the bytes: while one is used, the next comes.
+        let bulk = self.bulk();
+        windows.extend([bulk, bulk.saturating_mul(2), bulk.saturating_mul(3)]);
         while window <= all.min(self.room()).min(mean.saturating_mul(AHEAD_MAX)) {
             window = window.saturating_mul(2);
             windows.push(window);
@@ -519,6 +612,20 @@ impl<'a> Site<'a> {
         // A window within an eighth of another tells nothing new.
         windows.dedup_by(|later, earlier| *later - *earlier < *earlier / 8);
         windows
+    }
+
+    /// The size of weight in which the middle byte of all weights lies.
+    fn bulk(&self) -> u64 {
+        let weights = self.lifetimes.tensors.iter().filter(|t| t.kind == Kind::Weight);
+        let mut sizes: Vec<u64> = weights.map(|t| t.bytes).collect();
+        sizes.sort_unstable();
+        let half = sizes.iter().map(|b| u128::from(*b)).sum::<u128>() / 2;
+        let mut sum = 0;
+        let at = sizes.iter().position(|b| {
+            sum += u128::from(*b);
+            sum > half
+        });
+        at.map_or(0, |at| sizes[at])
     }
 
     /// Orders in which weights are pinned: evenly spread and as they come, those first whose copy costs its latency
@@ -560,16 +667,13 @@ impl<'a> Site<'a> {
     }
 
     /// The choice with as many weights pinned, in this order, as fit; then whatever else fits.
-    fn most_pinned(&self, choice: &Choice, order: &[usize]) -> Option<Choice> {
+    fn most_pinned(&self, choice: &Choice, order: &[usize]) -> Option<(Choice, Placed)> {
         let with = |count: usize| {
             let mut pinned = choice.pinned.clone();
             order[..count].iter().for_each(|t| pinned[*t] = true);
             Choice { pinned, ..choice.clone() }
         };
-        let fits_load = |choice: &Choice| {
-            let stays = stays(self.lifetimes, &self.machine, choice);
-            load_curve(&stays, Level::Device, self.positions(), self.machine.device.alignment).into_iter().max()
-        };
+        let fits_load = |choice: &Choice| self.height(&stays(self.lifetimes, &self.machine, choice));
         let under = |c: &Choice| fits_load(c).unwrap_or(0) <= self.room();
         // The load grows with each weight pinned (its stay lengthens), so the most that fits is found by halving.
         let (mut low, mut high) = (0, order.len());
@@ -582,13 +686,16 @@ impl<'a> Site<'a> {
         }
         // Fragments may cost a little more: step back in growing strides until addresses are found too.
         let mut stride = 1;
-        while self.fits(&with(low)).is_none() {
+        let mut placed = loop {
+            if let Some(placed) = self.fits(&with(low)) {
+                break placed;
+            }
             if low == 0 {
                 return None;
             }
             low = low.saturating_sub(stride);
             stride *= 2;
-        }
+        };
         let mut best = with(low);
         // Smaller ones may still fit in what is left: by load, then checked once.
         let mut more = best.clone();
@@ -600,10 +707,29 @@ impl<'a> Site<'a> {
                 slack -= size;
             }
         }
-        if more != best && self.fits(&more).is_some() {
-            best = more;
+        if more != best
+            && let Some(fits) = self.fits(&more)
+        {
+            (best, placed) = (more, fits);
         }
-        Some(best)
+        Some((best, placed))
+    }
+
+    /// The least height that the device could have: the highest load, with what is no weight apart where it would be.
+    fn height(&self, all: &[Stay]) -> Option<u64> {
+        let highest = |stays: &[Stay]| {
+            let load = load_curve(stays, Level::Device, self.positions(), self.machine.device.alignment);
+            load.into_iter().max()
+        };
+        let device = || all.iter().filter(|s| s.level == Level::Device);
+        let values: Vec<&Stay> = device().filter(|s| !self.is_weight(s)).collect();
+        match self.values_apart(&values, self.room()) {
+            None => highest(all),
+            Some(values) => {
+                let weights: Vec<Stay> = device().filter(|s| self.is_weight(s)).cloned().collect();
+                Some(highest(&weights)? + values.height)
+            }
+        }
     }
 
     /// Keeps weights with several uses from one use to the next where that fits, the shortest gaps first.

@@ -3,7 +3,8 @@
 //! Reads:    the program, with its tasks' costs, and the target's rates.
 //! Decides:  nothing; where the program leaves a choice, it takes that of the executor (class, then written order).
 //! Promises: integer nanoseconds, the same every time; one pass over the events.
-//! Why:      discrete events on one server per engine and per link; links of a group share one server.
+//! Why:      discrete events on one server per engine and per link; links of a group share one server. A link's latency
+//!           passes beside its next copy: it delays who waits for the bytes, not the bytes behind.
 
 use berth_ir::Target;
 use berth_ir::program::{Class, Extent, Instruction, Place, Program};
@@ -55,7 +56,10 @@ pub(crate) fn timeline(target: &Target, program: &Program, steps: usize) -> Time
 /// What an instruction occupies, and for how long.
 struct Work {
     server: usize,
+    /// For which it occupies its server.
     time: u64,
+    /// From then until it has ended.
+    latency: u64,
     /// Lower goes first on a link.
     rank: (Class, usize),
     is_run: bool,
@@ -74,7 +78,16 @@ struct World<'p> {
     /// Per step: instances that have not ended.
     open: Vec<usize>,
     servers: Vec<Server>,
-    ends: BinaryHeap<Reverse<(u64, usize)>>,
+    ends: BinaryHeap<Reverse<(u64, What, usize)>>,
+}
+
+/// What happens at a time; of one time, servers are free first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum What {
+    /// An instance has left its server.
+    Leaves,
+    /// An instance has ended.
+    Ends,
 }
 
 #[derive(Default)]
@@ -161,10 +174,14 @@ impl<'p> World<'p> {
         for node in ready {
             self.enter(node, 0);
         }
-        while let Some(Reverse((now, node))) = self.ends.pop() {
+        while let Some(Reverse((now, what, node))) = self.ends.pop() {
             let (step, i) = self.place(node);
             let server = self.work[Self::half(step)][i].server;
-            self.servers[server].busy = false;
+            if what == What::Leaves {
+                self.servers[server].busy = false;
+                self.serve(server, now);
+                continue;
+            }
             let next = std::mem::take(&mut self.next[node]);
             for n in &next {
                 self.settle(*n as usize, now);
@@ -175,7 +192,6 @@ impl<'p> World<'p> {
                     self.settle(n, now);
                 }
             }
-            self.serve(server, now);
         }
     }
 
@@ -201,11 +217,14 @@ impl<'p> World<'p> {
         let Some(Reverse((_, _, node))) = self.servers[server].ready.pop() else { return };
         let (step, i) = self.place(node);
         let start = now.max(self.servers[server].free_at);
-        let end = start.saturating_add(self.work[Self::half(step)][i].time);
+        let work = &self.work[Self::half(step)][i];
+        let left = start.saturating_add(work.time);
+        let end = left.saturating_add(work.latency);
         let s = &mut self.servers[server];
-        (s.busy, s.free_at) = (true, end);
+        (s.busy, s.free_at) = (true, left);
         self.span[node] = (start, end);
-        self.ends.push(Reverse((end, node)));
+        self.ends.push(Reverse((end, What::Ends, node)));
+        self.ends.push(Reverse((left, What::Leaves, node)));
     }
 
     fn report(self, program: &Program, target: &Target) -> Timeline {
@@ -285,7 +304,7 @@ impl<'p> Facts<'p> {
     }
 
     fn work(&self, instruction: &Instruction, order: usize) -> Work {
-        let (server, time, class, is_run) = match instruction {
+        let (server, (time, latency), class, is_run) = match instruction {
             Instruction::Copy { to, from, extent, queue, class, .. } => (
                 self.links.get(queue).copied().unwrap_or(self.caller),
                 self.copy_time(from, to, extent, queue),
@@ -294,14 +313,15 @@ impl<'p> Facts<'p> {
             ),
             Instruction::Run { task, .. } => {
                 let (server, cost) = self.tasks.get(task.as_str()).copied().unwrap_or((0, 0));
-                (server, cost, Class::Demand, true)
+                (server, (cost, 0), Class::Demand, true)
             }
-            _ => (self.caller, 0, Class::Demand, false),
+            _ => (self.caller, (0, 0), Class::Demand, false),
         };
-        Work { server, time, rank: (class, order), is_run }
+        Work { server, time, latency, rank: (class, order), is_run }
     }
 
-    fn copy_time(&self, from: &Place, to: &str, extent: &Extent, queue: &str) -> u64 {
+    /// For how long a copy occupies its link, and how long after that its bytes are there.
+    fn copy_time(&self, from: &Place, to: &str, extent: &Extent, queue: &str) -> (u64, u64) {
         let bytes = match extent {
             Extent::Bytes(a, b) => b - a,
             Extent::Whole | Extent::Rows { .. } => {
@@ -313,13 +333,13 @@ impl<'p> Facts<'p> {
                 source.unwrap_or(target).min(target)
             }
         };
-        let Some(link) = self.target.links.iter().find(|l| l.name == queue) else { return 0 };
+        let Some(link) = self.target.links.iter().find(|l| l.name == queue) else { return (0, 0) };
         if matches!(from, Place::Home) && self.filled.contains(to) {
             // Written out of nothing, as fast as the memory takes it.
             let bandwidth = self.target.tier(&link.to).map(|t| t.bandwidth).unwrap_or_default();
-            return Bytes(bytes).at(bandwidth).0.saturating_add(link.submit.0);
+            return (Bytes(bytes).at(bandwidth).0.saturating_add(link.submit.0), 0);
         }
         let moving = Bytes(bytes).at(link.present_rate());
-        moving.0.saturating_add(link.latency.0).saturating_add(link.submit.0)
+        (moving.0.saturating_add(link.submit.0), link.latency.0)
     }
 }

@@ -518,6 +518,8 @@ impl<'a> Site<'a> {
     /// Tries choices, the base first: each order of pinning with each window, then windows about the best one.
     fn search(&self, base: &Choice) -> Option<Tried> {
         let mut best = self.faster(None, base.clone(), self.fits_in(base, self.room())?);
+        // Once the engine never waits there is nothing to gain.
+        let busy = Nanos(self.lifetimes.tasks.iter().map(|t| t.cost.0).fold(0, u64::saturating_add));
         for lowered in self.lowerings(base) {
             let base = Choice { lowered, ..base.clone() };
             // Nothing pinned, as many layers ahead as fit, two at the most.
@@ -528,6 +530,9 @@ impl<'a> Site<'a> {
             }
             let orders = self.pin_orders();
             let attempt = |best: Option<Tried>, order: usize, window: u64| {
+                if best.as_ref().is_some_and(|b| b.timeline.step <= busy) {
+                    return (best, None);
+                }
                 let pinned = self.most_pinned(&Choice { window, ..base.clone() }, &orders[order]);
                 let Some((choice, placed)) = pinned else { return (best, None) };
                 let tried = self.faster(None, choice, placed);

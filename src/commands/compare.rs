@@ -15,6 +15,8 @@ use serde::Serialize;
 struct Table {
     model: String,
     target: String,
+    /// The memory of the first engine; the peak is its.
+    device: String,
     bound_nanos: u64,
     rows: Vec<Row>,
 }
@@ -36,7 +38,7 @@ impl std::fmt::Display for Table {
                 continue;
             };
             let bytes: u64 = s.traffic.values().sum();
-            let peak = s.peak.values().max().copied().unwrap_or(0);
+            let peak = s.peak.get(&self.device).copied().unwrap_or(0);
             write!(
                 f,
                 "\n{:<12}{:>12}{:>12}{:>14}{:>14}{:>10}",
@@ -75,5 +77,6 @@ pub fn compare(args: &cli::Compare) -> Outcome {
         }
         rows.push(Row { strategy, figures: plan.as_ref().map(figures) });
     }
-    files::print(&Table { model: name, target: target.name.clone(), bound_nanos, rows }, args.format)
+    let (device, target) = (target.device().to_owned(), target.name.clone());
+    files::print(&Table { model: name, target, device, bound_nanos, rows }, args.format)
 }

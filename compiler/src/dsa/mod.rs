@@ -25,7 +25,7 @@ pub struct Buffer {
     pub size: u64,
     /// Its offset is a multiple of this, which is at least 1.
     pub alignment: u64,
-    /// Half-open ranges of time within its life in which it needs no bytes: in order, apart.
+    /// Half-open ranges of time within its life, and not all of it, in which it needs no bytes: in order, apart.
     pub gaps: Vec<(u64, u64)>,
 }
 
@@ -44,7 +44,7 @@ impl Buffer {
             end = *to;
             follows
         });
-        self.lower < self.upper && self.alignment > 0 && gaps_in_order
+        self.alignment > 0 && gaps_in_order && self.active().next().is_some()
     }
 }
 
@@ -80,7 +80,7 @@ pub struct Answer {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// A buffer that breaks what its fields promise.
-    #[error("buffer {0} is empty in time, has alignment 0, or has gaps out of order or outside its life")]
+    #[error("buffer {0} is never alive, has alignment 0, or has gaps out of order or outside its life")]
     Unsound(usize),
     /// Sums that cannot be counted.
     #[error("sizes and alignments add up to more than can be counted")]

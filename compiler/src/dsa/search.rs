@@ -186,6 +186,9 @@ impl<'a> Search<'a> {
             work: 0,
         };
         search.rank(0, n as u32);
+        if !(0..sections).all(|section| search.fits(section)) {
+            search.standing = Standing::Failed;
+        }
         search
     }
 

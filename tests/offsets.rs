@@ -38,6 +38,22 @@ fn gaps_alignments_and_last_times_are_read() {
     assert!(code == 1 && words.contains("8 bytes are alive at one time"), "{words}");
 }
 
+const UNREACHED: &str = "id,lower,upper,size
+0,0,1,4
+1,0,1,1
+2,1,3,1
+3,0,4,1
+4,3,4,1
+5,4,5,2
+6,1,7,4
+7,5,8,1
+8,7,8,2
+9,5,9,1
+10,7,9,2
+11,8,10,3
+12,9,10,3
+";
+
 #[test]
 fn what_has_no_offsets_is_said_to_have_none_or_to_be_open() {
     let folder = Folder::new("offsets-none");

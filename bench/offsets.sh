@@ -10,14 +10,16 @@ berth=${2:-${CARGO_TARGET_DIR:-target}/release/berth}
 reference=$(dirname "$folder")/reference_times.csv
 placed=$(mktemp)
 times=$(mktemp)
-trap 'rm -f "$placed" "$times"' EXIT
-printf '%-12s %8s %10s %10s  %s\n' case buffers seconds reference valid
+said=$(mktemp)
+trap 'rm -f "$placed" "$times" "$said"' EXIT
+printf '%-12s %8s %10s %10s %10s  %s\n' case buffers seconds nodes reference valid
 total=0
 for file in "$folder"/*.csv; do
     name=$(basename "$file" .csv)
     capacity=${name##*.}
     # User and system seconds of one run; `times` prints those of ended children last.
-    sh -c '"$1" offsets "$2" --capacity "$3" >"$4" || exit 0; times >"$5"' - "$berth" "$file" "$capacity" "$placed" "$times"
+    sh -c '"$1" offsets "$2" --capacity "$3" >"$4" || exit 0; times >"$5"' - "$berth" "$file" "$capacity" "$placed" "$times" 2>"$said"
+    nodes=$(sed -n 's/.*nodes: //p' "$said")
     seconds=$(awk 'END { n = split($0, t, /[ms ]+/); print t[1] * 60 + t[2] + t[3] * 60 + t[4] }' "$times")
     # Each pair, slowly and plainly.
     valid=$(awk -F, -v capacity="$capacity" '
@@ -36,7 +38,7 @@ for file in "$folder"/*.csv; do
         NR == 1 { for (i = 1; i <= NF; i++) if ($i == "minimalloc_cpu_s_median3") at = i; next }
         $1 == name { print $at }' "$reference")
     buffers=$(($(wc -l <"$file") - 1))
-    printf '%-12s %8s %10s %10s  %s\n' "${name%%.*}" "$buffers" "$seconds" "${known:--}" "$valid"
+    printf '%-12s %8s %10s %10s %10s  %s\n' "${name%%.*}" "$buffers" "$seconds" "$nodes" "${known:--}" "$valid"
     total=$(echo "$total $seconds" | awk '{ print $1 + $2 }')
 done
 printf '%-12s %8s %10s\n' sum "" "$total"

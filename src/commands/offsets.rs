@@ -12,7 +12,10 @@ pub fn offsets(args: &cli::Offsets) -> Outcome {
         Refused::TooLarge => Failure::bad(error),
     })?;
     match answer.verdict {
-        Verdict::Fits => files::say(buffers::with_offsets(&list, &answer.at).trim_end()),
+        Verdict::Fits => {
+            eprintln!("height: {}; peak load: {}; nodes: {}", answer.height, answer.peak, answer.nodes);
+            files::say(buffers::with_offsets(&list, &answer.at).trim_end())
+        }
         verdict => Err(Failure::unfit(why(verdict, &answer, args))),
     }
 }

@@ -18,6 +18,7 @@ for file in "$folder"/*.csv; do
     name=$(basename "$file" .csv)
     capacity=${name##*.}
     # User and system seconds of one run; `times` prints those of ended children last.
+    : >"$times"
     sh -c '"$1" offsets "$2" --capacity "$3" >"$4" || exit 0; times >"$5"' - "$berth" "$file" "$capacity" "$placed" "$times" 2>"$said"
     nodes=$(sed -n 's/.*nodes: //p' "$said")
     seconds=$(awk 'END { n = split($0, t, /[ms ]+/); print t[1] * 60 + t[2] + t[3] * 60 + t[4] }' "$times")

@@ -34,6 +34,8 @@ pub enum Command {
     Run(Run),
     /// List the machines that are known, or print one
     Targets(Targets),
+    /// Give each buffer of a list an offset, so that those alive together share no byte
+    Offsets(Offsets),
     /// Make the absent weights of a weightless export from a seed
     SeedWeights(SeedWeights),
 }
@@ -277,6 +279,25 @@ pub enum Numerics {
 pub struct Targets {
     /// Print this one as RON
     pub name: Option<String>,
+}
+
+/// `berth offsets`.
+#[derive(Debug, Args)]
+pub struct Offsets {
+    /// The buffers: a CSV with columns `id`, `lower`, `upper` and `size`
+    ///
+    /// A buffer is alive from `lower` until before `upper`. Columns `alignment` and `gaps` (such as `3-5 8-9`: times at
+    /// which it needs no bytes) are read where there are any; `start` or `begin` is `lower`, and `end` is the last time
+    /// instead of the one after. Other columns are kept.
+    pub file: PathBuf,
+    /// Bytes that all must lie within
+    #[arg(long, value_name = "N")]
+    pub capacity: u64,
+    /// How much work a search may do: buffers looked at, never seconds
+    ///
+    /// The default is some twenty seconds' work.
+    #[arg(long, value_name = "N", default_value_t = 4_000_000_000)]
+    pub effort: u64,
 }
 
 /// `berth seed-weights`.

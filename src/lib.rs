@@ -1,6 +1,7 @@
 //! What the `berth` command does, apart from its words: files of arrays, comparisons, seeded weights and inputs.
 
 pub mod beside;
+pub mod buffers;
 pub mod cli;
 pub mod commands;
 pub mod compare;

@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => run::compare::compare(&args),
         Command::Run(args) => run::run::run(&args),
         Command::Targets(args) => run::targets::targets(&args),
+        Command::Offsets(args) => run::offsets::offsets(&args),
         Command::SeedWeights(args) => run::seed_weights::seed_weights(&args),
     };
     match outcome {

@@ -4,6 +4,7 @@ pub mod baseline;
 pub mod buckets;
 pub mod caches;
 pub mod cost;
+pub mod dsa;
 pub mod emit;
 pub mod import;
 pub mod layers;

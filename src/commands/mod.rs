@@ -4,6 +4,7 @@ pub mod compare;
 pub mod compile;
 pub mod diff;
 pub mod inspect;
+pub mod offsets;
 pub mod run;
 pub mod seed_weights;
 pub mod simulate;

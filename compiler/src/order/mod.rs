@@ -22,7 +22,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 /// Effort that commands take: about a second at most, and nothing where the bound is reached at once.
-pub const EFFORT: u64 = 20_000_000;
+pub const EFFORT: u64 = 5_000_000;
 
 /// Parts with more tasks are left to lists and windows: a search that cannot end keeps the work from these.
 const SEARCHED_MAX: usize = 2_000;

@@ -5,6 +5,7 @@ use crate::failure::Failure;
 use crate::npz::Array;
 use berth_compiler::import::{self, Cast, ImportError, Model};
 use berth_compiler::lower::{Lowered, lower};
+use berth_compiler::order::{EFFORT, Ordered, order_after};
 use berth_ir::Target;
 use berth_ir::expr::Binding;
 use berth_ir::graph::{Graph, Stored};
@@ -202,10 +203,21 @@ fn unlike(model: &Model, binding: &Binding, axis: &str) -> String {
     format!("; dim `{}` is {here} in the shape of input `{input}` and {elsewhere} elsewhere", dim.unwrap_or("?"))
 }
 
-/// Lowers a graph for a target.
+/// Lowers a graph for a target, its tasks in the order that holds least: the file's where no other holds less.
 pub fn lowered(graph: &Graph, dims: &Dims, target: &Target) -> Result<Lowered, Failure> {
+    Ok(ordered(graph, dims, target)?.0)
+}
+
+/// The same, with what the order wins.
+pub fn ordered(graph: &Graph, dims: &Dims, target: &Target) -> Result<(Lowered, Ordered), Failure> {
     let files = Files::default();
-    lower(graph, dims, target, &|stored, offset, bytes| files.read(stored, offset, bytes)).map_err(Failure::bad)
+    let read = |stored: &Stored, offset, bytes| files.read(stored, offset, bytes);
+    let mut lowered = lower(graph, dims, target, &read).map_err(Failure::bad)?;
+    let ordered = order_after(&lowered.lifetimes, &lowered.finds(), EFFORT);
+    if ordered.after < ordered.before {
+        lowered.reorder(&ordered.tasks);
+    }
+    Ok((lowered, ordered))
 }
 
 /// Reads parts of stored constants, each file opened once.

@@ -11,6 +11,7 @@ pub mod layers;
 pub mod lower;
 pub mod machine;
 pub mod offset;
+pub mod order;
 pub mod plan;
 pub mod residency;
 pub mod simulate;

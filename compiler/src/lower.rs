@@ -20,7 +20,7 @@ use berth_ir::verify::{ModelFacts, OpFact, TensorFact};
 use berth_ir::{DType, Expr};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// Constants up to this size live in the task's own code, outside the arena: scalars, axes, paddings. Larger ones would
 /// keep identical layers from sharing a session.
@@ -50,6 +50,30 @@ impl Lowered {
         let port = self.inputs.iter().chain(&self.outputs).find(|b| b.name == name);
         let elements = port.map(|b| b.most.iter().fold(1u64, |n, axis| n.saturating_mul(*axis)));
         port.zip(elements).and_then(|(b, n)| b.dtype.bytes(n)).unwrap_or(0)
+    }
+
+    /// Pairs of tasks of which the second needs the first, though it may read nothing of it: the first finds a size that
+    /// the second is bound with.
+    pub fn finds(&self) -> Vec<(usize, usize)> {
+        let mut finder: HashMap<String, usize> = HashMap::new();
+        let mut pairs = Vec::new();
+        for (n, code) in self.codes.iter().enumerate().filter(|(_, code)| code.is_open()) {
+            let dims: BTreeSet<String> = code.inputs.iter().chain(&code.outputs).flat_map(Port::dims).collect();
+            pairs.extend(dims.iter().filter_map(|dim| Some((*finder.get(dim)?, n))));
+            let found: Vec<String> = code.outputs.iter().filter(|p| p.found).flat_map(Port::dims).collect();
+            for dim in found {
+                finder.entry(dim).or_insert(n);
+            }
+        }
+        pairs
+    }
+
+    /// The same model with its tasks in another order: for each place, the place that the task has now. The facts stay
+    /// those of the file: a program is checked against what reads what, not against an order.
+    pub fn reorder(&mut self, order: &[usize]) {
+        assert_eq!(order.len(), self.codes.len(), "an order has each task");
+        self.lifetimes.tasks = order.iter().map(|n| self.lifetimes.tasks[*n].clone()).collect();
+        self.codes = order.iter().map(|n| self.codes[*n].clone()).collect();
     }
 }
 
@@ -99,6 +123,15 @@ impl Port {
     /// Whether the shape or the contents are known in a run only.
     pub fn is_open(&self) -> bool {
         self.shape.iter().any(|axis| axis.as_constant().is_none()) || matches!(self.source, Source::Known { .. })
+    }
+
+    /// The dims that it is bound with.
+    fn dims(&self) -> Vec<String> {
+        let known = match &self.source {
+            Source::Known { elements, .. } => elements.as_slice(),
+            Source::Tensor(_) => &[],
+        };
+        self.shape.iter().chain(known).flat_map(Expr::dims).collect()
     }
 }
 

@@ -26,7 +26,7 @@ pub fn inspect(args: &cli::Inspect) -> Outcome {
     let opened = model::open(&args.file, args.bound.cast)?;
     let dims = model::dims(&args.bound.dims)?;
     let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;
-    let lowered = model::lowered(&graph, &dims, &target)?;
+    let (lowered, ordered) = model::ordered(&graph, &dims, &target)?;
     if args.ir {
         return files::say(berth_ir::lifetime::print(&lowered.lifetimes).trim_end());
     }
@@ -40,6 +40,8 @@ pub fn inspect(args: &cli::Inspect) -> Outcome {
         in_bytes: caches.iter().map(|c| bytes(c.past)).sum(),
         out_bytes: caches.iter().map(|c| bytes(c.present)).sum(),
     };
+    let (file_peak_bytes, peak_bound_bytes) = (ordered.before, ordered.bound.bytes);
+    let report = ModelReport { file_peak_bytes, peak_bound_bytes, ..report };
     files::print(&ModelReport { caches, assumed: graph.assumptions.clone(), ..report }, args.format)
 }
 
@@ -53,6 +55,10 @@ struct ModelReport {
     stored_bytes: u64,
     caches: Caches,
     peak_bytes: u64,
+    /// The peak in the file's order.
+    file_peak_bytes: u64,
+    /// No order has a lower peak.
+    peak_bound_bytes: u64,
     peak_task: String,
     peak_tensors: Vec<(String, u64)>,
     device: String,
@@ -101,6 +107,8 @@ impl ModelReport {
             caches: Caches::default(),
             reuse: histogram(lifetimes),
             peak_bytes: load.get(peak).copied().unwrap_or(0),
+            file_peak_bytes: 0,
+            peak_bound_bytes: 0,
             peak_task: lifetimes.tasks.get(peak).map_or(String::new(), |t| t.name.clone()),
             peak_tensors: alive.into_iter().take(6).collect(),
             device: device.to_owned(),
@@ -141,7 +149,8 @@ fn held(all: &[(String, u64)]) -> String {
 impl std::fmt::Display for ModelReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let human = |b: u64| Bytes(b).human();
-        writeln!(f, "{}: {} tasks in file order", self.model, self.tasks)?;
+        let reordered = self.peak_bytes < self.file_peak_bytes;
+        writeln!(f, "{}: {} tasks in {} order", self.model, self.tasks, if reordered { "another" } else { "file" })?;
         for (kind, bytes) in &self.totals {
             let stored = format!(", from {} of files", human(self.stored_bytes));
             let stored = if kind == "weight" { stored } else { String::new() };
@@ -163,6 +172,9 @@ impl std::fmt::Display for ModelReport {
             self.peak_task,
             held(&self.peak_tensors)
         )?;
+        let file = human(self.file_peak_bytes);
+        let file = if reordered { format!("{file} in the file's order, ") } else { String::new() };
+        writeln!(f, "              {file}bound {} in any order", human(self.peak_bound_bytes))?;
         writeln!(f, "  everything  {} of {} holds all of it", human(self.full_bytes), self.device)?;
         let how = if self.least_spills { "with activations put aside" } else { "with activations staying" };
         write!(

@@ -1,0 +1,249 @@
+//! Chooses the order of tasks: the one that holds least at its fullest.
+//!
+//! Reads:    lifetimes (what tasks use, what each tensor and each workspace takes).
+//! Decides:  a permutation of the tasks; tensors and the tasks themselves stay as they are.
+//! Promises: an order that keeps every dependency; its peak, as `Lifetimes::load` counts it, is never above the given
+//!           order's, and where it is the same the given order stays; a bound that no order goes below, with its witness.
+//!           The same input gives the same order; effort is counted in work.
+//! Why:      everything downstream (what stays, what streams, what is put aside) has what this leaves. Tasks which are
+//!           before or after every other cut the step into parts that are solved apart; each part takes the best of some
+//!           lists, then of an exact search; where that would take too much, windows around the fullest task are searched.
+//!           Only parts that set the peak are touched, as nothing is won elsewhere.
+
+mod bound;
+mod lists;
+mod net;
+mod search;
+
+use berth_ir::lifetime::{Lifetimes, TensorId};
+use net::{Piece, Profile};
+use search::{Found, search};
+use std::collections::HashMap;
+use std::ops::Range;
+
+/// Effort that commands take: about a second at most, and nothing where the bound is reached at once.
+pub const EFFORT: u64 = 5_000_000;
+
+/// Parts with more tasks are left to lists and windows: a search that cannot end keeps the work from these.
+const SEARCHED_MAX: usize = 2_000;
+
+/// Tasks of the windows that are searched, one size after the other.
+const WINDOWS: [usize; 3] = [16, 32, 64];
+
+/// Of the effort that is left, the part that one window takes at most.
+const WINDOW_PART: u64 = 16;
+
+/// Lifetimes in their new order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ordered {
+    /// The given ones with their tasks permuted.
+    pub lifetimes: Lifetimes,
+    /// For each place in the new order, the task's place in the given one.
+    pub tasks: Vec<usize>,
+    /// Most bytes held in the given order.
+    pub before: u64,
+    /// Most bytes held in this order.
+    pub after: u64,
+    /// What any order holds.
+    pub bound: Bound,
+}
+
+/// Bytes that every order holds at some time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// So many.
+    pub bytes: u64,
+    /// Why.
+    pub witness: Witness,
+}
+
+/// What shows that a bound is one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Witness {
+    /// There are no tasks.
+    Empty,
+    /// While a task runs these must be held: each is used by it or before it, and by it or after it, in any order.
+    Task {
+        /// The task.
+        name: String,
+        /// What is held beside its workspace.
+        tensors: Vec<TensorId>,
+    },
+    /// Every order of these tasks has been tried: they run in one go, as all others are before or after them.
+    Searched {
+        /// Their names, in the order that holds least.
+        tasks: Vec<String>,
+    },
+}
+
+/// Orders the tasks of lifetimes.
+pub fn order(lifetimes: &Lifetimes, effort: u64) -> Ordered {
+    order_after(lifetimes, &[], effort)
+}
+
+/// The same, where tasks need others beside what tensors say: pairs of places, of which the first stays before the second.
+pub fn order_after(lifetimes: &Lifetimes, after: &[(usize, usize)], effort: u64) -> Ordered {
+    let (whole, ids) = Piece::whole(lifetimes, after);
+    let given: Vec<u32> = (0..whole.len() as u32).collect();
+    let before = whole.profile(&given).peak(0..whole.len());
+    let Some((task, forced)) = bound::forced(&whole) else {
+        let bound = Bound { bytes: 0, witness: Witness::Empty };
+        return Ordered { lifetimes: lifetimes.clone(), tasks: Vec::new(), before: 0, after: 0, bound };
+    };
+    let mut ordering = Ordering::new(&whole, given, forced, effort);
+    if before > forced {
+        ordering.parts();
+        ordering.improve();
+    }
+    if ordering.profile.peak(0..whole.len()) == before {
+        ordering.put(0..whole.len(), (0..whole.len() as u32).collect());
+    }
+    let tasks: Vec<usize> = ordering.order.iter().map(|task| *task as usize).collect();
+    let name = |task: u32| lifetimes.tasks[task as usize].name.clone();
+    let witness = match ordering.proved {
+        Some(part) => Witness::Searched { tasks: ordering.order[part].iter().map(|task| name(*task)).collect() },
+        None => {
+            let tensors = bound::held_at(&whole, task).into_iter().map(|t| TensorId(ids[t as usize])).collect();
+            Witness::Task { name: name(task), tensors }
+        }
+    };
+    let small = |bytes: u128| u64::try_from(bytes).unwrap_or(u64::MAX);
+    let mut ordered = lifetimes.clone();
+    ordered.tasks = tasks.iter().map(|task| lifetimes.tasks[*task].clone()).collect();
+    let after = ordering.profile.peak(0..tasks.len());
+    assert!(forced <= ordering.floor && ordering.floor <= after && after <= before, "a bound is one");
+    let bound = Bound { bytes: small(ordering.floor), witness };
+    Ordered { lifetimes: ordered, tasks, before: small(before), after: small(after), bound }
+}
+
+/// An order in the making.
+struct Ordering<'a> {
+    whole: &'a Piece,
+    order: Vec<u32>,
+    /// Where each task stands.
+    place: Vec<u32>,
+    profile: Profile,
+    /// Ranges of places that hold the same tasks in every order.
+    parts: Vec<Range<usize>>,
+    /// No order holds less.
+    floor: u128,
+    /// The part of which a search showed that.
+    proved: Option<Range<usize>>,
+    effort: u64,
+    /// What searches found for pieces, floors and limits: a layer that is repeated is searched once.
+    known: HashMap<(Piece, u128, u128), Found>,
+}
+
+impl<'a> Ordering<'a> {
+    fn new(whole: &'a Piece, order: Vec<u32>, floor: u128, effort: u64) -> Ordering<'a> {
+        let profile = whole.profile(&order);
+        let cuts: Vec<usize> = (0..).zip(whole.cuts()).filter(|(_, cut)| *cut).map(|(n, _)| n).collect();
+        let parts = cuts.windows(2).map(|w| w[0]..w[1]).collect();
+        let (place, known) = (order.clone(), HashMap::new());
+        Ordering { whole, order, place, profile, parts, floor, proved: None, effort, known }
+    }
+
+    /// Gives each part the best of the lists, as far as it needs one: where the given order holds no more than what some
+    /// other part must hold with any list, it stays.
+    fn parts(&mut self) {
+        let lists = lists::lists(self.whole);
+        let profiles: Vec<Profile> = lists.iter().map(|order| self.whole.profile(order)).collect();
+        let best = |part: &Range<usize>| {
+            let all = profiles.iter().enumerate().map(|(n, profile)| (profile.peak(part.clone()), n));
+            all.min().unwrap_or((u128::MAX, 0))
+        };
+        let best: Vec<(u128, usize)> = self.parts.iter().map(best).collect();
+        let given = self.parts.iter().map(|part| self.profile.peak(part.clone()));
+        let needed = given.zip(&best).map(|(given, best)| given.min(best.0)).max().unwrap_or(0);
+        for (part, (peak, list)) in self.parts.clone().into_iter().zip(best) {
+            if self.profile.peak(part.clone()) > needed && peak <= needed {
+                self.put(part.clone(), lists[list][part].to_vec());
+            }
+        }
+    }
+
+    /// Puts these tasks at a range of places where they stand already in another order.
+    fn put(&mut self, range: Range<usize>, tasks: Vec<u32>) {
+        self.order[range.clone()].copy_from_slice(&tasks);
+        for (place, task) in range.clone().zip(&tasks) {
+            self.place[*task as usize] = place as u32;
+        }
+        let piece = self.whole.cut(&self.order, &self.place, &self.profile, range.clone());
+        let profile = piece.profile(&(0..piece.len() as u32).collect::<Vec<_>>());
+        self.profile.held[range.clone()].copy_from_slice(&profile.held);
+        self.profile.live[range.clone()].copy_from_slice(&profile.live[..range.len()]);
+    }
+
+    /// Lowers the fullest part for as long as one can.
+    fn improve(&mut self) {
+        // Ends: each round lowers the part that is fullest, and there are finitely many peaks and much less effort.
+        while self.effort > 0 {
+            let peaks = self.parts.iter().map(|part| (self.profile.peak(part.clone()), std::cmp::Reverse(part.start)));
+            let Some((peak, start)) = peaks.max() else { return };
+            if peak <= self.floor {
+                return;
+            }
+            let part = self.parts.iter().find(|part| part.start == start.0).cloned().unwrap_or(0..0);
+            if !self.search_part(&part) && !self.search_windows(&part) {
+                return;
+            }
+        }
+    }
+
+    /// Searches a part; says whether it is lower now. What a search that ended shows is a bound.
+    fn search_part(&mut self, part: &Range<usize>) -> bool {
+        if part.len() > SEARCHED_MAX {
+            return false;
+        }
+        let peak = self.profile.peak(part.clone());
+        let found = self.searched(part, peak, self.effort / 2);
+        let least = found.order.as_ref().map_or(peak, |(_, peak)| *peak);
+        let lower = self.take(part, &found);
+        if found.exact && least > self.floor {
+            (self.floor, self.proved) = (least, Some(part.clone()));
+        }
+        lower
+    }
+
+    /// Searches windows around the fullest places of a part; says whether the part is lower now.
+    fn search_windows(&mut self, part: &Range<usize>) -> bool {
+        let peak = self.profile.peak(part.clone());
+        'places: while let Some(at) = part.clone().find(|at| self.profile.held[*at] >= peak) {
+            for size in WINDOWS {
+                let window = at.saturating_sub(size / 2).max(part.start)..(at + size / 2).min(part.end);
+                let found = self.searched(&window, peak, self.effort / WINDOW_PART);
+                if self.take(&window, &found) {
+                    continue 'places;
+                }
+                if self.effort == 0 || window == *part {
+                    return false;
+                }
+            }
+            return false;
+        }
+        true
+    }
+
+    /// What a search finds for a range of places, remembered for ranges that are alike.
+    fn searched(&mut self, range: &Range<usize>, limit: u128, work: u64) -> Found {
+        let piece = self.whole.cut(&self.order, &self.place, &self.profile, range.clone());
+        self.effort = self.effort.saturating_sub(range.len() as u64);
+        let key = (piece, self.floor, limit);
+        if let Some(found) = self.known.get(&key) {
+            return found.clone();
+        }
+        let mut left = work;
+        let found = search(&key.0, self.floor, limit, &mut left);
+        self.effort = self.effort.saturating_sub(work - left);
+        self.known.insert(key, found.clone());
+        found
+    }
+
+    /// Takes what a search found; says whether it found something.
+    fn take(&mut self, range: &Range<usize>, found: &Found) -> bool {
+        let Some((order, _)) = &found.order else { return false };
+        let tasks = order.iter().map(|task| self.order[range.start + *task as usize]).collect();
+        self.put(range.clone(), tasks);
+        true
+    }
+}

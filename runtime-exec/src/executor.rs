@@ -302,9 +302,21 @@ fn bind<E: Engine>(
     let session = engine.prepare(&ports.code)?;
     let (mut places, mut known) = (Vec::new(), Vec::new());
     let operands = ports.inputs.iter().chain(&ports.outputs);
+    let count = ports.code.ports().count();
+    let described = ports.open.as_ref().is_none_or(|shapes| shapes.len() == count);
+    if operands.clone().count() != count || ports.inputs.len() != ports.code.inputs.len() || !described {
+        return Err(mismatch(
+            &item.name,
+            count,
+            "its operands or their shapes are not as many as its ports".to_owned(),
+        ));
+    }
     for (n, (port, operand)) in ports.code.ports().zip(operands).enumerate() {
         let access = match operand {
             Operand::Access(access) => access,
+            Operand::Known(_) if ports.open.is_none() => {
+                return Err(mismatch(&item.name, n, "it is worked out for each run, and no shapes say so".to_owned()));
+            }
             Operand::Known(_) => {
                 // In words of eight bytes, so that it is aligned for every type.
                 known.push(vec![0u64; port.bytes().unwrap_or(0).div_ceil(8).max(1) as usize]);

@@ -99,6 +99,7 @@ fn steady(lifetimes: &Lifetimes, residences: &[(TensorId, Vec<i64>)], period: i6
         uses,
         fetched: false,
         bytes: lifetimes.tensor(tensor).bytes,
+        part: None,
     };
     let kept = forever.iter().map(|t| stay(*t, true, 0, period - 1, all_uses[t.index()].clone()));
     let mut all: Vec<Stay> = kept.collect();

@@ -236,7 +236,7 @@ impl Emitter<'_> {
         Berth {
             name: self.names[i].berth.clone(),
             tensor,
-            part: None,
+            part: stay.part,
             arena: self.tier(stay.level),
             offset: self.offsets[i],
             bytes: stay.bytes,
@@ -353,19 +353,15 @@ impl Emitter<'_> {
     fn run(&self, position: usize, stays: &[usize]) -> Instruction {
         let task = &self.lifetimes.tasks[position];
         let scratch = |i: &&usize| self.stays[**i].arrives == Arrival::Scratch;
-        let find = |tensor| {
-            let mut here = stays.iter().filter(|i| !scratch(i));
-            here.find(|i| self.stays[**i].tensor == tensor).copied()
+        // Parts of a stay stand one behind the other, in order.
+        let parts = |tensor| -> Vec<usize> {
+            let here = stays.iter().filter(|i| !scratch(i) && self.stays[**i].tensor == tensor);
+            here.copied().collect()
         };
-        let bound: Vec<usize> = task
-            .reads
-            .iter()
-            .chain(&task.writes)
-            .filter_map(|t| find(*t))
-            .chain(stays.iter().filter(scratch).copied())
-            .collect();
+        let operands = task.reads.iter().chain(&task.writes).map(|t| parts(*t)).filter(|p| !p.is_empty());
+        let bound: Vec<Vec<usize>> = operands.chain(stays.iter().filter(scratch).map(|i| vec![*i])).collect();
         let mut after = Vec::new();
-        for &i in &bound {
+        for &i in bound.iter().flatten() {
             let stay = &self.stays[i];
             match stay.arrives {
                 Arrival::Run(p) if p != position => {}
@@ -380,9 +376,14 @@ impl Emitter<'_> {
         Instruction::Run {
             name: self.runs[position].clone(),
             task: task.name.clone(),
-            berths: bound.iter().map(|i| self.names[*i].berth.clone()).collect(),
+            berths: bound.iter().map(|parts| self.joined(parts)).collect(),
             after: tidy(after),
         }
+    }
+
+    /// The berths of parts, as a run binds them.
+    fn joined(&self, parts: &[usize]) -> String {
+        parts.iter().map(|i| self.names[*i].berth.as_str()).collect::<Vec<_>>().join(" + ")
     }
 
     /// What must have ended before a stay's bytes may be read.

@@ -16,5 +16,6 @@ pub mod plan;
 pub mod residency;
 pub mod simulate;
 pub mod stay;
+pub mod stream;
 pub mod task_model;
 pub mod twins;

@@ -15,6 +15,7 @@ use crate::offset::{Offsets, pack};
 use crate::residency::{Choice, stays};
 use crate::simulate::{Timeline, timeline};
 use crate::stay::{Arrival, Level, Stay, load_curve};
+use crate::stream::{place, streams};
 use berth_ir::lifetime::{Lifetimes, TensorId};
 use berth_ir::program::{Bound, Kind, Mode, Program};
 use berth_ir::target::Target;
@@ -25,15 +26,12 @@ use std::collections::BTreeSet;
 /// Steps that a simulation looks at: two to fill the pipeline, two to take the mean of, one between.
 pub const STEPS: usize = 5;
 
-/// Weights that wait together, at most, in the windows that are tried: about nine layers of a decoder. More of them hide
-/// nothing more, and each costs as much work as it has neighbours.
-const AHEAD_MAX: u64 = 64;
+/// The least room for what comes early, as a part of a typical weight, and how many times it is doubled at most.
+const LEAD_PART: u64 = 64;
+const WINDOWS_MAX: usize = 14;
 
 /// Addresses that are looked for, each time with one stay more brought late, before a choice is given up.
 const REPAIRS_MAX: usize = 4;
-
-/// What is no weight is placed apart where it takes no more than this part of the room: two per cent.
-const VALUES_PART: u64 = 50;
 
 /// Times that the interval about the best window is halved.
 const REFINEMENTS: usize = 4;
@@ -183,7 +181,7 @@ pub(crate) fn plan_choice(lifetimes: &Lifetimes, target: &Target, mode: Mode, ch
 /// Makes the program of given stays; nothing where they do not fit.
 pub(crate) fn plan_stays(lifetimes: &Lifetimes, target: &Target, mode: Mode, stays: Vec<Stay>) -> Option<Plan> {
     let site = Site::new(lifetimes, target, mode).ok()?;
-    let placed = site.place(stays, site.room(), false).filter(|p| p.device.height <= site.room())?;
+    let placed = site.place(stays, site.room()).filter(|p| p.device.height <= site.room())?;
     let program = site.emit(&placed);
     let timeline = timeline(target, &program, steps(mode));
     Some(summary(&site, &placed.stays, program, timeline))
@@ -194,7 +192,7 @@ pub fn extremes(lifetimes: &Lifetimes, target: &Target) -> Result<(Least, u64), 
     let site = Site::new(lifetimes, target, Mode::Loop)?;
     let mut all = Choice::least(lifetimes);
     all.pinned = site.weights();
-    let full = site.place(stays(lifetimes, &site.machine, &all), 0, false).map_or(u64::MAX, |p| p.device.height);
+    let full = site.place(stays(lifetimes, &site.machine, &all), 0).map_or(u64::MAX, |p| p.device.height);
     Ok((site.least(), full))
 }
 
@@ -256,55 +254,70 @@ impl<'a> Site<'a> {
         self.lifetimes.tasks.len()
     }
 
-    /// Addresses in both memories; nothing where the lower one is too small. Packing goes on until it is within `room`.
-    /// With `apart`, weights are placed without looking at the rest where that is little: much quicker, a little higher.
-    fn place(&self, stays: Vec<Stay>, room: u64, apart: bool) -> Option<Placed> {
-        let at = |level: Level| stays.iter().filter(|s| s.level == level).collect::<Vec<_>>();
-        let device = at(Level::Device);
-        let whole = || pack(&device, self.positions(), self.machine.device.alignment, room);
-        let device = if apart { self.apart(&device, room) } else { None }.unwrap_or_else(whole);
-        let lower = match self.machine.lower {
-            Some(tier) => {
-                let lower = pack(&at(Level::Lower), self.positions(), tier.alignment, tier.room().0);
-                (lower.height <= tier.room().0).then_some(lower)?
-            }
-            None => Offsets { at: Vec::new(), height: 0 },
-        };
+    /// Addresses in both memories, all stays together; nothing where the lower one is too small. Packing goes on until it
+    /// is within `room`.
+    fn place(&self, stays: Vec<Stay>, room: u64) -> Option<Placed> {
+        let device: Vec<&Stay> = stays.iter().filter(|s| s.level == Level::Device).collect();
+        let device = pack(&device, self.positions(), self.machine.device.alignment, room);
+        let lower = self.lower(&stays)?;
         Some(Placed { stays, device, lower })
     }
 
-    /// Whether a stay is a weight's.
-    fn is_weight(&self, stay: &Stay) -> bool {
-        stay.arrives != Arrival::Scratch && self.lifetimes.tensor(stay.tensor).kind == Kind::Weight
+    /// Addresses in the lower memory; nothing where it is too small.
+    fn lower(&self, stays: &[Stay]) -> Option<Offsets> {
+        let stays: Vec<&Stay> = stays.iter().filter(|s| s.level == Level::Lower).collect();
+        let Some(tier) = self.machine.lower else { return Some(Offsets { at: Vec::new(), height: 0 }) };
+        let lower = pack(&stays, self.positions(), tier.alignment, tier.room().0);
+        (lower.height <= tier.room().0).then_some(lower)
     }
 
-    /// Addresses with everything but weights above the weights, where that is next to nothing: then weights can be placed
-    /// without looking at the rest, of which there is much more.
-    fn apart(&self, stays: &[&Stay], room: u64) -> Option<Offsets> {
-        let (weights, values): (Vec<&Stay>, Vec<&Stay>) = stays.iter().copied().partition(|s| self.is_weight(s));
-        let values = self.values_apart(&values, room)?;
-        let grain = self.machine.device.alignment;
-        let weights = pack(&weights, self.positions(), grain, room.saturating_sub(values.height));
-        let floor = weights.height.next_multiple_of(grain);
-        let height = floor + values.height;
-        let (mut weights, mut values) = (weights.at.into_iter(), values.at.into_iter());
-        let at = stays.iter().map(|s| match self.is_weight(s) {
-            true => weights.next().unwrap_or(0),
-            false => floor + values.next().unwrap_or(0),
-        });
-        Some(Offsets { at: at.collect(), height })
-    }
-
-    /// Addresses of what is no weight, among itself; nothing where it is more than a small part of the room.
-    fn values_apart(&self, values: &[&Stay], room: u64) -> Option<Offsets> {
-        let mut cache = self.values.borrow_mut();
-        let known = cache.as_ref().is_some_and(|(stays, _)| stays.iter().eq(values.iter().copied()));
-        if !known {
-            let offsets = pack(values, self.positions(), self.machine.device.alignment, 0);
-            *cache = Some((values.iter().copied().cloned().collect(), offsets));
+    /// Addresses for a choice: what never leaves lies below, then what tasks write, and what streams goes where it can be
+    /// brought soonest.
+    fn fits(&self, choice: &Choice) -> Option<Placed> {
+        let stays = stays(self.lifetimes, &self.machine, &Choice { window: 0, ..choice.clone() });
+        let (room, grain) = (self.room(), self.machine.device.alignment);
+        let load = load_curve(&stays, Level::Device, self.positions(), grain);
+        if load.iter().any(|l| *l > room) {
+            return None;
         }
-        let (_, offsets) = cache.as_ref()?;
-        (offsets.height <= room / VALUES_PART).then(|| offsets.clone())
+        let mut at = vec![0; stays.len()];
+        let mut floor = 0u64;
+        for (stay, at) in stays.iter().zip(&mut at).filter(|(s, _)| s.forever && s.level == Level::Device) {
+            *at = floor;
+            floor += stay.bytes.next_multiple_of(grain);
+        }
+        let own = |s: &&Stay| s.level == Level::Device && !s.forever && !streams(s);
+        let values = self.values(&stays.iter().filter(own).collect::<Vec<_>>());
+        let placed = stays.iter().zip(&mut at).filter(|(s, _)| own(s));
+        placed.zip(&values.at).for_each(|((_, at), offset)| *at = floor + offset);
+        let lower = self.lower(&stays)?;
+        if floor + values.height > room {
+            return None;
+        }
+        let (stays, at) = match stays.iter().any(streams) {
+            true => {
+                let streamed = place(self.lifetimes, &self.machine, &stays, at, floor, room)?;
+                (streamed.stays, streamed.at)
+            }
+            false => (stays, at),
+        };
+        let device = stays.iter().zip(&at).filter(|(s, _)| s.level == Level::Device);
+        let height = device.clone().map(|(s, at)| at + s.bytes).max().unwrap_or(0);
+        let device = Offsets { at: device.map(|(_, at)| *at).collect(), height };
+        Some(Placed { stays, device, lower })
+    }
+
+    /// Addresses of what tasks and the caller write, among itself.
+    fn values(&self, values: &[&Stay]) -> Offsets {
+        let mut cache = self.values.borrow_mut();
+        if let Some((stays, offsets)) = cache.as_ref()
+            && stays.iter().eq(values.iter().copied())
+        {
+            return offsets.clone();
+        }
+        let offsets = pack(values, self.positions(), self.machine.device.alignment, 0);
+        *cache = Some((values.iter().copied().cloned().collect(), offsets.clone()));
+        offsets
     }
 
     /// What the device has, in whole grains of its alignment: a few bytes more change nothing.
@@ -313,31 +326,21 @@ impl<'a> Site<'a> {
         room / grain * grain
     }
 
-    /// The stays of a choice with addresses, if they are quickly found to fit.
-    fn fits(&self, choice: &Choice) -> Option<Placed> {
-        self.fits_so(choice, self.room(), true)
-    }
-
-    /// The same for a given room, with everything placed together.
+    /// The stays of a choice with everything placed together, if they fit in a room. A quick look at the load first.
     fn fits_in(&self, choice: &Choice, room: u64) -> Option<Placed> {
-        self.fits_so(choice, room, false)
-    }
-
-    /// A quick look at the load curve first.
-    fn fits_so(&self, choice: &Choice, room: u64, apart: bool) -> Option<Placed> {
         let stays = stays(self.lifetimes, &self.machine, choice);
         let load = load_curve(&stays, Level::Device, self.positions(), self.machine.device.alignment);
         if load.iter().any(|l| *l > room) {
             return None;
         }
-        self.repaired(stays, room, apart)
+        self.repaired(stays, room)
     }
 
     /// Addresses within a room. While there are none, what lies highest is brought later, for its task alone, a few times
     /// over: a loop of stays that each meet the next takes one place more when their number is odd.
-    fn repaired(&self, mut stays: Vec<Stay>, room: u64, apart: bool) -> Option<Placed> {
+    fn repaired(&self, mut stays: Vec<Stay>, room: u64) -> Option<Placed> {
         for _ in 0..REPAIRS_MAX {
-            let placed = self.place(stays, room, apart)?;
+            let placed = self.place(stays, room)?;
             if placed.device.height <= room {
                 return Some(placed);
             }
@@ -463,7 +466,7 @@ impl<'a> Site<'a> {
             return Some((low, choice, placed));
         }
         let gentlest = Choice::least(self.lifetimes);
-        let placed = self.place(stays(self.lifetimes, &self.machine, &gentlest), 0, false)?;
+        let placed = self.place(stays(self.lifetimes, &self.machine, &gentlest), 0)?;
         let mut best = (placed.device.height, gentlest, placed);
         if !self.machine.can_spill() {
             return Some(best);
@@ -524,7 +527,7 @@ impl<'a> Site<'a> {
             let base = Choice { lowered, ..base.clone() };
             // Nothing pinned, as many layers ahead as fit, two at the most.
             let ahead = two_layers(self.lifetimes).into_iter().map(|window| Choice { window, ..base.clone() });
-            let ahead = ahead.into_iter().find_map(|choice| Some((choice.clone(), self.fits(&choice)?)));
+            let ahead = ahead.into_iter().find_map(|choice| Some((choice.clone(), self.fits_in(&choice, self.room())?)));
             if let Some((choice, placed)) = ahead {
                 best = self.faster(best, choice, placed);
             }
@@ -594,29 +597,11 @@ impl<'a> Site<'a> {
         if total(&some) == 0 { vec![none] } else { vec![none, some] }
     }
 
-    /// Look-ahead windows in bytes: none, doubling from the largest weight up to what there is, two layers.
+    /// Rooms for what comes early, in bytes: none, then doubling from a small part of a typical weight up to what there is.
     fn windows(&self) -> Vec<u64> {
-        let sizes = self.lifetimes.tensors.iter().filter(|t| t.kind == Kind::Weight).map(|t| t.bytes);
-        let largest = sizes.clone().max().unwrap_or(0);
-        let all: u64 = sizes.sum();
-        let mean = all / self.lifetimes.tensors.iter().filter(|t| t.kind == Kind::Weight).count().max(1) as u64;
-        let mut windows = vec![0];
-        let mut window = largest.max(1);
-        for extra in [mean * 2, mean * 4] {
-            windows.push(largest + extra);
-        }
-        // One and two of the weights that make up most of the bytes: while one is used, the next comes.
-        let bulk = self.bulk();
-        windows.extend([bulk, bulk.saturating_mul(2), bulk.saturating_mul(3)]);
-        while window <= all.min(self.room()).min(mean.saturating_mul(AHEAD_MAX)) {
-            window = window.saturating_mul(2);
-            windows.push(window);
-        }
-        windows.extend(two_layers(self.lifetimes).first());
-        windows.sort_unstable();
-        // A window within an eighth of another tells nothing new.
-        windows.dedup_by(|later, earlier| *later - *earlier < *earlier / 8);
-        windows
+        let most = self.lifetimes.total(Kind::Weight).min(self.room());
+        let doubling = std::iter::successors(Some((self.bulk() / LEAD_PART).max(1)), |w| w.checked_mul(2));
+        std::iter::once(0).chain(doubling.take_while(|w| *w <= most).take(WINDOWS_MAX)).collect()
     }
 
     /// The size of weight in which the middle byte of all weights lies.
@@ -678,8 +663,7 @@ impl<'a> Site<'a> {
             order[..count].iter().for_each(|t| pinned[*t] = true);
             Choice { pinned, ..choice.clone() }
         };
-        let fits_load = |choice: &Choice| self.height(&stays(self.lifetimes, &self.machine, choice));
-        let under = |c: &Choice| fits_load(c).unwrap_or(0) <= self.room();
+        let under = |c: &Choice| self.height(c) <= self.room();
         // The load grows with each weight pinned (its stay lengthens), so the most that fits is found by halving.
         let (mut low, mut high) = (0, order.len());
         if !under(&with(0)) {
@@ -704,7 +688,7 @@ impl<'a> Site<'a> {
         let mut best = with(low);
         // Smaller ones may still fit in what is left: by load, then checked once.
         let mut more = best.clone();
-        let mut slack = self.room() - fits_load(&best)?.min(self.room());
+        let mut slack = self.room() - self.height(&best).min(self.room());
         for tensor in &order[low..] {
             let size = self.size(TensorId(*tensor as u32));
             if size <= slack {
@@ -720,21 +704,11 @@ impl<'a> Site<'a> {
         Some((best, placed))
     }
 
-    /// The least height that the device could have: the highest load, with what is no weight apart where it would be.
-    fn height(&self, all: &[Stay]) -> Option<u64> {
-        let highest = |stays: &[Stay]| {
-            let load = load_curve(stays, Level::Device, self.positions(), self.machine.device.alignment);
-            load.into_iter().max()
-        };
-        let device = || all.iter().filter(|s| s.level == Level::Device);
-        let values: Vec<&Stay> = device().filter(|s| !self.is_weight(s)).collect();
-        match self.values_apart(&values, self.room()) {
-            None => highest(all),
-            Some(values) => {
-                let weights: Vec<Stay> = device().filter(|s| self.is_weight(s)).cloned().collect();
-                Some(highest(&weights)? + values.height)
-            }
-        }
+    /// The highest load of a choice, beside what it leaves for bytes that come early.
+    fn height(&self, choice: &Choice) -> u64 {
+        let stays = stays(self.lifetimes, &self.machine, &Choice { window: 0, ..choice.clone() });
+        let load = load_curve(&stays, Level::Device, self.positions(), self.machine.device.alignment);
+        load.into_iter().max().unwrap_or(0).saturating_add(choice.window)
     }
 
     /// Keeps weights with several uses from one use to the next where that fits, the shortest gaps first.

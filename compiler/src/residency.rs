@@ -71,6 +71,7 @@ fn stay(tensor: TensorId, bytes: u64, from: usize, to: usize, uses: Vec<usize>) 
         uses,
         fetched: false,
         bytes,
+        part: None,
     }
 }
 
@@ -175,7 +176,7 @@ fn lead(all: &mut [Stay], positions: usize, window: u64) {
 }
 
 /// The first position at which a stay's source can be copied from: behind the use after which it was put aside.
-fn source_end(all: &[Stay], stay: usize) -> i64 {
+pub(crate) fn source_end(all: &[Stay], stay: usize) -> i64 {
     match all[stay].arrives {
         Arrival::Stay { from, .. } if !all[from].forever => {
             // The previous stay of the same tensor on the device must have ended: they would meet otherwise.

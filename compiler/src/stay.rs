@@ -35,6 +35,8 @@ pub struct Stay {
     pub fetched: bool,
     /// Bytes; a workspace's is that of its task.
     pub bytes: u64,
+    /// Which bytes of the tensor, where they are not all: parts of one stay lie one behind the other.
+    pub part: Option<(u64, u64)>,
 }
 
 /// How a tensor gets to where it stays.

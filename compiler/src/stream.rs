@@ -1,0 +1,392 @@
+//! Chooses addresses for what streams, and from when each of its bytes can be brought.
+//!
+//! Reads:    stays, addresses of those that do not stream, times of tasks, rates of links.
+//! Decides:  the address of each streamed stay; where its bytes come free at different times, its parts.
+//! Promises: no two stays share a byte at a time; a part begins right behind the last holder of its bytes.
+//! Why:      a weight needs all its bytes when its task starts, and not before: while one is computed with, the next
+//!           comes into what is free beside it, and then into what it leaves. So room for the largest weight and for
+//!           what a link brings while it is used keeps the link busy; whole weights side by side take room for two.
+
+use crate::machine::Machine;
+use crate::stay::{Arrival, Level, Stay};
+use berth_ir::lifetime::Lifetimes;
+use berth_ir::program::Kind;
+use berth_ir::target::Link;
+use berth_ir::units::Bytes;
+use std::collections::BTreeMap;
+
+/// Times through the step: two that choose addresses, the second with the end of the step in view, and one that reads
+/// off who held which bytes last.
+const PASSES: i64 = 3;
+
+/// Places that are looked at for one stay.
+const PLACES_MAX: usize = 64;
+
+/// Parts of one stay.
+const PARTS_MAX: usize = 32;
+
+/// Idle times of a link that are remembered.
+const IDLE_MAX: usize = 32;
+
+/// Stays with addresses.
+#[derive(Clone, Debug, Default)]
+pub struct Streamed {
+    /// Those that were given, in their order, streamed ones in parts.
+    pub stays: Vec<Stay>,
+    /// By index of the stay; those of the lower memory keep what was given.
+    pub at: Vec<u64>,
+}
+
+/// Whether a stay of the device is brought in each step.
+pub fn streams(stay: &Stay) -> bool {
+    let moves = matches!(stay.arrives, Arrival::Home { .. } | Arrival::Stay { .. });
+    stay.level == Level::Device && !stay.forever && moves
+}
+
+/// Places what streams between `floor` and `room`, beside stays that have their addresses in `at` already. Nothing where
+/// at some task the bytes that are free do not lie together.
+pub fn place(
+    lifetimes: &Lifetimes,
+    machine: &Machine,
+    stays: &[Stay],
+    at: Vec<u64>,
+    floor: u64,
+    room: u64,
+) -> Option<Streamed> {
+    if floor >= room {
+        return None;
+    }
+    let (fixed, moving) = by_position(stays, lifetimes.tasks.len());
+    let never = Holder { to: room, until: i64::MIN };
+    let mut zone = Zone {
+        lifetimes,
+        machine,
+        stays,
+        floor,
+        room,
+        at,
+        held: BTreeMap::from([(floor, never)]),
+        lanes: BTreeMap::new(),
+        now: 0,
+        ended: vec![0; lifetimes.tasks.len()],
+        when: 0,
+    };
+    let mut parts: Vec<Vec<Part>> = vec![Vec::new(); stays.len()];
+    for pass in 0..PASSES {
+        for position in 0..lifetimes.tasks.len() {
+            zone.when = pass * zone.period() + position as i64;
+            for i in &fixed[position] {
+                zone.hold(*i);
+            }
+            let mut ready = zone.now;
+            for i in &moving[position] {
+                if pass + 1 < PASSES {
+                    zone.at[*i] = zone.choose(*i, &fixed)?;
+                }
+                let found = zone.parts(*i, zone.at[*i])?;
+                ready = ready.max(zone.bring(*i, &found));
+                zone.hold(*i);
+                parts[*i] = found;
+            }
+            zone.now = ready.saturating_add(lifetimes.tasks[position].cost.0);
+            zone.ended[position] = zone.now;
+        }
+    }
+    Some(divided(stays, &zone.at, &parts, (PASSES - 1) * zone.period()))
+}
+
+/// By position: stays with an address that begin there, and streamed ones that are first used there, the largest first.
+fn by_position(stays: &[Stay], positions: usize) -> (Vec<Vec<usize>>, Vec<Vec<usize>>) {
+    let (mut fixed, mut moving) = (vec![Vec::new(); positions], vec![Vec::new(); positions]);
+    for (i, stay) in stays.iter().enumerate().filter(|(_, s)| s.level == Level::Device && s.bytes > 0 && !s.forever) {
+        match streams(stay) {
+            true => moving[stay.uses[0]].push(i),
+            false => fixed[stay.from.max(0) as usize].push(i),
+        }
+    }
+    for here in &mut moving {
+        here.sort_by_key(|i| (std::cmp::Reverse(stays[*i].bytes), *i));
+    }
+    (fixed, moving)
+}
+
+/// The stays with streamed ones in parts, `shift` positions earlier than the pass that they were read off from.
+fn divided(stays: &[Stay], at: &[u64], parts: &[Vec<Part>], shift: i64) -> Streamed {
+    let mut all = Streamed::default();
+    let mut first = Vec::with_capacity(stays.len());
+    for (i, stay) in stays.iter().enumerate() {
+        first.push(all.stays.len());
+        for part in &parts[i] {
+            let (from, bytes) = (part.until - shift, part.to.min(stay.bytes) - part.from);
+            let whole = bytes == stay.bytes;
+            let range = if whole { None } else { Some((part.from, part.from + bytes)) };
+            all.stays.push(Stay { from: from.min(stay.uses[0] as i64), bytes, part: range, ..stay.clone() });
+            all.at.push(at[i] + part.from);
+        }
+        if parts[i].is_empty() {
+            all.stays.push(stay.clone());
+            all.at.push(at[i]);
+        }
+    }
+    for stay in &mut all.stays {
+        if let Arrival::Stay { from, .. } = &mut stay.arrives {
+            *from = first[*from];
+        }
+    }
+    all
+}
+
+/// Who held a range of bytes last.
+#[derive(Clone, Copy, Debug)]
+struct Holder {
+    to: u64,
+    /// The position behind its last use, counted from the first pass on.
+    until: i64,
+}
+
+/// Bytes of a stay, from its own start, that can be brought from a position on.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    from: u64,
+    to: u64,
+    until: i64,
+}
+
+/// What a link has been asked for.
+#[derive(Clone, Debug, Default)]
+struct Lane {
+    /// When it has nothing to do, half open, in order.
+    idle: Vec<(u64, u64)>,
+    /// From when on it has been asked for nothing.
+    free: u64,
+}
+
+impl Lane {
+    /// Takes the first idle time from `from` on, in pieces if need be; when that ends.
+    fn ask(&mut self, from: u64, time: u64) -> u64 {
+        let mut left = time;
+        let mut idle = Vec::with_capacity(self.idle.len() + 1);
+        let mut end = 0;
+        for (start, stop) in self.idle.drain(..) {
+            let begin = start.max(from);
+            let taken = stop.saturating_sub(begin).min(left);
+            if taken == 0 {
+                idle.push((start, stop));
+                continue;
+            }
+            (left, end) = (left - taken, begin + taken);
+            let rest = [(start, begin), (begin + taken, stop)];
+            idle.extend(rest.into_iter().filter(|(a, b)| a < b));
+        }
+        if left > 0 || end == 0 {
+            let begin = self.free.max(from);
+            if begin > self.free {
+                idle.push((self.free, begin));
+            }
+            end = begin.saturating_add(left);
+            self.free = end;
+        }
+        let old = idle.len().saturating_sub(IDLE_MAX);
+        self.idle = idle.split_off(old);
+        end
+    }
+}
+
+struct Zone<'a> {
+    lifetimes: &'a Lifetimes,
+    machine: &'a Machine<'a>,
+    stays: &'a [Stay],
+    floor: u64,
+    room: u64,
+    /// By index of the stay.
+    at: Vec<u64>,
+    held: BTreeMap<u64, Holder>,
+    lanes: BTreeMap<&'a str, Lane>,
+    /// When the engine has run all tasks so far.
+    now: u64,
+    /// When each task ended last.
+    ended: Vec<u64>,
+    /// The position at hand, counted from the first pass on.
+    when: i64,
+}
+
+impl<'a> Zone<'a> {
+    fn period(&self) -> i64 {
+        self.lifetimes.tasks.len() as i64
+    }
+
+    fn size(&self, stay: &Stay) -> u64 {
+        stay.bytes.next_multiple_of(self.machine.device.alignment)
+    }
+
+    /// When what is held until a position is free.
+    fn time(&self, until: i64) -> u64 {
+        match until <= self.when - self.period() {
+            true => 0,
+            false => self.ended[(until - 1).rem_euclid(self.period()) as usize],
+        }
+    }
+
+    fn link(&self, stay: &Stay) -> Option<&'a Link> {
+        match stay.arrives {
+            Arrival::Stay { .. } => self.machine.lower_to_device,
+            _ => self.machine.home_to_device,
+        }
+    }
+
+    /// When the link of a stay has time next.
+    fn asked(&self, stay: &Stay) -> u64 {
+        let lane = self.link(stay).and_then(|l| self.lanes.get(l.name.as_str()));
+        lane.map_or(0, |lane| lane.idle.first().map_or(lane.free, |(from, _)| *from))
+    }
+
+    /// Writes down that a stay, used first at the position at hand, holds its bytes until behind its last use.
+    fn hold(&mut self, i: usize) {
+        let stay = &self.stays[i];
+        let start = if streams(stay) { stay.uses[0] as i64 } else { stay.from.max(0) };
+        let until = self.when - start + stay.to + 1;
+        let (from, to) = (self.at[i], self.at[i] + self.size(stay));
+        self.cut(from);
+        self.cut(to);
+        let covered: Vec<u64> = self.held.range(from..to).map(|(k, _)| *k).collect();
+        for key in covered {
+            self.held.remove(&key);
+        }
+        self.held.insert(from, Holder { to, until });
+    }
+
+    /// Cuts the range that crosses an address in two.
+    fn cut(&mut self, at: u64) {
+        let crossing = self.held.range_mut(..at).next_back().filter(|(_, h)| h.to > at);
+        if let Some((_, holder)) = crossing {
+            let rest = *holder;
+            holder.to = at;
+            self.held.insert(at, rest);
+        }
+    }
+
+    /// The address at which a stay is brought soonest; of those the one whose bytes have been free for longest.
+    fn choose(&self, i: usize, fixed: &[Vec<usize>]) -> Option<u64> {
+        let stay = &self.stays[i];
+        let bytes = self.size(stay);
+        let last = self.room.checked_sub(bytes).filter(|last| *last >= self.floor)?;
+        let blocked = self.blocked(stay, fixed);
+        let asked = self.asked(stay);
+        let mut places = vec![self.floor, last];
+        let busy = self.held.iter().filter(|(_, h)| h.until > self.when || self.time(h.until) > asked);
+        let busy = busy.map(|(from, h)| (*from, h.to)).chain(blocked.iter().copied());
+        for (from, to) in busy {
+            places.extend([Some(from), Some(to), from.checked_sub(bytes), to.checked_sub(bytes)].into_iter().flatten());
+        }
+        places.retain(|at| (self.floor..=last).contains(at));
+        places.sort_unstable();
+        places.dedup();
+        let stride = places.len().div_ceil(PLACES_MAX).max(1);
+        let free = |at: &u64| !blocked.iter().any(|(from, to)| *from < at + bytes && *at < *to);
+        let weigh = |at: u64| {
+            let parts = self.parts(i, at)?;
+            let latest = parts.iter().map(|p| p.until).max().unwrap_or(i64::MIN);
+            Some((self.brought(i, &parts).0, latest, at))
+        };
+        let best = places.iter().step_by(stride).copied().filter(free).filter_map(weigh).min();
+        // Few of many places were looked at: any that works will do.
+        let any = || places.iter().copied().filter(free).filter_map(weigh).next();
+        best.or_else(any).map(|(_, _, at)| at)
+    }
+
+    /// Ranges that stays with an address take while a streamed one is used.
+    fn blocked(&self, stay: &Stay, fixed: &[Vec<usize>]) -> Vec<(u64, u64)> {
+        let later = fixed.iter().take(stay.to as usize + 1).skip(stay.uses[0] + 1).flatten();
+        later.map(|i| (self.at[*i], self.at[*i] + self.size(&self.stays[*i]))).collect()
+    }
+
+    /// The parts in which a stay at an address can be brought; nothing where some of its bytes are in use.
+    fn parts(&self, i: usize, at: u64) -> Option<Vec<Part>> {
+        let stay = &self.stays[i];
+        let end = at + self.size(stay);
+        let asked = self.asked(stay);
+        let source = self.source_end(i);
+        let mut parts: Vec<Part> = Vec::new();
+        let before = self.held.range(..at).next_back();
+        for (from, holder) in before.into_iter().chain(self.held.range(at..end)) {
+            let (from, to) = ((*from).max(at), holder.to.min(end));
+            if from >= to {
+                continue;
+            }
+            if holder.until > self.when {
+                return None;
+            }
+            let until = holder.until.max(source).max(self.when - self.period() + 1);
+            let part = Part { from: from - at, to: to - at, until };
+            // What is free when the link comes to it is as good as what was free before.
+            let same = |p: &Part| {
+                p.until == part.until || self.time(p.until).max(self.time(part.until)) <= asked
+            };
+            match parts.last_mut() {
+                Some(last) if same(last) => (last.to, last.until) = (part.to, last.until.max(part.until)),
+                _ => parts.push(part),
+            }
+        }
+        Some(self.joined(stay, parts))
+    }
+
+    /// Parts joined until there are few, none of which a link moves in less time than it takes to start.
+    fn joined(&self, stay: &Stay, mut parts: Vec<Part>) -> Vec<Part> {
+        let link = self.link(stay);
+        let least = link.map_or(0, |l| {
+            let start = u128::from(l.latency.0.saturating_add(l.submit.0));
+            (u128::from(l.present_rate().0) * start / 1_000_000_000) as u64
+        });
+        // What is turned on the way is read whole, and so is what has a size of its own in each run.
+        let tensor = self.lifetimes.tensor(stay.tensor);
+        let turned = matches!(stay.arrives, Arrival::Home { .. })
+            && tensor.home.as_ref().is_some_and(|h| h.transposed.is_some());
+        let most = if turned || tensor.kind != Kind::Weight { 1 } else { PARTS_MAX };
+        while parts.len() > 1 {
+            let smallest = (0..parts.len()).min_by_key(|n| parts[*n].to - parts[*n].from).unwrap_or(0);
+            if parts.len() <= most && parts[smallest].to - parts[smallest].from >= least {
+                break;
+            }
+            // The neighbour whose joining holds up fewer bytes for less time.
+            let cost = |other: usize| {
+                let (a, b) = (&parts[smallest], &parts[other]);
+                let early = if a.until < b.until { a } else { b };
+                u128::from(early.to - early.from) * u128::from(self.time(a.until).abs_diff(self.time(b.until)))
+            };
+            let neighbours = [smallest.checked_sub(1), Some(smallest + 1).filter(|n| *n < parts.len())];
+            let Some(other) = neighbours.into_iter().flatten().min_by_key(|n| (cost(*n), *n)) else { break };
+            let (low, high) = (smallest.min(other), smallest.max(other));
+            let gone = parts.remove(high);
+            parts[low] = Part { from: parts[low].from, to: gone.to, until: parts[low].until.max(gone.until) };
+        }
+        parts
+    }
+
+    /// When a stay's last part would be there, and what its link has then been asked for.
+    fn brought(&self, i: usize, parts: &[Part]) -> (u64, Lane) {
+        let Some(link) = self.link(&self.stays[i]) else { return (0, Lane::default()) };
+        let mut lane = self.lanes.get(link.name.as_str()).cloned().unwrap_or_default();
+        let mut parts: Vec<&Part> = parts.iter().collect();
+        parts.sort_by_key(|p| p.until);
+        let ends = parts.iter().map(|part| {
+            let moving = Bytes(part.to - part.from).at(link.present_rate()).0;
+            lane.ask(self.time(part.until), moving.saturating_add(link.submit.0))
+        });
+        let end = ends.max().unwrap_or(0);
+        (end, lane)
+    }
+
+    /// Asks the link for a stay; when it can be used.
+    fn bring(&mut self, i: usize, parts: &[Part]) -> u64 {
+        let (end, lane) = self.brought(i, parts);
+        let Some(link) = self.link(&self.stays[i]) else { return 0 };
+        self.lanes.insert(&link.name, lane);
+        end.saturating_add(link.latency.0)
+    }
+
+    /// The first position at which a stay's source can be copied from.
+    fn source_end(&self, i: usize) -> i64 {
+        let source = crate::residency::source_end(self.stays, i);
+        if source == i64::MIN { source } else { self.when - self.stays[i].uses[0] as i64 + source }
+    }
+}

@@ -51,7 +51,7 @@ impl Summary {
         let least = bound(target, program);
         let traffic_bound = program.facts.bounds.iter().filter_map(|b| match b {
             berth_ir::program::Bound::Traffic { bytes, .. } => Some(*bytes),
-            berth_ir::program::Bound::Room { .. } => None,
+            _ => None,
         });
         Summary {
             model: model.to_owned(),
@@ -124,7 +124,7 @@ pub fn room_bounds(program: &Program) -> Vec<String> {
         berth_ir::program::Bound::Room { tier, bytes, at, .. } => {
             Some(format!("{tier} needs {} at least, for task `{at}`", Bytes(*bytes).human()))
         }
-        berth_ir::program::Bound::Traffic { .. } => None,
+        _ => None,
     });
     bounds.collect()
 }

@@ -17,11 +17,11 @@ use crate::simulate::{Timeline, timeline};
 use crate::stay::{Arrival, Level, Stay, load_curve};
 use crate::stream::{place, streams};
 use berth_ir::lifetime::{Lifetimes, TensorId};
-use berth_ir::program::{Bound, Kind, Mode, Program};
+use berth_ir::program::{Bound, Instruction, Kind, Mode, Program};
 use berth_ir::target::Target;
-use berth_ir::units::{Bytes, Nanos};
+use berth_ir::units::{Bytes, BytesPerSec, Nanos};
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 /// Steps that a simulation looks at: two to fill the pipeline, two to take the mean of, one between.
 pub const STEPS: usize = 5;
@@ -196,7 +196,8 @@ pub fn extremes(lifetimes: &Lifetimes, target: &Target) -> Result<(Least, u64), 
     Ok((site.least(), full))
 }
 
-/// The step time that nothing can beat: the engine's work, or the bytes that must come in, whichever takes longer.
+/// The step time that nothing can beat: the engine's work with the waits of windows that share no time, or the bytes that
+/// must come in, whichever takes longer.
 pub fn bound(target: &Target, program: &Program) -> Nanos {
     let Ok(machine) = Machine::of(target) else { return Nanos(0) };
     let mut work = std::collections::BTreeMap::new();
@@ -209,11 +210,44 @@ pub fn bound(target: &Target, program: &Program) -> Nanos {
         _ => None,
     });
     let bytes = traffic.max().unwrap_or(Bytes(0));
-    let moving = bytes.at(machine.rate_into_device());
+    let rate = machine.rate_into_device();
+    let moving = bytes.at(rate);
     // What the lower memory cannot hold either comes from files, in every step.
     let below = machine.lower.map_or(0, |tier| tier.room().0);
     let reading = Bytes(bytes.0.saturating_sub(below)).at(machine.rate_from_files());
-    Nanos(compute.max(moving.0).max(reading.0))
+    let device = work.get(machine.engine).copied().unwrap_or(0);
+    let waiting = device.saturating_add(waits(program, &machine.device.name, rate));
+    Nanos(compute.max(waiting).max(moving.0).max(reading.0))
+}
+
+/// Time in which the engine of a tier waits in windows that share no task.
+fn waits(program: &Program, tier: &str, rate: BytesPerSec) -> u64 {
+    let costs: HashMap<&str, u64> = program.tasks.iter().map(|t| (t.name.as_str(), t.cost.0)).collect();
+    let mut all = 0u64;
+    for body in program.bodies.iter().take(1) {
+        let runs = body.code.iter().filter_map(|i| match i {
+            Instruction::Run { task, .. } => Some(task.as_str()),
+            _ => None,
+        });
+        let runs: Vec<&str> = runs.collect();
+        let mut taken = vec![false; runs.len()];
+        for window in &program.facts.bounds {
+            let Bound::Window { body: of, tier: enters, bytes, at, to } = window else { continue };
+            let find = |name: &str| runs.iter().position(|r| r == &name);
+            let (true, true, Some(at), Some(to)) = (*of == body.name, enters == tier, find(at), find(to)) else {
+                continue;
+            };
+            let length = (to + runs.len() - at) % runs.len();
+            let inside: Vec<usize> = (at..at + length).map(|p| p % runs.len()).collect();
+            if inside.iter().any(|p| taken[*p]) {
+                continue;
+            }
+            inside.iter().for_each(|p| taken[*p] = true);
+            let work: u64 = inside.iter().map(|p| costs.get(runs[*p]).copied().unwrap_or(0)).sum();
+            all = all.saturating_add(Bytes(*bytes).at(rate).0.saturating_sub(work));
+        }
+    }
+    all
 }
 
 fn steps(mode: Mode) -> usize {
@@ -527,7 +561,8 @@ impl<'a> Site<'a> {
             let base = Choice { lowered, ..base.clone() };
             // Nothing pinned, as many layers ahead as fit, two at the most.
             let ahead = two_layers(self.lifetimes).into_iter().map(|window| Choice { window, ..base.clone() });
-            let ahead = ahead.into_iter().find_map(|choice| Some((choice.clone(), self.fits_in(&choice, self.room())?)));
+            let ahead =
+                ahead.into_iter().find_map(|choice| Some((choice.clone(), self.fits_in(&choice, self.room())?)));
             if let Some((choice, placed)) = ahead {
                 best = self.faster(best, choice, placed);
             }

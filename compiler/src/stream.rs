@@ -319,9 +319,7 @@ impl<'a> Zone<'a> {
             let until = holder.until.max(source).max(self.when - self.period() + 1);
             let part = Part { from: from - at, to: to - at, until };
             // What is free when the link comes to it is as good as what was free before.
-            let same = |p: &Part| {
-                p.until == part.until || self.time(p.until).max(self.time(part.until)) <= asked
-            };
+            let same = |p: &Part| p.until == part.until || self.time(p.until).max(self.time(part.until)) <= asked;
             match parts.last_mut() {
                 Some(last) if same(last) => (last.to, last.until) = (part.to, last.until.max(part.until)),
                 _ => parts.push(part),

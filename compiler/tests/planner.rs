@@ -3,7 +3,7 @@
 
 use berth_compiler::baseline::{look_ahead, lru};
 use berth_compiler::offset::pack;
-use berth_compiler::plan::{Plan, PlanError, extremes, plan};
+use berth_compiler::plan::{Plan, PlanError, bound, extremes, plan};
 use berth_compiler::stay::{Arrival, Level, Stay};
 use berth_ir::lifetime::{Lifetimes, Task, Tensor, TensorId};
 use berth_ir::program::{Home, Kind, Mode};
@@ -132,6 +132,8 @@ fn check(target: &Target, plan: &Plan, who: &str) -> Result<(), TestCaseError> {
         let text = berth_ir::text::print(&plan.program);
         return Err(TestCaseError::fail(format!("{who}: {}\n{text}", found[0])));
     }
+    let least = bound(target, &plan.program);
+    prop_assert!(least <= plan.timeline.step, "{who}: a step takes {:?}, its bound is {least:?}", plan.timeline.step);
     Ok(())
 }
 
@@ -178,6 +180,7 @@ proptest! {
             arrives: Arrival::Feed,
             uses: Vec::new(),
             fetched: false,
+            part: None,
             bytes: *bytes,
         }).collect();
         let refs: Vec<&Stay> = stays.iter().collect();

@@ -375,20 +375,23 @@ fn read_facts(f: wire::Facts) -> Result<Facts, BadBinary> {
 }
 
 fn write_bound(bound: &Bound) -> wire::Bound {
-    let (kind, Bound::Traffic { body, tier, bytes, at } | Bound::Room { body, tier, bytes, at }) = (
-        match bound {
-            Bound::Traffic { .. } => wire::BoundKind::BoundTraffic,
-            Bound::Room { .. } => wire::BoundKind::BoundRoom,
-        },
-        bound,
-    );
-    wire::Bound { kind: kind as i32, body: body.clone(), tier: tier.clone(), bytes: *bytes, at: at.clone() }
+    let (kind, to) = match bound {
+        Bound::Traffic { .. } => (wire::BoundKind::BoundTraffic, ""),
+        Bound::Window { to, .. } => (wire::BoundKind::BoundWindow, to.as_str()),
+        Bound::Room { .. } => (wire::BoundKind::BoundRoom, ""),
+    };
+    let (Bound::Traffic { body, tier, bytes, at }
+    | Bound::Window { body, tier, bytes, at, .. }
+    | Bound::Room { body, tier, bytes, at }) = bound;
+    let (body, tier, at, to) = (body.clone(), tier.clone(), at.clone(), to.to_owned());
+    wire::Bound { kind: kind as i32, body, tier, bytes: *bytes, at, to }
 }
 
 fn read_bound(b: wire::Bound) -> Result<Bound, BadBinary> {
-    let wire::Bound { kind, body, tier, bytes, at } = b;
+    let wire::Bound { kind, body, tier, bytes, at, to } = b;
     match wire::BoundKind::try_from(kind) {
         Ok(wire::BoundKind::BoundTraffic) => Ok(Bound::Traffic { body, tier, bytes, at }),
+        Ok(wire::BoundKind::BoundWindow) => Ok(Bound::Window { body, tier, bytes, at, to }),
         Ok(wire::BoundKind::BoundRoom) => Ok(Bound::Room { body, tier, bytes, at }),
         _ => Err(bad("facts", format!("{kind} is no bound"))),
     }

@@ -523,6 +523,21 @@ pub enum Bound {
         /// The task of the witness.
         at: String,
     },
+    /// In every step of `body` at least `bytes` must enter the memory of the engine between the start of the task `at` and
+    /// that of the task `to`, which is the next step's where it does not stand behind. Witness: the weights that tasks from
+    /// the one to the other read whole, less the tier's room beside the other operands of `at`.
+    Window {
+        /// The body.
+        body: String,
+        /// The tier that the bytes enter.
+        tier: String,
+        /// At least so many, in that time.
+        bytes: u64,
+        /// The task at whose start the window opens.
+        at: String,
+        /// The task at whose start it closes.
+        to: String,
+    },
     /// The tier needs at least `bytes`. Witness: the operands and workspace of the task `at`, which are there together.
     Room {
         /// The body.

@@ -130,9 +130,10 @@ fn instruction() -> impl Strategy<Value = Instruction> {
 fn some_facts() -> impl Strategy<Value = Facts> {
     let traffic = (name(), name(), number()).prop_map(|(part, link, bytes)| Traffic { part, link, bytes });
     let bound =
-        (any::<bool>(), name(), name(), number(), name()).prop_map(|(room, body, tier, bytes, at)| match room {
-            true => Bound::Room { body, tier, bytes, at },
-            false => Bound::Traffic { body, tier, bytes, at },
+        (0..3, name(), name(), number(), name(), name()).prop_map(|(kind, body, tier, bytes, at, to)| match kind {
+            0 => Bound::Room { body, tier, bytes, at },
+            1 => Bound::Window { body, tier, bytes, at, to },
+            _ => Bound::Traffic { body, tier, bytes, at },
         });
     let maps = (btree_map(name(), number(), 0..3), btree_map(name(), number(), 0..3));
     (maps, vec(traffic, 0..3), vec(bound, 0..3)).prop_map(|((calls, peaks), traffic, bounds)| Facts {

@@ -2,6 +2,7 @@
 
 use super::index::{Act, Index, Role, Unit, lower};
 use super::violation::Violation;
+use super::windows;
 use crate::program::{Access, Bound, Facts, Kind, Mode, Tensor, Traffic};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,9 +13,12 @@ pub(super) fn check(index: &Index, found: &mut BTreeSet<Violation>) {
     compare("peak of ", &says.peaks, &counted.peaks, found);
     compare("traffic of ", &by_part_and_link(says), &by_part_and_link(&counted), found);
     for bound in &says.bounds {
-        let (Bound::Traffic { body, tier, bytes, at } | Bound::Room { body, tier, bytes, at }) = bound;
+        let (Bound::Traffic { body, tier, bytes, at }
+        | Bound::Window { body, tier, bytes, at, .. }
+        | Bound::Room { body, tier, bytes, at }) = bound;
         let witness = match bound {
             Bound::Traffic { .. } => traffic_witness(index, body, tier, at),
+            Bound::Window { to, .. } => windows::witness(index, body, tier, at, to),
             Bound::Room { .. } => room_witness(index, body, tier, at),
         };
         if witness != Some(*bytes) {
@@ -80,7 +84,7 @@ pub(super) fn count(index: &Index) -> Facts {
 }
 
 /// The tasks that a body runs on engines that compute in a tier.
-fn tasks<'a>(index: &'a Index, body: &str, tier: &str) -> Option<(&'a Unit<'a>, Vec<usize>)> {
+pub(super) fn tasks<'a>(index: &'a Index, body: &str, tier: &str) -> Option<(&'a Unit<'a>, Vec<usize>)> {
     let unit = index.units.iter().find(|u| matches!(u.role, Role::Body(_)) && u.name == body)?;
     let runs = unit.code.iter().filter_map(|ix| match ix.act {
         Act::Run { task, .. } if index.target.engines[index.task_engine[task]].tier == tier => Some(task),
@@ -93,7 +97,7 @@ fn tasks<'a>(index: &'a Index, body: &str, tier: &str) -> Option<(&'a Unit<'a>, 
 ///
 /// Counted are workspace and what it writes and, unless the engine reads other tiers in place, what it reads whole. What
 /// may be written in place counts only by what it is larger.
-fn operands(index: &Index, unit: &Unit, task: usize, weights: bool) -> u64 {
+pub(super) fn operands(index: &Index, unit: &Unit, task: usize, weights: bool) -> u64 {
     let t = &index.program.tasks[task];
     let elsewhere = !index.target.engines[index.task_engine[task]].reads.is_empty();
     let bytes = |access: usize| lower(&index.program.tensors[index.task_tensors[task][access]].bytes, &unit.ranges);
@@ -114,6 +118,11 @@ fn operands(index: &Index, unit: &Unit, task: usize, weights: bool) -> u64 {
     sum
 }
 
+/// Whether a tensor is a weight that comes over a link; what no file holds is made in place.
+pub(super) fn crossing(tensor: &Tensor) -> bool {
+    tensor.kind == Kind::Weight && tensor.home.as_ref().is_none_or(|h| h.filled.is_none())
+}
+
 /// Weights that tasks of this tier read whole must be there during the step. When task `at` runs, at most the room
 /// less its other operands is theirs; the rest enters the tier between that instant of one step and of the next.
 fn traffic_witness(index: &Index, body: &str, tier: &str, at: &str) -> Option<u64> {
@@ -127,9 +136,7 @@ fn traffic_witness(index: &Index, body: &str, tier: &str, at: &str) -> Option<u6
     for task in tasks {
         let accesses = index.program.tasks[task].accesses.iter().zip(&index.task_tensors[task]);
         let whole = accesses.filter(|(a, _)| matches!(a, Access::Read(_))).map(|(_, t)| *t);
-        // What no file holds is made in place.
-        let crosses = |t: &Tensor| t.kind == Kind::Weight && t.home.as_ref().is_none_or(|h| h.filled.is_none());
-        weights.extend(whole.filter(|t| crosses(&index.program.tensors[*t])));
+        weights.extend(whole.filter(|t| crossing(&index.program.tensors[*t])));
     }
     let sizes = weights.iter().map(|t| lower(&index.program.tensors[*t].bytes, &unit.ranges));
     let all = sizes.fold(0u64, u64::saturating_add);
@@ -161,6 +168,7 @@ pub(super) fn bounds(index: &Index) -> Vec<Bound> {
             let (body, tier) = (body.name.clone(), tier.clone());
             if let Some(bytes) = traffic_witness(index, &body, &tier, &name(traffic)) {
                 all.push(Bound::Traffic { body: body.clone(), tier: tier.clone(), bytes, at: name(traffic) });
+                all.extend(windows::bounds(index, &body, &tier, bytes));
             }
             if let Some(bytes) = room_witness(index, &body, &tier, &name(room)) {
                 all.push(Bound::Room { body, tier, bytes, at: name(room) });

@@ -13,6 +13,7 @@ mod index;
 mod model;
 mod order;
 mod violation;
+mod windows;
 
 pub use model::{ModelFacts, OpFact, TensorFact};
 pub use violation::{BindingProblem, ExtentProblem, LinkProblem, ModelProblem, NameProblem, RULES, Violation};

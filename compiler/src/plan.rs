@@ -15,7 +15,7 @@ use crate::offset::{Offsets, pack};
 use crate::residency::{Choice, stays};
 use crate::simulate::{Timeline, timeline};
 use crate::stay::{Arrival, Level, Stay, load_curve};
-use crate::stream::{place, streams};
+use crate::stream::{Streamed, early, place, streams};
 use berth_ir::lifetime::{Lifetimes, TensorId};
 use berth_ir::program::{Bound, Instruction, Kind, Mode, Program};
 use berth_ir::target::Target;
@@ -35,6 +35,9 @@ const REPAIRS_MAX: usize = 4;
 
 /// Times that the interval about the best window is halved.
 const REFINEMENTS: usize = 4;
+
+/// Times that the most look-ahead that fits is halved towards.
+const HALVINGS: usize = 10;
 
 /// Gaps between uses that are tried one by one; models share few weights.
 const KEPT_GAPS_MAX: usize = 64;
@@ -328,17 +331,11 @@ impl<'a> Site<'a> {
         if floor + values.height > room {
             return None;
         }
-        let (stays, at) = match stays.iter().any(streams) {
-            true => {
-                let streamed = place(self.lifetimes, &self.machine, &stays, at, floor, room)?;
-                (streamed.stays, streamed.at)
-            }
-            false => (stays, at),
+        let streamed = match stays.iter().any(streams) {
+            true => place(self.lifetimes, &self.machine, &stays, at, floor, room)?,
+            false => Streamed { stays, at },
         };
-        let device = stays.iter().zip(&at).filter(|(s, _)| s.level == Level::Device);
-        let height = device.clone().map(|(s, at)| at + s.bytes).max().unwrap_or(0);
-        let device = Offsets { at: device.map(|(_, at)| *at).collect(), height };
-        Some(Placed { stays, device, lower })
+        Some(self.placed(streamed, lower))
     }
 
     /// Addresses of what tasks and the caller write, among itself.
@@ -368,6 +365,25 @@ impl<'a> Site<'a> {
             return None;
         }
         self.repaired(stays, room)
+    }
+
+    /// The same in the room that there is, and each as early as its address allows. Denser than what is placed as it
+    /// streams, and slower.
+    fn fits_together(&self, choice: &Choice) -> Option<Placed> {
+        let Placed { stays, device, lower } = self.fits_in(choice, self.room())?;
+        let mut offsets = device.at.iter();
+        let next = |s: &Stay| if s.level == Level::Device { offsets.next().copied() } else { None };
+        let at: Vec<u64> = stays.iter().map(next).map(|at| at.unwrap_or(0)).collect();
+        let streamed = early(self.lifetimes, &self.machine, &stays, at)?;
+        Some(self.placed(streamed, lower))
+    }
+
+    fn placed(&self, streamed: Streamed, lower: Offsets) -> Placed {
+        let Streamed { stays, at } = streamed;
+        let device = stays.iter().zip(&at).filter(|(s, _)| s.level == Level::Device);
+        let height = device.clone().map(|(s, at)| at + s.bytes).max().unwrap_or(0);
+        let device = Offsets { at: device.map(|(_, at)| *at).collect(), height };
+        Placed { stays, device, lower }
     }
 
     /// Addresses within a room. While there are none, what lies highest is brought later, for its task alone, a few times
@@ -555,16 +571,29 @@ impl<'a> Site<'a> {
     /// Tries choices, the base first: each order of pinning with each window, then windows about the best one.
     fn search(&self, base: &Choice) -> Option<Tried> {
         let mut best = self.faster(None, base.clone(), self.fits_in(base, self.room())?);
+        if let Some(placed) = self.fits_together(base) {
+            best = self.faster(best, base.clone(), placed);
+        }
         // Once the engine never waits there is nothing to gain.
         let busy = Nanos(self.lifetimes.tasks.iter().map(|t| t.cost.0).fold(0, u64::saturating_add));
         for lowered in self.lowerings(base) {
             let base = Choice { lowered, ..base.clone() };
             // Nothing pinned, as many layers ahead as fit, two at the most.
             let ahead = two_layers(self.lifetimes).into_iter().map(|window| Choice { window, ..base.clone() });
-            let ahead =
-                ahead.into_iter().find_map(|choice| Some((choice.clone(), self.fits_in(&choice, self.room())?)));
-            if let Some((choice, placed)) = ahead {
+            let mut ahead = ahead.filter_map(|choice| Some((choice.clone(), self.fits_in(&choice, self.room())?)));
+            if let Some((choice, placed)) = ahead.next() {
                 best = self.faster(best, choice, placed);
+            }
+            // In the least room there are places for all only where they are chosen for all at once.
+            if self.fits(&base).is_none() {
+                let (mut low, mut high) = (0, self.lifetimes.total(Kind::Weight).min(self.room()));
+                for _ in 0..HALVINGS {
+                    let choice = Choice { window: low + (high - low) / 2, ..base.clone() };
+                    match self.fits_together(&choice) {
+                        Some(placed) => (low, best) = (choice.window, self.faster(best, choice, placed)),
+                        None => high = choice.window,
+                    }
+                }
             }
             let orders = self.pin_orders();
             let attempt = |best: Option<Tried>, order: usize, window: u64| {
@@ -575,6 +604,7 @@ impl<'a> Site<'a> {
                 let Some((choice, placed)) = pinned else { return (best, None) };
                 let tried = self.faster(None, choice, placed);
                 let step = tried.as_ref().map(|t| t.timeline.step);
+
                 let faster = step < best.as_ref().map(|b| b.timeline.step) || best.is_none();
                 (if faster { tried } else { best }, step)
             };
@@ -711,7 +741,9 @@ impl<'a> Site<'a> {
         // Fragments may cost a little more: step back in growing strides until addresses are found too.
         let mut stride = 1;
         let mut placed = loop {
-            if let Some(placed) = self.fits(&with(low)) {
+            let choice = with(low);
+            let together = || self.fits_together(&Choice { window: 0, ..choice.clone() });
+            if let Some(placed) = self.fits(&choice).or_else(together) {
                 break placed;
             }
             if low == 0 {

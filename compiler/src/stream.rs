@@ -15,9 +15,8 @@ use berth_ir::target::Link;
 use berth_ir::units::Bytes;
 use std::collections::BTreeMap;
 
-/// Times through the step: two that choose addresses, the second with the end of the step in view, and one that reads
-/// off who held which bytes last.
-const PASSES: i64 = 3;
+/// Times through the step that choose addresses: the second has the end of the step in view.
+const PASSES: i64 = 2;
 
 /// Places that are looked at for one stay.
 const PLACES_MAX: usize = 64;
@@ -53,46 +52,12 @@ pub fn place(
     floor: u64,
     room: u64,
 ) -> Option<Streamed> {
-    if floor >= room {
-        return None;
-    }
-    let (fixed, moving) = by_position(stays, lifetimes.tasks.len());
-    let never = Holder { to: room, until: i64::MIN };
-    let mut zone = Zone {
-        lifetimes,
-        machine,
-        stays,
-        floor,
-        room,
-        at,
-        held: BTreeMap::from([(floor, never)]),
-        lanes: BTreeMap::new(),
-        now: 0,
-        ended: vec![0; lifetimes.tasks.len()],
-        when: 0,
-    };
-    let mut parts: Vec<Vec<Part>> = vec![Vec::new(); stays.len()];
-    for pass in 0..PASSES {
-        for position in 0..lifetimes.tasks.len() {
-            zone.when = pass * zone.period() + position as i64;
-            for i in &fixed[position] {
-                zone.hold(*i);
-            }
-            let mut ready = zone.now;
-            for i in &moving[position] {
-                if pass + 1 < PASSES {
-                    zone.at[*i] = zone.choose(*i, &fixed)?;
-                }
-                let found = zone.parts(*i, zone.at[*i])?;
-                ready = ready.max(zone.bring(*i, &found));
-                zone.hold(*i);
-                parts[*i] = found;
-            }
-            zone.now = ready.saturating_add(lifetimes.tasks[position].cost.0);
-            zone.ended[position] = zone.now;
-        }
-    }
-    Some(divided(stays, &zone.at, &parts, (PASSES - 1) * zone.period()))
+    Zone::new(lifetimes, machine, stays, at, floor..room).run(PASSES)
+}
+
+/// Brings what streams as early as the addresses allow that it has; stays must not meet there. Nothing where they do.
+pub fn early(lifetimes: &Lifetimes, machine: &Machine, stays: &[Stay], at: Vec<u64>) -> Option<Streamed> {
+    Zone::new(lifetimes, machine, stays, at, 0..u64::MAX).run(0)
 }
 
 /// By position: stays with an address that begin there, and streamed ones that are first used there, the largest first.
@@ -211,6 +176,58 @@ struct Zone<'a> {
 }
 
 impl<'a> Zone<'a> {
+    fn new(
+        lifetimes: &'a Lifetimes,
+        machine: &'a Machine<'a>,
+        stays: &'a [Stay],
+        at: Vec<u64>,
+        room: std::ops::Range<u64>,
+    ) -> Zone<'a> {
+        let never = Holder { to: room.end, until: i64::MIN };
+        Zone {
+            lifetimes,
+            machine,
+            stays,
+            floor: room.start,
+            room: room.end,
+            at,
+            held: BTreeMap::from([(room.start, never)]),
+            lanes: BTreeMap::new(),
+            now: 0,
+            ended: vec![0; lifetimes.tasks.len()],
+            when: 0,
+        }
+    }
+
+    /// Goes through the step, choosing addresses so many times over, and once more: who held which bytes last is known
+    /// after one time.
+    fn run(mut self, choices: i64) -> Option<Streamed> {
+        let (fixed, moving) = by_position(self.stays, self.lifetimes.tasks.len());
+        let passes = choices.max(1) + 1;
+        let mut parts: Vec<Vec<Part>> = vec![Vec::new(); self.stays.len()];
+        for pass in 0..passes {
+            for position in 0..self.lifetimes.tasks.len() {
+                self.when = pass * self.period() + position as i64;
+                for i in &fixed[position] {
+                    self.hold(*i);
+                }
+                let mut ready = self.now;
+                for i in &moving[position] {
+                    if pass < choices {
+                        self.at[*i] = self.choose(*i, &fixed)?;
+                    }
+                    let found = self.parts(*i, self.at[*i])?;
+                    ready = ready.max(self.bring(*i, &found));
+                    self.hold(*i);
+                    parts[*i] = found;
+                }
+                self.now = ready.saturating_add(self.lifetimes.tasks[position].cost.0);
+                self.ended[position] = self.now;
+            }
+        }
+        Some(divided(self.stays, &self.at, &parts, (passes - 1) * self.period()))
+    }
+
     fn period(&self) -> i64 {
         self.lifetimes.tasks.len() as i64
     }
@@ -286,7 +303,8 @@ impl<'a> Zone<'a> {
         let weigh = |at: u64| {
             let parts = self.parts(i, at)?;
             let latest = parts.iter().map(|p| p.until).max().unwrap_or(i64::MIN);
-            Some((self.brought(i, &parts).0, latest, at))
+            let there = self.brought(i, &parts).0.saturating_add(self.link(stay).map_or(0, |l| l.latency.0));
+            Some((there.max(self.now), latest, at))
         };
         let best = places.iter().step_by(stride).copied().filter(free).filter_map(weigh).min();
         // Few of many places were looked at: any that works will do.
@@ -335,11 +353,11 @@ impl<'a> Zone<'a> {
             let start = u128::from(l.latency.0.saturating_add(l.submit.0));
             (u128::from(l.present_rate().0) * start / 1_000_000_000) as u64
         });
-        // What is turned on the way is read whole, and so is what has a size of its own in each run.
+        // What is turned or made on the way is read whole, and so is what has a size of its own in each run.
         let tensor = self.lifetimes.tensor(stay.tensor);
-        let turned = matches!(stay.arrives, Arrival::Home { .. })
-            && tensor.home.as_ref().is_some_and(|h| h.transposed.is_some());
-        let most = if turned || tensor.kind != Kind::Weight { 1 } else { PARTS_MAX };
+        let made = matches!(stay.arrives, Arrival::Home { .. })
+            && tensor.home.as_ref().is_some_and(|h| h.transposed.is_some() || h.filled.is_some());
+        let most = if made || tensor.kind != Kind::Weight { 1 } else { PARTS_MAX };
         while parts.len() > 1 {
             let smallest = (0..parts.len()).min_by_key(|n| parts[*n].to - parts[*n].from).unwrap_or(0);
             if parts.len() <= most && parts[smallest].to - parts[smallest].from >= least {

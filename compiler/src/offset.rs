@@ -7,7 +7,12 @@
 //!           whichever ends lowest (Pisarchyk and Lee 2020 call the first greedy-by-size).
 
 use crate::buckets::Buckets;
+use crate::dsa::{Buffer, Verdict, solve};
 use crate::stay::Stay;
+
+/// Stays among which addresses are searched for, and the work that it may cost.
+const SEARCHED_MAX: usize = 400;
+const SEARCH_EFFORT: u64 = 50_000;
 
 /// Offsets of stays, in their order, and the height of the arena that they need.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +42,32 @@ pub fn pack(stays: &[&Stay], positions: usize, alignment: u64, capacity: u64) ->
             break;
         }
     }
-    best.unwrap_or(Offsets { at: Vec::new(), height: 0 })
+    let best = best.unwrap_or(Offsets { at: Vec::new(), height: 0 });
+    if best.height > capacity && capacity > 0 {
+        searched(stays, positions, alignment, capacity).unwrap_or(best)
+    } else {
+        best
+    }
+}
+
+/// Addresses within the capacity by an exact search, where stays are few, none lasts over the edge of the step, and so
+/// much work finds some.
+fn searched(stays: &[&Stay], positions: usize, alignment: u64, capacity: u64) -> Option<Offsets> {
+    if stays.len() > SEARCHED_MAX || stays.iter().any(|s| s.from < 0 && !s.forever) {
+        return None;
+    }
+    let held: Vec<usize> = (0..stays.len()).filter(|i| stays[*i].bytes > 0).collect();
+    let buffer = |i: &usize| {
+        let stay = stays[*i];
+        let (from, to) = if stay.forever { (0, positions as u64) } else { (stay.from as u64, stay.to as u64 + 1) };
+        Buffer { lower: from, upper: to, size: stay.bytes, alignment, gaps: Vec::new() }
+    };
+    let buffers: Vec<Buffer> = held.iter().map(buffer).collect();
+    let answer = solve(&buffers, capacity, SEARCH_EFFORT).ok().filter(|a| a.verdict == Verdict::Fits)?;
+    let mut at = vec![0; stays.len()];
+    held.iter().zip(answer.at).for_each(|(i, offset)| at[*i] = offset);
+    let height = held.iter().map(|i| at[*i] + stays[*i].bytes).max().unwrap_or(0);
+    Some(Offsets { at, height })
 }
 
 fn pack_by(stays: &[&Stay], positions: usize, alignment: u64, key: fn(&Stay) -> u128) -> Offsets {

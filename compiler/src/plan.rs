@@ -39,6 +39,9 @@ const REFINEMENTS: usize = 4;
 /// Times that the most look-ahead that fits is halved towards.
 const HALVINGS: usize = 10;
 
+/// Weights of which a part is tried to be held.
+const PARTLY_MAX: usize = 8;
+
 /// Gaps between uses that are tried one by one; models share few weights.
 const KEPT_GAPS_MAX: usize = 64;
 
@@ -168,7 +171,7 @@ pub fn plan(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Plan, 
         best = site.better(best, kept);
     }
     // The base fits, and it is the first that is tried: there is a best.
-    let Tried { placed, program, timeline, .. } = best.ok_or(PlanError::Empty)?;
+    let Tried { placed, program, timeline, .. } = site.hold_a_part(best.ok_or(PlanError::Empty)?);
     Ok(summary(&site, &placed.stays, program, timeline))
 }
 
@@ -319,19 +322,30 @@ impl<'a> Site<'a> {
         }
         let mut at = vec![0; stays.len()];
         let mut floor = 0u64;
-        for (stay, at) in stays.iter().zip(&mut at).filter(|(s, _)| s.forever && s.level == Level::Device) {
-            *at = floor;
-            floor += stay.bytes.next_multiple_of(grain);
+        let never_leave = |s: &Stay| s.forever && s.level == Level::Device;
+        // What stays in part lies highest: the rest of it comes behind.
+        for parts in [false, true] {
+            let here = stays.iter().zip(&mut at).filter(|(s, _)| never_leave(s) && s.part.is_some() == parts);
+            for (stay, at) in here {
+                *at = floor;
+                floor += stay.bytes.next_multiple_of(grain);
+            }
         }
+        let rest = stays.iter().zip(&mut at).filter(|(s, _)| streams(s) && s.part.is_some());
+        rest.for_each(|(_, at)| *at = floor);
         let own = |s: &&Stay| s.level == Level::Device && !s.forever && !streams(s);
         let values = self.values(&stays.iter().filter(own).collect::<Vec<_>>());
-        let placed = stays.iter().zip(&mut at).filter(|(s, _)| own(s));
-        placed.zip(&values.at).for_each(|((_, at), offset)| *at = floor + offset);
-        let lower = self.lower(&stays)?;
         if floor + values.height > room {
             return None;
         }
-        let streamed = match stays.iter().any(streams) {
+        // Out of the way of what streams: down from the top.
+        let moves = stays.iter().any(streams);
+        let placed = stays.iter().zip(&mut at).filter(|(s, _)| own(s));
+        for ((stay, at), offset) in placed.zip(&values.at) {
+            *at = if moves { room - offset - stay.bytes.next_multiple_of(grain) } else { floor + offset };
+        }
+        let lower = self.lower(&stays)?;
+        let streamed = match moves {
             true => place(self.lifetimes, &self.machine, &stays, at, floor, room)?,
             false => Streamed { stays, at },
         };
@@ -776,6 +790,39 @@ impl<'a> Site<'a> {
         let stays = stays(self.lifetimes, &self.machine, &Choice { window: 0, ..choice.clone() });
         let load = load_curve(&stays, Level::Device, self.positions(), self.machine.device.alignment);
         load.into_iter().max().unwrap_or(0).saturating_add(choice.window)
+    }
+
+    /// The faster of a program and those in which as much as fits of one more weight never leaves.
+    fn hold_a_part(&self, mut best: Tried) -> Tried {
+        let grain = self.machine.device.alignment;
+        let uses = self.lifetimes.uses();
+        let mut weights: Vec<usize> = self.spread_order();
+        weights.retain(|t| !best.choice.pinned[*t] && self.divides(*t));
+        weights.truncate(PARTLY_MAX);
+        let whole = Choice { window: 0, ..best.choice.clone() };
+        let load = load_curve(&stays(self.lifetimes, &self.machine, &whole), Level::Device, self.positions(), grain);
+        for tensor in weights {
+            let beside =
+                load.iter().enumerate().filter(|(p, _)| !uses[tensor].contains(p)).map(|(_, load)| *load).max();
+            let slack = self.room().saturating_sub(beside.unwrap_or(0));
+            let bytes = self.lifetimes.tensors[tensor].bytes;
+            for held in [slack, slack.saturating_sub(whole.window), slack / 2] {
+                let held = held.min(bytes.saturating_sub(1)) / grain * grain;
+                let choice = Choice { partly: Some((TensorId(tensor as u32), held)), ..whole.clone() };
+                if let Some(placed) = self.fits(&choice).filter(|_| held > 0) {
+                    let tried = self.faster(None, choice, placed);
+                    best = tried.filter(|t| t.timeline.step < best.timeline.step).unwrap_or(best);
+                }
+            }
+        }
+        best
+    }
+
+    /// Whether a weight can be brought in parts: not what is turned or made on the way.
+    fn divides(&self, tensor: usize) -> bool {
+        let made =
+            self.lifetimes.tensors[tensor].home.as_ref().is_some_and(|h| h.transposed.is_some() || h.filled.is_some());
+        !made || self.machine.home_to_device.is_none()
     }
 
     /// Keeps weights with several uses from one use to the next where that fits, the shortest gaps first.

@@ -16,6 +16,8 @@ use std::collections::BTreeSet;
 pub struct Choice {
     /// By tensor: it never leaves the device.
     pub pinned: Vec<bool>,
+    /// A streamed weight of which so many bytes never leave.
+    pub partly: Option<(TensorId, u64)>,
     /// Gaps (tensor, index of the use before) over which a streamed weight stays from one use to the next.
     pub kept: BTreeSet<(TensorId, usize)>,
     /// By tensor: its bytes are kept in the lower memory and streamed from there.
@@ -33,7 +35,7 @@ impl Choice {
     pub fn least(lifetimes: &Lifetimes) -> Choice {
         let none = vec![false; lifetimes.tensors.len()];
         let (kept, aside) = (BTreeSet::new(), BTreeSet::new());
-        Choice { pinned: none.clone(), kept, lowered: none, window: 0, aside, demand: false }
+        Choice { pinned: none.clone(), partly: None, kept, lowered: none, window: 0, aside, demand: false }
     }
 }
 
@@ -98,12 +100,18 @@ fn weight(
         all.push(Stay { forever: true, arrives, ..stay(tensor, bytes, 0, last, uses) });
         return;
     }
+    let held = choice.partly.filter(|(partly, _)| *partly == tensor).map_or(0, |(_, held)| held.min(bytes));
+    let rest = if held > 0 { Some((held, bytes)) } else { None };
+    if held > 0 {
+        let part = Some((0, held));
+        all.push(Stay { forever: true, arrives, part, ..stay(tensor, held, 0, last, uses.clone()) });
+    }
     let mut part: Vec<usize> = Vec::new();
     for (i, position) in uses.iter().enumerate() {
         part.push(*position);
         if i + 1 == uses.len() || !choice.kept.contains(&(tensor, i)) {
             let part = std::mem::take(&mut part);
-            all.push(Stay { arrives, ..stay(tensor, bytes, part[0], *position, part) });
+            all.push(Stay { arrives, part: rest, ..stay(tensor, bytes - held, part[0], *position, part) });
         }
     }
 }

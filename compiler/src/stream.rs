@@ -42,8 +42,8 @@ pub fn streams(stay: &Stay) -> bool {
     stay.level == Level::Device && !stay.forever && moves
 }
 
-/// Places what streams between `floor` and `room`, beside stays that have their addresses in `at` already. Nothing where
-/// at some task the bytes that are free do not lie together.
+/// Places what streams between `floor` and `room`, beside stays that have their addresses in `at` already: those that do
+/// not stream, and parts of what never leaves wholly. Nothing where at some task the bytes that are free do not lie together.
 pub fn place(
     lifetimes: &Lifetimes,
     machine: &Machine,
@@ -84,7 +84,8 @@ fn divided(stays: &[Stay], at: &[u64], parts: &[Vec<Part>], shift: i64) -> Strea
         for part in &parts[i] {
             let (from, bytes) = (part.until - shift, part.to.min(stay.bytes) - part.from);
             let whole = bytes == stay.bytes;
-            let range = if whole { None } else { Some((part.from, part.from + bytes)) };
+            let base = stay.part.map_or(0, |(from, _)| from);
+            let range = if whole { stay.part } else { Some((base + part.from, base + part.from + bytes)) };
             all.stays.push(Stay { from: from.min(stay.uses[0] as i64), bytes, part: range, ..stay.clone() });
             all.at.push(at[i] + part.from);
         }
@@ -288,6 +289,11 @@ impl<'a> Zone<'a> {
         let bytes = self.size(stay);
         let last = self.room.checked_sub(bytes).filter(|last| *last >= self.floor)?;
         let blocked = self.blocked(stay, fixed);
+        let free = |at: &u64| !blocked.iter().any(|(from, to)| *from < at + bytes && *at < *to);
+        if stay.part.is_some() {
+            // The rest of what never leaves lies behind it.
+            return Some(self.at[i]).filter(|at| *at <= last && free(at));
+        }
         let asked = self.asked(stay);
         let mut places = vec![self.floor, last];
         let busy = self.held.iter().filter(|(_, h)| h.until > self.when || self.time(h.until) > asked);
@@ -299,7 +305,6 @@ impl<'a> Zone<'a> {
         places.sort_unstable();
         places.dedup();
         let stride = places.len().div_ceil(PLACES_MAX).max(1);
-        let free = |at: &u64| !blocked.iter().any(|(from, to)| *from < at + bytes && *at < *to);
         let weigh = |at: u64| {
             let parts = self.parts(i, at)?;
             let latest = parts.iter().map(|p| p.until).max().unwrap_or(i64::MIN);

@@ -7,12 +7,13 @@
 //! Why:      sweeps take a fraction of a second and mostly suffice. What they leave open is cut where nothing lives
 //!           on, and searched in several orders in turn: none is good everywhere, and a good one ends soon.
 
+pub mod repair;
 pub mod search;
 pub mod sections;
 pub mod sweep;
 
 use search::{Failures, Key, Problem, Search, Standing};
-use sweep::{Fit, Stack};
+use sweep::{Fit, Plan, Stack};
 
 /// A buffer: when it is alive and how many bytes it takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +98,17 @@ const ORDERS: [[Key; 3]; 6] = [
     [Key::Load, Key::Size, Key::Width],
 ];
 
+/// Sweeps, the ones that mostly end lowest first.
+const SWEEPS: [(Stack, Fit); 4] = [
+    (Stack::Birth, Fit { hundredths: 2 }),
+    (Stack::Birth, Fit { hundredths: 10 }),
+    (Stack::Size, Fit { hundredths: 2 }),
+    (Stack::Death, Fit { hundredths: 2 }),
+];
+
+/// What a layout may be above the load, as a part of it, before more is tried, whatever the capacity.
+const NEAR: u64 = 200;
+
 /// Work of a search's first turn; each turn is longer by half than the one before.
 const TURN: u64 = 1 << 20;
 
@@ -119,8 +131,8 @@ pub fn solve(buffers: &[Buffer], capacity: u64, effort: u64) -> Result<Answer, R
     let mut order: Vec<usize> = (0..buffers.len()).filter(|i| buffers[*i].size > 0).collect();
     order.sort_by_key(|i| (buffers[*i].lower, buffers[*i].upper, buffers[*i].size, *i));
     let sorted: Vec<Buffer> = order.iter().map(|i| buffers[*i].clone()).collect();
-    let (peak, moment) = sections::peak(&sorted);
-    let mut layout = swept(&sorted, moment, capacity);
+    let (peak, _) = sections::peak(&sorted);
+    let mut layout = swept(&sorted, capacity);
     let mut nodes = 0;
     let verdict = if peak > u128::from(capacity) {
         Verdict::Overloaded(peak)
@@ -142,21 +154,26 @@ fn height(buffers: &[Buffer], at: &[u64]) -> u64 {
     buffers.iter().zip(at).filter(|(b, _)| b.size > 0).map(|(b, at)| at + b.size).max().unwrap_or(0)
 }
 
-/// The lowest of several sweeps, or the first within the capacity.
-fn swept(buffers: &[Buffer], moment: u64, capacity: u64) -> Vec<u64> {
+/// The lowest of several sweeps, repaired; or the first within the capacity and hardly above the load.
+fn swept(buffers: &[Buffer], capacity: u64) -> Vec<u64> {
+    let (peak, moment) = sections::peak(buffers);
+    let peak = peak as u64;
+    let goal = capacity.min(peak + peak / NEAR).max(peak);
+    let plan = Plan::new(buffers, moment);
     let mut best: Option<(u64, Vec<u64>)> = None;
-    let stacks = [Stack::Width, Stack::Death, Stack::Birth, Stack::Size];
-    for (stack, fit) in stacks.into_iter().flat_map(|stack| [(stack, Fit::Best), (stack, Fit::Ends)]) {
-        let at = sweep::sweep(buffers, moment, stack, fit);
+    for (stack, fit) in SWEEPS {
+        let at = plan.sweep(stack, fit);
         let found = height(buffers, &at);
         if best.as_ref().is_none_or(|(height, _)| found < *height) {
             best = Some((found, at));
         }
-        if found <= capacity {
+        if found <= goal {
             break;
         }
     }
-    best.map_or_else(Vec::new, |(_, at)| at)
+    let mut at = best.map_or_else(Vec::new, |(_, at)| at);
+    repair::repair(buffers, goal, peak, &mut at);
+    at
 }
 
 /// Searches each part of time that a layout leaves too high.
@@ -164,8 +181,7 @@ fn improve(buffers: &[Buffer], capacity: u64, layout: &mut [u64], left: &mut u64
     let mut verdict = Verdict::Fits;
     for part in parts(buffers) {
         let (some, at) = (&buffers[part.clone()], &mut layout[part]);
-        let (_, moment) = sections::peak(some);
-        let own = swept(some, moment, capacity);
+        let own = swept(some, capacity);
         if height(some, &own) < height(some, at) {
             at.copy_from_slice(&own);
         }

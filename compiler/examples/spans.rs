@@ -3,7 +3,6 @@
 #[path = "../tests/families/mod.rs"]
 mod families;
 
-use berth_compiler::dsa::sections::peak;
 use families::FAMILIES;
 use std::fmt::Write;
 

@@ -12,7 +12,7 @@ use super::{Buffer, height};
 use std::collections::BinaryHeap;
 
 /// Work that a repair may do for each buffer, and in all: entries looked at, a fifth of a second's worth.
-const WORK: (u64, u64) = (1000, 40_000_000);
+const WORK: (u64, u64) = (2000, 40_000_000);
 
 /// The buffers of one window of time in order of address, by several widths.
 struct Windows {
@@ -56,7 +56,7 @@ impl<'a> Repair<'a> {
             }
             half *= WIDER;
         }
-        let weight = (0..n).map(|i| buffers[i].size as f64 * (births(i) + alive) as f64).collect();
+        let weight = (0..n).map(|i| buffers[i].size as f64 * births(i) as f64).collect();
         let mut repair = Repair {
             buffers,
             until,
@@ -213,11 +213,7 @@ impl<'a> Repair<'a> {
                 waiting.push(wait(self.weight[i], i as u32));
             }
         }
-        let mut steps = 0; let mut sw = self.work;
-        eprintln!("lid {lid}");
         while let Some((_, i)) = waiting.pop() {
-            if steps < 12 || steps % 500 == 0 { eprintln!("   {steps}: waiting {} work {} size {} life {}", waiting.len(), self.work - sw, self.buffers[i as usize].size, self.until[i as usize] - i); }
-            sw = self.work; steps += 1;
             if self.work > limit {
                 return false;
             }

@@ -157,7 +157,8 @@ impl Space {
         };
         let sure = || self.holes.range((size.saturating_add(alignment - 1), 0, 0)..).next();
         let near = self.holes.range((size, 0, 0)..).take(TRIES);
-        let mut fitting = near.chain(sure()).filter_map(|(length, _, id)| Some((*length, *id, places(*id)?))).peekable();
+        let mut fitting =
+            near.chain(sure()).filter_map(|(length, _, id)| Some((*length, *id, places(*id)?))).peekable();
         let Some((least, id, (_, low, _))) = fitting.peek().copied() else { return self.push(size, alignment, death) };
         let dies = |id: u32| self.blocks.get(id as usize).and_then(|b| b.death);
         let apart = |id: u32| dies(id).map_or(u64::MAX, |d| d.abs_diff(death));

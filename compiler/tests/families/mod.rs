@@ -29,13 +29,9 @@ pub const FAMILIES: &[(&str, Family)] = &[
 ];
 
 /// Numbers that look random.
-pub struct Chance(u64);
+struct Chance(u64);
 
 impl Chance {
-    pub fn new(seed: u64) -> Chance {
-        Chance(seed)
-    }
-
     /// Of all 64-bit words (splitmix64).
     fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -44,7 +40,7 @@ impl Chance {
         word ^ (word >> 31)
     }
 
-    pub fn below(&mut self, end: u64) -> u64 {
+    fn below(&mut self, end: u64) -> u64 {
         self.word() % end
     }
 
@@ -76,7 +72,7 @@ fn stationary(
     life: impl Fn(&mut Chance) -> f64,
     size: impl Fn(&mut Chance) -> u64,
 ) -> Vec<Buffer> {
-    let mut chance = Chance::new(seed);
+    let mut chance = Chance(seed);
     let buffer = |_| {
         let lower = chance.below(TIME);
         let life = (life(&mut chance).min(1.0) * TIME as f64) as u64;
@@ -135,7 +131,7 @@ fn huge_size(chance: &mut Chance) -> u64 {
 
 /// The load is nearly the same all the time: whenever one dies others are born.
 fn full(n: usize, seed: u64) -> Vec<Buffer> {
-    let mut chance = Chance::new(seed);
+    let mut chance = Chance(seed);
     let (mut done, mut alive, mut load) = (Vec::new(), Vec::<Buffer>::new(), 0);
     for time in 0.. {
         while load < 500 << 20 {
@@ -156,7 +152,7 @@ fn full(n: usize, seed: u64) -> Vec<Buffer> {
 
 /// Forward and backward: what is kept on the way there dies on the way back, with scratch at each layer.
 fn training(n: usize, seed: u64) -> Vec<Buffer> {
-    let mut chance = Chance::new(seed);
+    let mut chance = Chance(seed);
     let kinds: Vec<u64> = (0..7).map(|_| (1 + chance.below(64)) * 4096).collect();
     let layers = (n / 10) as u64;
     let mut buffers = Vec::with_capacity(n);
@@ -181,7 +177,7 @@ fn training(n: usize, seed: u64) -> Vec<Buffer> {
 
 /// Layers whose results are read by the next ones, and some much later.
 fn layers(n: usize, seed: u64) -> Vec<Buffer> {
-    let mut chance = Chance::new(seed);
+    let mut chance = Chance(seed);
     let buffer = |i| {
         let life = match chance.below(10) {
             0 => 10 + chance.below(3000),
@@ -195,7 +191,7 @@ fn layers(n: usize, seed: u64) -> Vec<Buffer> {
 
 /// Much is born at a time, and each burst dies for the most part at another.
 fn bursts(n: usize, seed: u64) -> Vec<Buffer> {
-    let mut chance = Chance::new(seed);
+    let mut chance = Chance(seed);
     let mut buffers = Vec::with_capacity(n);
     while buffers.len() < n {
         let (from, life) = (chance.below(1 << 20), 1 + chance.below(1 << 17));
@@ -210,7 +206,7 @@ fn bursts(n: usize, seed: u64) -> Vec<Buffer> {
 
 /// The load rises and falls ten times to nearly the same height.
 fn waves(n: usize, seed: u64) -> Vec<Buffer> {
-    let mut chance = Chance::new(seed);
+    let mut chance = Chance(seed);
     let buffer = |_| {
         let wave = chance.below(10) * (TIME / 10);
         let births = (chance.part() + chance.part()) / 2.0;
@@ -222,7 +218,7 @@ fn waves(n: usize, seed: u64) -> Vec<Buffer> {
 
 /// Calls within calls: what is born last dies first, but for one in eight, which stays on.
 fn nested(n: usize, seed: u64) -> Vec<Buffer> {
-    let mut chance = Chance::new(seed);
+    let mut chance = Chance(seed);
     let (mut buffers, mut open, mut time) = (Vec::with_capacity(n), Vec::new(), 0);
     while buffers.len() + open.len() < n {
         time += 1;

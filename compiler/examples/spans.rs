@@ -1,4 +1,4 @@
-//! Prints a family of packing problems as CSV, for `bench/offsets.sh`: `spans FAMILY N`; without arguments, the names.
+//! Prints a family of packing problems as CSV, for `bench/offsets.sh`: `spans FAMILY N [SEED]`; without arguments, the names.
 
 #[path = "../tests/families/mod.rs"]
 mod families;
@@ -15,7 +15,8 @@ fn main() {
         }
         return;
     };
-    let buffers = family(n, 1);
+    let seed = args.get(2).and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    let buffers = family(n, seed);
     let mut text = String::from("id,lower,upper,size,alignment\n");
     for (i, b) in buffers.iter().enumerate() {
         let _ = writeln!(text, "{i},{},{},{},{}", b.lower, b.upper, b.size, b.alignment);

@@ -2,9 +2,29 @@
 # Runs `berth offsets` on the cases of a folder (CSV files named CASE.CAPACITY.csv) and prints a table.
 #
 #     bench/offsets.sh FOLDER [BERTH]
+#     bench/offsets.sh families [BERTH]
 #
-# Where `reference_times.csv` lies beside the folder, the CPU seconds of MiniMalloc in it are printed too.
+# Where `reference_times.csv` lies beside the folder, the CPU seconds of MiniMalloc in it are printed too. The second
+# form makes families of 100,000 buffers and says how high they lie over their peak load, and the CPU seconds of all.
 set -eu
+if [ "${1:-}" = families ]; then
+    berth=${2:-${CARGO_TARGET_DIR:-target}/release/berth}
+    list=$(mktemp)
+    times=$(mktemp)
+    said=$(mktemp)
+    trap 'rm -f "$list" "$times" "$said"' EXIT
+    sed -n 's/^model name[^:]*: /machine: /p' /proc/cpuinfo | sort | uniq -c | sed 's/^ *//'
+    printf '%-18s %8s %8s %8s\n' family n '/ load' seconds
+    for family in $(cargo run --release --quiet -p berth-compiler --example spans); do
+        cargo run --release --quiet -p berth-compiler --example spans -- "$family" 100000 >"$list"
+        sh -c '"$1" offsets "$2" --capacity 9223372036854775807 2>&1 >/dev/null | cat >"$3"; times >"$4"' \
+            - "$berth" "$list" "$said" "$times"
+        seconds=$(awk 'END { n = split($0, t, /[ms ]+/); print t[1] * 60 + t[2] + t[3] * 60 + t[4] }' "$times")
+        ratio=$(sed -n 's/^height: \([0-9]*\); peak load: \([0-9]*\);.*/\1 \2/p' "$said" | awk '{ printf "%.4f", $1 / $2 }')
+        printf '%-18s %8s %8s %8s\n' "$family" "$(($(wc -l <"$list") - 1))" "$ratio" "$seconds"
+    done
+    exit
+fi
 folder=${1:?the folder of cases}
 berth=${2:-${CARGO_TARGET_DIR:-target}/release/berth}
 reference=$(dirname "$folder")/reference_times.csv

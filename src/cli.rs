@@ -298,6 +298,11 @@ pub struct Offsets {
     /// The default is some twenty seconds' work.
     #[arg(long, value_name = "N", default_value_t = 4_000_000_000)]
     pub effort: u64,
+    /// Stop searches after so many seconds too
+    ///
+    /// What has been stopped so says it: another run may end elsewhere. Without it the answer is always the same.
+    #[arg(long, value_name = "SECONDS")]
+    pub time_limit: Option<f64>,
 }
 
 /// `berth seed-weights`.

@@ -68,6 +68,12 @@ fn what_has_no_offsets_is_said_to_have_none_or_to_be_open() {
     let (code, words) = refused(&["offsets", &file, "--capacity", "6", "--effort", "0"]);
     assert!(code == 1 && words.contains("not found within the effort of 0"), "{words}");
     assert!(berth(["offsets", &file, "--capacity", "7"]).status.success());
+    // The clock is asked before the first search.
+    let (code, words) = refused(&["offsets", &file, "--capacity", "6", "--time-limit", "0"]);
+    assert!(code == 1 && words.contains("not found, cut by the clock after 0 s"), "{words}");
+    let (_, words) = refused(&["offsets", &file, "--capacity", "6", "--time-limit", "1000000"]);
+    assert!(words.contains("a search of all layouts found none within 6 bytes"), "{words}");
+    assert_eq!(refused(&["offsets", &file, "--capacity", "6", "--time-limit", "NaN"]).0, 2);
 }
 
 #[test]

@@ -39,6 +39,9 @@ const REFINEMENTS: usize = 4;
 /// Times that the most look-ahead that fits is halved towards.
 const HALVINGS: usize = 10;
 
+/// Times that the least room is looked for from the bottom again.
+const LEAST_ROUNDS: usize = 8;
+
 /// Weights of which a part is tried to be held.
 const PARTLY_MAX: usize = 8;
 
@@ -532,15 +535,20 @@ impl<'a> Site<'a> {
         let gentlest = Choice::least(self.lifetimes);
         let placed = self.place(stays(self.lifetimes, &self.machine, &gentlest), 0)?;
         let mut best = (placed.device.height, gentlest, placed);
-        if !self.machine.can_spill() {
-            return Some(best);
-        }
-        // Nothing fits in `low`; something fits in the best.
-        while best.0 - low > grain {
-            let middle = low + (best.0 - low) / 2 / grain * grain;
-            match self.first_rung(middle) {
-                Some((choice, placed)) => best = (middle, choice, placed),
-                None => low = middle,
+        // Something fits in the best. What fits is not quite monotone: what lies just below is looked at again.
+        let floor = low;
+        for _ in 0..LEAST_ROUNDS {
+            while best.0 - low > grain {
+                let middle = low + (best.0 - low) / 2 / grain * grain;
+                match self.first_rung(middle) {
+                    Some((choice, placed)) => best = (middle, choice, placed),
+                    None => low = middle,
+                }
+            }
+            let below = (best.0 - 1) / grain * grain;
+            match self.first_rung(below) {
+                Some((choice, placed)) => (best, low) = ((below, choice, placed), floor),
+                None => break,
             }
         }
         Some(best)

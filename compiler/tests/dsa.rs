@@ -1,5 +1,7 @@
 //! Offsets against a slow check and against trying every layout.
 
+mod families;
+
 use berth_compiler::dsa::search::{Failures, Key, Problem, Search, Standing};
 use berth_compiler::dsa::sections::{peak, sections};
 use berth_compiler::dsa::{Answer, Buffer, Refused, Verdict, solve};
@@ -108,7 +110,7 @@ proptest! {
         if found {
             let at = search.offsets().to_vec();
             let height = buffers.iter().zip(&at).map(|(b, at)| at + b.size).max().unwrap_or(0);
-            let answer = Answer { verdict: Verdict::Fits, at, height, peak: 0, nodes: 0 };
+            let answer = Answer { verdict: Verdict::Fits, at, height, peak: 0, nodes: 0, cut: false };
             check(&buffers, capacity, &answer);
         }
         // What the first search has learnt holds for another.
@@ -219,19 +221,56 @@ fn what_the_load_alone_does_not_rule_out_is_refuted_by_search() {
     assert!(refuted > 3 && fit > 3, "{refuted} refuted, {fit} fit");
 }
 
+/// What is above the load at most, in thousandths of it, for 20,000 buffers; else 20.
+const HIGHER: &[(&str, u64)] = &[
+    // The load is all but the same at every time, so that nothing may be wasted at any.
+    ("full", 75),
+    // A few spans are a large part of the load, and not all of them alive at its peak.
+    ("pareto-sizes", 70),
+    ("pareto-both", 50),
+    // A thousand alive at a time and 20,000 in all: with 100,000, peaks stand out more.
+    ("exponential-100", 30),
+    ("exponential-1000", 30),
+    ("exponential-tenth", 25),
+    ("aligned", 30),
+];
+
+/// That no two alive together share a byte, by a sweep through time and a map of what is taken.
+fn apart_in_time(buffers: &[Buffer], at: &[u64]) {
+    let birth = |i: usize| (buffers[i].lower, true, i);
+    let mut events: Vec<(u64, bool, usize)> =
+        (0..buffers.len()).flat_map(|i| [birth(i), (buffers[i].upper, false, i)]).collect();
+    events.sort_unstable();
+    let mut taken = std::collections::BTreeMap::new();
+    for (_, born, i) in events {
+        if !born {
+            taken.remove(&at[i]);
+            continue;
+        }
+        let end = at[i] + buffers[i].size;
+        let below = taken.range(..end).next_back();
+        assert!(below.is_none_or(|(_, to)| *to <= at[i]), "buffer {i} at {}", at[i]);
+        taken.insert(at[i], end);
+    }
+}
+
 #[test]
-fn a_hundred_thousand_buffers_take_two_hundredths_more_than_their_load() {
-    let mut next = numbers(7);
-    let buffers: Vec<Buffer> = (0..100_000)
-        .map(|_| {
-            let (a, b) = (next(1_000_000), next(1_000_000));
-            plain(a.min(b), a.max(b) + 1, 1 + next(1 << 20))
-        })
-        .collect();
-    let (most, _) = peak(&buffers);
-    let capacity = most as u64 * 102 / 100;
-    let answer = solve(&buffers, capacity, 0).expect("sound");
-    assert_eq!(answer.verdict, Verdict::Fits, "{} for a load of {most}", answer.height);
+fn families_of_buffers_take_hardly_more_than_their_load() {
+    let mut worse = Vec::new();
+    for (name, family) in families::FAMILIES {
+        let buffers = family(20_000, 2);
+        // Load is counted in whole multiples of the alignment.
+        let whole = |b: &Buffer| Buffer { size: b.size.next_multiple_of(b.alignment), ..b.clone() };
+        let load = peak(&buffers.iter().map(whole).collect::<Vec<_>>()).0 as u64;
+        let answer = solve(&buffers, load, 0).expect("sound");
+        assert!(buffers.iter().zip(&answer.at).all(|(b, at)| at % b.alignment == 0), "{name}");
+        apart_in_time(&buffers, &answer.at);
+        let allowed = HIGHER.iter().find(|h| h.0 == *name).map_or(20, |h| h.1);
+        if answer.height > load + load / 1000 * allowed {
+            worse.push(format!("{name}: {:.4}", answer.height as f64 / load as f64));
+        }
+    }
+    assert!(worse.is_empty(), "{worse:?}");
 }
 
 #[test]

@@ -7,12 +7,13 @@
 //! Why:      sweeps take a fraction of a second and mostly suffice. What they leave open is cut where nothing lives
 //!           on, and searched in several orders in turn: none is good everywhere, and a good one ends soon.
 
+pub mod repair;
 pub mod search;
 pub mod sections;
 pub mod sweep;
 
 use search::{Failures, Key, Problem, Search, Standing};
-use sweep::{Fit, Stack};
+use sweep::{Fit, Plan, Stack};
 
 /// A buffer: when it is alive and how many bytes it takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +75,8 @@ pub struct Answer {
     pub peak: u64,
     /// Choices looked at by searches.
     pub nodes: u64,
+    /// A search was stopped from outside: the answer may be another the next time.
+    pub cut: bool,
 }
 
 /// Input that no layout is sought for.
@@ -97,8 +100,36 @@ const ORDERS: [[Key; 3]; 6] = [
     [Key::Load, Key::Size, Key::Width],
 ];
 
+/// Sweeps, the ones that mostly end lowest first.
+const SWEEPS: [(Stack, Fit); 12] = [
+    (Stack::Birth, Fit { hundredths: 2 }),
+    (Stack::Birth, Fit { hundredths: 10 }),
+    (Stack::Size, Fit { hundredths: 2 }),
+    (Stack::Death, Fit { hundredths: 2 }),
+    (Stack::Death, Fit { hundredths: 10 }),
+    (Stack::Size, Fit { hundredths: 10 }),
+    (Stack::Width, Fit { hundredths: 10 }),
+    (Stack::Birth, Fit { hundredths: 0 }),
+    (Stack::Birth, Fit { hundredths: 30 }),
+    (Stack::Death, Fit { hundredths: 30 }),
+    (Stack::Size, Fit { hundredths: 30 }),
+    (Stack::Width, Fit { hundredths: 2 }),
+];
+
+/// Buffers that are placed by sweeps in sum, before no further sweep begins.
+const SWEPT: usize = 400_000;
+
+/// What a layout may be above the load, as a part of it, before more is tried, whatever the capacity.
+const NEAR: u64 = 200;
+
 /// Work of a search's first turn; each turn is longer by half than the one before.
 const TURN: u64 = 1 << 20;
+
+/// Work between two questions whether to go on.
+const SLICE: u64 = 1 << 20;
+
+/// Buffers of one part that a search may hold: it would not end for more.
+const SEARCHED: usize = 10_000;
 
 /// Pairs of buffers alive together that a search may hold.
 const PAIRS: u64 = 1 << 24;
@@ -106,8 +137,48 @@ const PAIRS: u64 = 1 << 24;
 /// Places in sections that a search may hold.
 const PLACES: usize = 1 << 22;
 
-/// Finds offsets within `capacity`. The effort bounds the searches; sweeps are always made.
+/// What searches may still do, and what they did.
+struct Effort<'a> {
+    left: u64,
+    nodes: u64,
+    cut: bool,
+    go: &'a mut dyn FnMut() -> bool,
+}
+
+impl Effort<'_> {
+    /// Whether there is effort left, and nobody says stop.
+    fn lasts(&mut self) -> bool {
+        self.cut = self.cut || self.left > 0 && !(self.go)();
+        self.left > 0 && !self.cut
+    }
+
+    /// Goes on with a search for a turn.
+    fn turn(&mut self, search: &mut Search, work: u64, failures: &mut Failures) -> Standing {
+        let (before, nodes) = (search.work, search.nodes);
+        let mut standing = Standing::Open;
+        while standing == Standing::Open && search.work - before < work && self.lasts() {
+            let slice = SLICE.min(work - (search.work - before)).min(self.left);
+            let begun = search.work;
+            standing = search.run(slice, failures);
+            self.left = self.left.saturating_sub(search.work - begun);
+        }
+        self.nodes += search.nodes - nodes;
+        standing
+    }
+}
+
+/// Finds offsets within `capacity`. The effort bounds the searches; sweeps and repairs are always made.
 pub fn solve(buffers: &[Buffer], capacity: u64, effort: u64) -> Result<Answer, Refused> {
+    solve_while(buffers, capacity, effort, &mut || true)
+}
+
+/// The same, as long as `go` says so; it is asked a few hundred times a second while searches last.
+pub fn solve_while(
+    buffers: &[Buffer],
+    capacity: u64,
+    effort: u64,
+    go: &mut dyn FnMut() -> bool,
+) -> Result<Answer, Refused> {
     if let Some(unsound) = buffers.iter().position(|b| !b.is_sound()) {
         return Err(Refused::Unsound(unsound));
     }
@@ -119,22 +190,21 @@ pub fn solve(buffers: &[Buffer], capacity: u64, effort: u64) -> Result<Answer, R
     let mut order: Vec<usize> = (0..buffers.len()).filter(|i| buffers[*i].size > 0).collect();
     order.sort_by_key(|i| (buffers[*i].lower, buffers[*i].upper, buffers[*i].size, *i));
     let sorted: Vec<Buffer> = order.iter().map(|i| buffers[*i].clone()).collect();
-    let (peak, moment) = sections::peak(&sorted);
-    let mut layout = swept(&sorted, moment, capacity);
-    let mut nodes = 0;
+    let (peak, _) = sections::peak(&sorted);
+    let mut layout = swept(&sorted, capacity);
+    let mut effort = Effort { left: effort, nodes: 0, cut: false, go };
     let verdict = if peak > u128::from(capacity) {
         Verdict::Overloaded(peak)
     } else if height(&sorted, &layout) <= capacity {
         Verdict::Fits
     } else {
-        let mut left = effort;
-        improve(&sorted, capacity.min(total as u64), &mut layout, &mut left, &mut nodes)
+        improve(&sorted, capacity.min(total as u64), &mut layout, &mut effort)
     };
     let mut at = vec![0; buffers.len()];
     for (i, offset) in order.iter().zip(&layout) {
         at[*i] = *offset;
     }
-    Ok(Answer { verdict, height: height(buffers, &at), at, peak: peak as u64, nodes })
+    Ok(Answer { verdict, height: height(buffers, &at), at, peak: peak as u64, nodes: effort.nodes, cut: effort.cut })
 }
 
 /// End of the highest buffer.
@@ -142,37 +212,41 @@ fn height(buffers: &[Buffer], at: &[u64]) -> u64 {
     buffers.iter().zip(at).filter(|(b, _)| b.size > 0).map(|(b, at)| at + b.size).max().unwrap_or(0)
 }
 
-/// The lowest of several sweeps, or the first within the capacity.
-fn swept(buffers: &[Buffer], moment: u64, capacity: u64) -> Vec<u64> {
+/// The lowest of several sweeps, repaired; or the first within the capacity and hardly above the load.
+fn swept(buffers: &[Buffer], capacity: u64) -> Vec<u64> {
+    let (peak, moment) = sections::peak(buffers);
+    let peak = peak as u64;
+    let goal = capacity.min(peak + peak / NEAR).max(peak);
+    let plan = Plan::new(buffers, moment);
     let mut best: Option<(u64, Vec<u64>)> = None;
-    let stacks = [Stack::Width, Stack::Death, Stack::Birth, Stack::Size];
-    for (stack, fit) in stacks.into_iter().flat_map(|stack| [(stack, Fit::Best), (stack, Fit::Ends)]) {
-        let at = sweep::sweep(buffers, moment, stack, fit);
+    for (stack, fit) in SWEEPS.into_iter().take((SWEPT / buffers.len().max(1)).max(1)) {
+        let at = plan.sweep(stack, fit);
         let found = height(buffers, &at);
         if best.as_ref().is_none_or(|(height, _)| found < *height) {
             best = Some((found, at));
         }
-        if found <= capacity {
+        if found <= goal {
             break;
         }
     }
-    best.map_or_else(Vec::new, |(_, at)| at)
+    let mut at = best.map_or_else(Vec::new, |(_, at)| at);
+    repair::repair(buffers, goal, peak, &mut at);
+    at
 }
 
 /// Searches each part of time that a layout leaves too high.
-fn improve(buffers: &[Buffer], capacity: u64, layout: &mut [u64], left: &mut u64, nodes: &mut u64) -> Verdict {
+fn improve(buffers: &[Buffer], capacity: u64, layout: &mut [u64], effort: &mut Effort) -> Verdict {
     let mut verdict = Verdict::Fits;
     for part in parts(buffers) {
         let (some, at) = (&buffers[part.clone()], &mut layout[part]);
-        let (_, moment) = sections::peak(some);
-        let own = swept(some, moment, capacity);
+        let own = swept(some, capacity);
         if height(some, &own) < height(some, at) {
             at.copy_from_slice(&own);
         }
         if height(some, at) <= capacity {
             continue;
         }
-        match searched(some, capacity, at, left, nodes) {
+        match searched(some, capacity, at, effort) {
             Standing::Found => {}
             Standing::Failed => return Verdict::Refuted,
             Standing::Open => verdict = Verdict::Open,
@@ -196,8 +270,8 @@ fn parts(buffers: &[Buffer]) -> Vec<std::ops::Range<usize>> {
 }
 
 /// Searches in several orders in turn; what is found replaces the layout, and so does what is merely lower.
-fn searched(buffers: &[Buffer], capacity: u64, at: &mut [u64], left: &mut u64, nodes: &mut u64) -> Standing {
-    if pairs(buffers) > PAIRS {
+fn searched(buffers: &[Buffer], capacity: u64, at: &mut [u64], effort: &mut Effort) -> Standing {
+    if buffers.len() > SEARCHED || pairs(buffers) > PAIRS {
         return Standing::Open;
     }
     let Some(sections) = sections::sections(buffers, PLACES) else { return Standing::Open };
@@ -205,32 +279,31 @@ fn searched(buffers: &[Buffer], capacity: u64, at: &mut [u64], left: &mut u64, n
     let mut searches = ORDERS.map(|keys| Search::new(&problem, keys));
     let mut failures = Failures::default();
     let mut turn = TURN;
-    while *left > 0 {
+    while effort.lasts() {
         for search in &mut searches {
-            let before = (search.work, search.nodes);
-            let standing = search.run(turn.min(*left), &mut failures);
-            *left = left.saturating_sub(search.work - before.0);
-            *nodes += search.nodes - before.1;
-            match standing {
+            match effort.turn(search, turn, &mut failures) {
                 Standing::Found => at.copy_from_slice(search.offsets()),
-                Standing::Failed => dive(buffers, &sections, at),
+                Standing::Failed => dive(buffers, &sections, at, effort),
                 Standing::Open => continue,
             }
-            return standing;
+            return search.standing();
         }
         turn += turn / 2;
     }
-    dive(buffers, &sections, at);
+    dive(buffers, &sections, at, effort);
     Standing::Open
 }
 
 /// Takes the first layout of each order where it is lower.
-fn dive(buffers: &[Buffer], sections: &sections::Sections, at: &mut [u64]) {
+fn dive(buffers: &[Buffer], sections: &sections::Sections, at: &mut [u64], effort: &mut Effort) {
     let room = buffers.iter().map(|b| b.size + b.alignment).sum();
     let problem = Problem::new(buffers, sections, room);
     for keys in ORDERS {
         let mut search = Search::new(&problem, keys);
-        let found = search.run(TURN * 64, &mut Failures::default()) == Standing::Found;
+        // Beyond the effort, but not beyond what the clock allows.
+        let mut own = Effort { left: TURN * 64, nodes: 0, cut: effort.cut, go: &mut *effort.go };
+        let found = own.turn(&mut search, TURN * 64, &mut Failures::default()) == Standing::Found;
+        effort.cut = own.cut;
         if found && height(buffers, search.offsets()) < height(buffers, at) {
             at.copy_from_slice(search.offsets());
         }

@@ -239,6 +239,11 @@ impl<'a> Search<'a> {
         &self.low
     }
 
+    /// How it stands.
+    pub fn standing(&self) -> Standing {
+        self.standing
+    }
+
     /// Goes on until it ends or has done so much more work.
     pub fn run(&mut self, work: u64, failures: &mut Failures) -> Standing {
         let limit = self.work.saturating_add(work);

@@ -97,6 +97,7 @@ fn lifetimes((weights, inputs, tasks): &(Vec<u64>, Vec<u64>, Vec<Seed>)) -> Life
             in_place: vec![],
             workspace: seed.workspace,
             cost: Nanos(seed.cost),
+            others: vec![],
         });
     }
     all

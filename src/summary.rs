@@ -1,6 +1,6 @@
 //! What a plan does, for people and for programs: sizes, times, the bound beside each.
 
-use berth_compiler::plan::{Plan, bound};
+use berth_compiler::plan::Plan;
 use berth_ir::Target;
 use berth_ir::program::Program;
 use berth_ir::units::{Bytes, Nanos};
@@ -47,8 +47,6 @@ impl Summary {
     /// The figures of a plan on a target.
     pub fn new(model: &str, target: &Target, plan: &Plan, costs: &'static str) -> Summary {
         let program = &plan.program;
-        let compute: u64 = program.tasks.iter().map(|t| t.cost.0).sum();
-        let least = bound(target, program);
         let traffic_bound = program.facts.bounds.iter().filter_map(|b| match b {
             berth_ir::program::Bound::Traffic { bytes, .. } => Some(*bytes),
             berth_ir::program::Bound::Room { .. } => None,
@@ -66,8 +64,8 @@ impl Summary {
             tasks: program.facts.calls.values().sum(),
             predicted_nanos: plan.timeline.step.0,
             stall_nanos: plan.timeline.stall.0,
-            bound_nanos: least.0,
-            bound_by: if least.0 > compute { "bytes that must come in" } else { "compute" },
+            bound_nanos: plan.bound.time.0,
+            bound_by: if plan.bound.by_compute { "compute" } else { "bytes that must come in" },
             costs,
         }
     }

@@ -6,6 +6,7 @@ pub mod caches;
 pub mod cost;
 pub mod dsa;
 pub mod emit;
+mod engines;
 pub mod import;
 pub mod layers;
 pub mod lower;

@@ -9,6 +9,7 @@
 //!           worth its room is found by trying: window sizes double, each with as much pinned as then fits.
 
 use crate::emit::{emit, with_facts};
+use crate::engines;
 use crate::layers::two_layers;
 use crate::machine::{CannotPlan, Machine};
 use crate::offset::{Offsets, pack};
@@ -54,6 +55,19 @@ pub struct Plan {
     pub streamed: u64,
     /// Bytes of other tensors that are put aside and brought back in each step.
     pub spilled: u64,
+    /// Bytes of weights that the engine of the lower memory uses where they lie.
+    pub below: u64,
+    /// What no program with these tasks beats, whichever engines that may run them do.
+    pub bound: TimeBound,
+}
+
+/// A step time that nothing can beat, and what sets it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TimeBound {
+    /// The time.
+    pub time: Nanos,
+    /// Whether engines' work sets it, or bytes.
+    pub by_compute: bool,
 }
 
 /// Why there is no plan.
@@ -134,59 +148,72 @@ fn exact(bytes: u64) -> String {
 
 /// A choice with its stays and addresses.
 #[derive(Clone)]
-struct Placed {
+pub(crate) struct Placed {
     stays: Vec<Stay>,
     device: Offsets,
     lower: Offsets,
 }
 
 /// A choice that fits, with what it comes to.
-struct Tried {
-    choice: Choice,
+pub(crate) struct Tried {
+    pub choice: Choice,
     placed: Placed,
     program: Program,
-    timeline: Timeline,
+    pub timeline: Timeline,
 }
 
-/// What a planner works in: fixed for one model and target.
-struct Site<'a> {
-    lifetimes: &'a Lifetimes,
-    machine: Machine<'a>,
-    mode: Mode,
+impl Tried {
+    /// Whether no weight comes to the device in a step: how far ahead and which ones stay is no question then.
+    fn stays_whole(&self, site: &Site) -> bool {
+        let moves = |s: &Stay| s.level == Level::Device && !s.forever && site.is_weight(s);
+        !self.placed.stays.iter().any(moves)
+    }
+}
+
+/// What a planner works in: fixed for one model, target and assignment of tasks to engines.
+pub(crate) struct Site<'a> {
+    pub lifetimes: &'a Lifetimes,
+    pub machine: Machine<'a>,
+    pub mode: Mode,
+    /// By position: the engine of the lower memory runs the task.
+    host: Vec<bool>,
     /// The last addresses of what is no weight: most choices differ in weights alone.
     values: RefCell<Option<(Vec<Stay>, Offsets)>>,
 }
 
-/// Makes the best program found for a target.
+/// Makes the best program found for a target: with tasks on the engine of the lower memory too, where that is faster than
+/// all of them on the device.
 pub fn plan(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Plan, PlanError> {
     let site = Site::new(lifetimes, target, mode)?;
-    let base = site.base().map_err(|room| PlanError::NoRoom(Box::new(room)))?;
-    let mut best = site.search(&base);
-    let kept = best.as_ref().map(|b| site.keep_between_uses(b.choice.clone()));
-    if let Some(kept) = kept.filter(|kept| best.as_ref().is_some_and(|b| b.choice != *kept)) {
-        best = site.better(best, kept);
-    }
-    // The base fits, and it is the first that is tried: there is a best.
-    let Tried { placed, program, timeline, .. } = best.ok_or(PlanError::Empty)?;
-    Ok(summary(&site, &placed.stays, program, timeline))
+    let split = engines::split(&site);
+    // No plan with all tasks on the device beats the bound of those: a split that does need not be compared.
+    let least = engines::alone(lifetimes, &site.machine);
+    let alone = match &split {
+        Some((_, split)) if mode == Mode::Loop && split.timeline.step < least => None,
+        _ => Some(site.alone()),
+    };
+    let mut plan = match (alone, split) {
+        (Some(Ok(alone)), Some((_, split))) if alone.timeline.step <= split.timeline.step => summary(&site, alone),
+        (_, Some((assigned, split))) => summary(&Site::new(&assigned, target, mode)?, split),
+        (Some(alone), None) => summary(&site, alone?),
+        (None, None) => return Err(PlanError::Empty),
+    };
+    plan.bound = engines::bound(lifetimes, &site.machine, mode).unwrap_or(plan.bound);
+    Ok(plan)
 }
 
 /// Makes the program of one choice; nothing where it does not fit.
 pub(crate) fn plan_choice(lifetimes: &Lifetimes, target: &Target, mode: Mode, choice: &Choice) -> Option<Plan> {
     let site = Site::new(lifetimes, target, mode).ok()?;
     let placed = site.fits_in(choice, site.room())?;
-    let program = site.emit(&placed);
-    let timeline = timeline(target, &program, steps(mode));
-    Some(summary(&site, &placed.stays, program, timeline))
+    Some(site.planned(choice.clone(), placed))
 }
 
 /// Makes the program of given stays; nothing where they do not fit.
 pub(crate) fn plan_stays(lifetimes: &Lifetimes, target: &Target, mode: Mode, stays: Vec<Stay>) -> Option<Plan> {
     let site = Site::new(lifetimes, target, mode).ok()?;
     let placed = site.place(stays, site.room(), false).filter(|p| p.device.height <= site.room())?;
-    let program = site.emit(&placed);
-    let timeline = timeline(target, &program, steps(mode));
-    Some(summary(&site, &placed.stays, program, timeline))
+    Some(site.planned(Choice::least(lifetimes), placed))
 }
 
 /// The least capacity of the device, and the capacity at which everything stays.
@@ -198,9 +225,10 @@ pub fn extremes(lifetimes: &Lifetimes, target: &Target) -> Result<(Least, u64), 
     Ok((site.least(), full))
 }
 
-/// The step time that nothing can beat: the engine's work, or the bytes that must come in, whichever takes longer.
-pub fn bound(target: &Target, program: &Program) -> Nanos {
-    let Ok(machine) = Machine::of(target) else { return Nanos(0) };
+/// The step time that nothing can beat with the tasks on the engines that the program has them on: an engine's work, or
+/// the bytes that must come in, whichever takes longer.
+pub fn bound(target: &Target, program: &Program) -> TimeBound {
+    let Ok(machine) = Machine::of(target) else { return TimeBound::default() };
     let mut work = std::collections::BTreeMap::new();
     for task in &program.tasks {
         *work.entry(task.engine.as_str()).or_insert(0u64) += task.cost.0;
@@ -215,7 +243,8 @@ pub fn bound(target: &Target, program: &Program) -> Nanos {
     // What the lower memory cannot hold either comes from files, in every step.
     let below = machine.lower.map_or(0, |tier| tier.room().0);
     let reading = Bytes(bytes.0.saturating_sub(below)).at(machine.rate_from_files());
-    Nanos(compute.max(moving.0).max(reading.0))
+    let moving = moving.0.max(reading.0);
+    TimeBound { time: Nanos(compute.max(moving)), by_compute: moving <= compute }
 }
 
 fn steps(mode: Mode) -> usize {
@@ -225,27 +254,69 @@ fn steps(mode: Mode) -> usize {
     }
 }
 
-fn summary(site: &Site, stays: &[Stay], program: Program, timeline: Timeline) -> Plan {
-    let lifetimes = site.lifetimes;
-    let program = with_facts(site.machine.target, program);
-    let weight = |s: &&Stay| lifetimes.tensor(s.tensor).kind == Kind::Weight && s.level == Level::Device;
+fn summary(site: &Site, tried: Tried) -> Plan {
+    let (lifetimes, stays) = (site.lifetimes, &tried.placed.stays);
+    let program = with_facts(site.machine.target, tried.program);
+    let weight = |s: &&Stay| s.arrives != Arrival::Scratch && lifetimes.tensor(s.tensor).kind == Kind::Weight;
     let bytes = |keep: &dyn Fn(&&Stay) -> bool| stays.iter().filter(|s| keep(s)).map(|s| s.bytes).sum();
-    let returns = |s: &&Stay| matches!(s.arrives, Arrival::Stay { .. });
+    let device = |s: &&Stay| s.level == Level::Device;
+    // What comes back from where only copies use it was put there by the device.
+    let returns = |s: &&Stay| match s.arrives {
+        Arrival::Stay { from, .. } => stays[from].uses.is_empty(),
+        _ => false,
+    };
     Plan {
-        resident: bytes(&|s| weight(s) && s.forever),
-        streamed: bytes(&|s| weight(s) && !s.forever),
-        spilled: bytes(&|s| s.level == Level::Device && !weight(s) && returns(s)),
+        resident: bytes(&|s| device(s) && weight(s) && s.forever),
+        streamed: bytes(&|s| device(s) && weight(s) && !s.forever),
+        spilled: bytes(&|s| device(s) && !weight(s) && returns(s)),
+        below: bytes(&|s| !device(s) && weight(s) && !s.uses.is_empty()),
+        bound: bound(site.machine.target, &program),
         program,
-        timeline,
+        timeline: tried.timeline,
     }
 }
 
 impl<'a> Site<'a> {
-    fn new(lifetimes: &'a Lifetimes, target: &'a Target, mode: Mode) -> Result<Site<'a>, PlanError> {
+    pub fn new(lifetimes: &'a Lifetimes, target: &'a Target, mode: Mode) -> Result<Site<'a>, PlanError> {
         if lifetimes.tasks.is_empty() {
             return Err(PlanError::Empty);
         }
-        Ok(Site { lifetimes, machine: Machine::of(target)?, mode, values: RefCell::new(None) })
+        let host = vec![false; lifetimes.tasks.len()];
+        Ok(Site { lifetimes, machine: Machine::of(target)?, mode, host, values: RefCell::new(None) })
+    }
+
+    /// The same place with tasks on the engines that they are assigned to.
+    pub fn of<'b>(&self, lifetimes: &'b Lifetimes, host: &[bool]) -> Result<Site<'b>, PlanError>
+    where
+        'a: 'b,
+    {
+        Ok(Site { host: host.to_vec(), ..Site::new(lifetimes, self.machine.target, self.mode)? })
+    }
+
+    /// The choice that needs least, but for what is put aside.
+    fn least_choice(&self) -> Choice {
+        Choice { host: self.host.clone(), ..Choice::least(self.lifetimes) }
+    }
+
+    /// The best found with all tasks on the device.
+    fn alone(&self) -> Result<Tried, PlanError> {
+        let base = self.base().map_err(|room| PlanError::NoRoom(Box::new(room)))?;
+        // The base fits, and it is the first that is tried: there is a best.
+        self.best(&base, usize::MAX).ok_or(PlanError::Empty)
+    }
+
+    /// The best found from a choice that fits, with so many orders of pinning at most.
+    pub fn best(&self, base: &Choice, orders: usize) -> Option<Tried> {
+        let best = self.search(base, orders)?;
+        let kept = self.keep_between_uses(best.choice.clone());
+        if kept == best.choice { Some(best) } else { self.better(Some(best), kept) }
+    }
+
+    /// A choice as a plan.
+    fn planned(&self, choice: Choice, placed: Placed) -> Plan {
+        let program = self.emit(&choice.host, &placed);
+        let timeline = timeline(self.machine.target, &program, steps(self.mode));
+        summary(self, Tried { choice, placed, program, timeline })
     }
 
     fn weights(&self) -> Vec<bool> {
@@ -308,13 +379,13 @@ impl<'a> Site<'a> {
     }
 
     /// What the device has, in whole grains of its alignment: a few bytes more change nothing.
-    fn room(&self) -> u64 {
+    pub fn room(&self) -> u64 {
         let (room, grain) = (self.machine.device.room().0, self.machine.device.alignment);
         room / grain * grain
     }
 
     /// The stays of a choice with addresses, if they are quickly found to fit.
-    fn fits(&self, choice: &Choice) -> Option<Placed> {
+    pub fn fits(&self, choice: &Choice) -> Option<Placed> {
         self.fits_so(choice, self.room(), true)
     }
 
@@ -360,8 +431,8 @@ impl<'a> Site<'a> {
     }
 
     /// The faster of the best so far and a choice that fits so.
-    fn faster(&self, best: Option<Tried>, choice: Choice, placed: Placed) -> Option<Tried> {
-        let program = self.emit(&placed);
+    pub fn faster(&self, best: Option<Tried>, choice: Choice, placed: Placed) -> Option<Tried> {
+        let program = self.emit(&choice.host, &placed);
         let timeline = timeline(self.machine.target, &program, steps(self.mode));
         match best {
             Some(best) if best.timeline.step <= timeline.step => Some(best),
@@ -369,8 +440,8 @@ impl<'a> Site<'a> {
         }
     }
 
-    fn emit(&self, placed: &Placed) -> Program {
-        emit(self.lifetimes, &self.machine, &placed.stays, &placed.device, &placed.lower, self.mode)
+    fn emit(&self, host: &[bool], placed: &Placed) -> Program {
+        emit(self.lifetimes, &self.machine, host, &placed.stays, &placed.device, &placed.lower, self.mode)
     }
 
     /// The gentlest choice that fits at all: nothing pinned, nothing ahead, as little put aside as does.
@@ -387,7 +458,7 @@ impl<'a> Site<'a> {
     }
 
     /// The first rung of the ladder that fits in a room.
-    fn first_rung(&self, room: u64) -> Option<(Choice, Placed)> {
+    pub fn first_rung(&self, room: u64) -> Option<(Choice, Placed)> {
         self.ladder(room).into_iter().find_map(|choice| {
             let placed = self.fits_in(&choice, room)?;
             Some((choice, placed))
@@ -396,7 +467,7 @@ impl<'a> Site<'a> {
 
     /// Choices that need less and less: nothing put aside, then what is wanted last, then all but a task's operands.
     fn ladder(&self, room: u64) -> Vec<Choice> {
-        let least = Choice::least(self.lifetimes);
+        let least = self.least_choice();
         let mut rungs = vec![least.clone()];
         if self.machine.can_spill() {
             for percent in [100, 95, 90, 80, 65, 50, 25, 0] {
@@ -415,7 +486,7 @@ impl<'a> Site<'a> {
         let mut aside = BTreeSet::new();
         // Alive tensors: next use by index into their uses.
         let mut alive: Vec<(TensorId, usize)> = Vec::new();
-        for (position, task) in self.lifetimes.tasks.iter().enumerate() {
+        for (position, task) in self.lifetimes.tasks.iter().enumerate().filter(|(p, _)| !self.host[*p]) {
             let mut weights = task.workspace;
             for tensor in task.operands() {
                 let size = self.size(tensor);
@@ -516,7 +587,7 @@ impl<'a> Site<'a> {
     }
 
     /// Tries choices, the base first: each order of pinning with each window, then windows about the best one.
-    fn search(&self, base: &Choice) -> Option<Tried> {
+    fn search(&self, base: &Choice, orders: usize) -> Option<Tried> {
         let mut best = self.faster(None, base.clone(), self.fits_in(base, self.room())?);
         // Once the engine never waits there is nothing to gain.
         let busy = Nanos(self.lifetimes.tasks.iter().map(|t| t.cost.0).fold(0, u64::saturating_add));
@@ -528,9 +599,11 @@ impl<'a> Site<'a> {
             if let Some((choice, placed)) = ahead {
                 best = self.faster(best, choice, placed);
             }
-            let orders = self.pin_orders();
+            let mut all = self.pin_orders();
+            all.truncate(orders);
+            let orders = all;
             let attempt = |best: Option<Tried>, order: usize, window: u64| {
-                if best.as_ref().is_some_and(|b| b.timeline.step <= busy) {
+                if best.as_ref().is_some_and(|b| b.timeline.step <= busy || b.stays_whole(self)) {
                     return (best, None);
                 }
                 let pinned = self.most_pinned(&Choice { window, ..base.clone() }, &orders[order]);
@@ -620,7 +693,7 @@ impl<'a> Site<'a> {
     }
 
     /// The size of weight in which the middle byte of all weights lies.
-    fn bulk(&self) -> u64 {
+    pub fn bulk(&self) -> u64 {
         let weights = self.lifetimes.tensors.iter().filter(|t| t.kind == Kind::Weight);
         let mut sizes: Vec<u64> = weights.map(|t| t.bytes).collect();
         sizes.sort_unstable();
@@ -635,7 +708,7 @@ impl<'a> Site<'a> {
 
     /// Orders in which weights are pinned: evenly spread and as they come, those first whose copy costs its latency
     /// alone; and the largest first.
-    fn pin_orders(&self) -> Vec<Vec<usize>> {
+    pub fn pin_orders(&self) -> Vec<Vec<usize>> {
         let spread = self.spread_order();
         let mut largest = spread.clone();
         largest.sort_by_key(|t| std::cmp::Reverse(self.lifetimes.tensors[*t].bytes));
@@ -655,11 +728,12 @@ impl<'a> Site<'a> {
         order
     }
 
-    /// Weights in an order of which every prefix is spread evenly over the step's bytes: by the fractional parts of
+    /// Weights that the device uses, in an order of which every prefix is spread evenly over the step's bytes: by the fractional parts of
     /// multiples of the golden ratio (Weyl's sequence).
-    fn spread_order(&self) -> Vec<usize> {
+    pub fn spread_order(&self) -> Vec<usize> {
         let uses = self.lifetimes.uses();
-        let weight = |t: &usize| self.lifetimes.tensors[*t].kind == Kind::Weight && !uses[*t].is_empty();
+        let device = |t: usize| uses[t].iter().any(|p| !self.host[*p]);
+        let weight = |t: &usize| self.lifetimes.tensors[*t].kind == Kind::Weight && device(*t);
         let mut weights: Vec<usize> = (0..uses.len()).filter(weight).collect();
         weights.sort_by_key(|t| (uses[*t][0], *t));
         let mut keyed: Vec<(u64, usize)> = weights
@@ -672,7 +746,7 @@ impl<'a> Site<'a> {
     }
 
     /// The choice with as many weights pinned, in this order, as fit; then whatever else fits.
-    fn most_pinned(&self, choice: &Choice, order: &[usize]) -> Option<(Choice, Placed)> {
+    pub fn most_pinned(&self, choice: &Choice, order: &[usize]) -> Option<(Choice, Placed)> {
         let with = |count: usize| {
             let mut pinned = choice.pinned.clone();
             order[..count].iter().for_each(|t| pinned[*t] = true);

@@ -10,7 +10,7 @@
 use berth_ir::Target;
 
 /// Even under copies that take everything a task keeps this part of its memory: hardware arbitrates.
-const LEAST_PART: u64 = 16;
+pub(crate) const LEAST_PART: u64 = 16;
 
 /// A speed of one, in fixed point.
 const FULL: u64 = 1 << 20;

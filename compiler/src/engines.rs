@@ -15,8 +15,7 @@ use berth_ir::lifetime::{Lifetimes, Task};
 use berth_ir::program::{Kind, Mode};
 use berth_ir::target::Link;
 use berth_ir::units::{Bytes, Nanos};
-use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 /// A unit has no more than this part of all weights, where single tasks do not have more: a finer split balances better.
 const UNIT_PART_MAX: u64 = 24;
@@ -43,7 +42,6 @@ struct Unit {
 #[derive(Clone, Copy)]
 enum Way {
     Spread,
-    First,
     Last,
 }
 
@@ -79,50 +77,52 @@ struct Split<'s, 'a> {
     worth: Vec<Unit>,
 }
 
-/// What a number of units comes to.
-type Known = BTreeMap<usize, Option<Nanos>>;
-
 impl Split<'_, '_> {
-    /// Climbs from a number of units to better ones, in strides that halve; then looks closer at the best.
+    /// Climbs from a number of units, spread, to better ones, in strides that halve, and looks closer at the best of them;
+    /// beside it the fewest of the last that leave nothing to stream, as a static split of layers has it.
     fn best(&self, start: usize) -> Option<(Lifetimes, Tried)> {
         let all = self.worth.len();
         let mut best: Option<(Lifetimes, Tried)> = None;
-        let mut known = Known::new();
-        let mut attempt = |best: &mut Option<_>, way, count: usize| {
-            let known = known.entry(count);
-            if let (Way::Spread, std::collections::btree_map::Entry::Occupied(entry)) = (way, &known) {
-                return *entry.get();
-            }
-            let found = self.tried(&self.host(way, count));
-            let step = found.as_ref().map(|(_, tried)| tried.timeline.step);
-            if matches!(way, Way::Spread) {
-                known.or_insert(step);
-            }
-            keep(best, found);
-            step
-        };
+        let mut known = BTreeSet::from([start]);
         let mut at = start;
-        let mut least = attempt(&mut best, Way::Spread, at);
-        let mut stride = all / 8;
+        keep(&mut best, self.tried(&self.host(Way::Spread, start)));
+        let mut stride = all / 4;
         while stride > 0 {
             for next in [at.saturating_sub(stride), (at + stride).min(all)] {
-                let step = attempt(&mut best, Way::Spread, next);
-                if step.is_some_and(|step| least.is_none_or(|least| step < least)) {
-                    (at, least) = (next, step);
+                if known.insert(next) && keep(&mut best, self.tried(&self.host(Way::Spread, next))) {
+                    at = next;
                 }
             }
             stride /= 2;
         }
-        for way in [Way::First, Way::Last] {
-            attempt(&mut best, way, at);
+        let closer = best.as_ref().and_then(|(lifetimes, tried)| self.closer(lifetimes, tried));
+        keep(&mut best, closer);
+        for count in self.static_split() {
+            keep(&mut best, self.tried(&self.host(Way::Last, count)));
         }
-        let (lifetimes, tried) = best?;
-        let closer = self.site.of(&lifetimes, &tried.choice.host).ok()?;
+        best
+    }
+
+    /// The same assignment with more windows tried.
+    fn closer(&self, lifetimes: &Lifetimes, tried: &Tried) -> Option<(Lifetimes, Tried)> {
+        let site = self.site.of(lifetimes, &tried.choice.host).ok()?;
         let base = Choice { pinned: vec![false; lifetimes.tensors.len()], window: 0, ..tried.choice.clone() };
-        match closer.best(&base, 1) {
-            Some(closer) if closer.timeline.step < tried.timeline.step => Some((lifetimes, closer)),
-            _ => Some((lifetimes, tried)),
+        Some((lifetimes.clone(), site.best(&base, 1)?))
+    }
+
+    /// Numbers of units without which all weights fit into the device: the fewest, and one more for what else is there.
+    fn static_split(&self) -> Vec<usize> {
+        let mut left = weights(self.site.lifetimes, Some(self.engine));
+        let room = self.site.room();
+        let mut count = 0;
+        for unit in self.worth.iter().rev() {
+            if left <= room {
+                break;
+            }
+            left = left.saturating_sub(unit.bytes);
+            count += 1;
         }
+        (count..=self.worth.len()).take(2).filter(|count| *count > 0).collect()
     }
 
     /// By position, whether the lower memory's engine runs the task.
@@ -133,7 +133,6 @@ impl Split<'_, '_> {
         for (n, unit) in self.worth.iter().enumerate() {
             let chosen = match way {
                 Way::Spread => (n + 1) * count / all > n * count / all,
-                Way::First => n < count,
                 Way::Last => n + count >= all,
             };
             if chosen {
@@ -151,7 +150,7 @@ impl Split<'_, '_> {
         let lifetimes = assigned(self.site.lifetimes, self.engine, host);
         let site = self.site.of(&lifetimes, host).ok()?;
         let base = site.first_rung(site.room())?.0;
-        // Two of the weights that make up most of the bytes, and what comes in the longest time that the cores take.
+        // What comes in the longest time that the cores take.
         let (mut longest, mut run) = (0u64, 0u64);
         for (task, host) in lifetimes.tasks.iter().zip(host) {
             run = if *host { run.saturating_add(task.cost.0) } else { 0 };
@@ -159,14 +158,17 @@ impl Split<'_, '_> {
         }
         let rate = u128::from(site.machine.rate_into_device().0);
         let brought = u64::try_from(rate * u128::from(longest) / 1_000_000_000).unwrap_or(u64::MAX);
-        let window = site.bulk().saturating_mul(2).saturating_add(brought);
         let order = site.pin_orders().swap_remove(0);
-        // Where so much ahead does not fit beside what must be there, half of it may.
-        let windows = std::iter::successors(Some(window), |w| Some(w / 2).filter(|w| *w > 0)).take(WINDOWS_MAX);
-        let placed = windows.chain([0]).find_map(|window| site.most_pinned(&Choice { window, ..base.clone() }, &order));
-        let (choice, placed) = placed?;
-        let tried = site.faster(None, choice, placed)?;
-        Some((lifetimes, tried))
+        let bulk = site.bulk();
+        let mut best = None;
+        for window in [bulk, bulk.saturating_mul(2), bulk.saturating_mul(2).saturating_add(brought)] {
+            let placed = site.most_pinned(&Choice { window, ..base.clone() }, &order);
+            best = placed.and_then(|(choice, placed)| site.faster(best.take(), choice, placed)).or(best);
+            if best.as_ref().is_some_and(|tried| tried.is_enough(&site)) {
+                break;
+            }
+        }
+        Some((lifetimes, best?))
     }
 
     /// The number of units that a flow of bytes balances: what the cores do not read crosses the link, and they and the
@@ -196,15 +198,14 @@ impl Split<'_, '_> {
     }
 }
 
-/// Halvings of a window that does not fit.
-const WINDOWS_MAX: usize = 6;
-
-/// The faster of the best so far and another.
-fn keep(best: &mut Option<(Lifetimes, Tried)>, other: Option<(Lifetimes, Tried)>) {
-    let Some(other) = other else { return };
-    if best.as_ref().is_none_or(|best| other.1.timeline.step < best.1.timeline.step) {
+/// Keeps the faster of the best so far and another; whether that is the other.
+fn keep(best: &mut Option<(Lifetimes, Tried)>, other: Option<(Lifetimes, Tried)>) -> bool {
+    let Some(other) = other else { return false };
+    let faster = best.as_ref().is_none_or(|best| other.1.timeline.step < best.1.timeline.step);
+    if faster {
         *best = Some(other);
     }
+    faster
 }
 
 /// Tasks that read rows of a weight which takes longer to cross the link than what they write.
@@ -313,12 +314,19 @@ pub(crate) fn alone(lifetimes: &Lifetimes, machine: &Machine) -> Nanos {
 /// The step time that no assignment of the tasks to the machine's engines beats; nothing where only the device may run
 /// them.
 ///
-/// Of the weights, the device holds what it has room for. Each other byte crosses the link in every step, or each of its
-/// readers runs where it lies, the first of them too. So in a time T: link rate x T + what the first readers that the
-/// other engine has time for in T are the first to read >= the weights less the device's room; what it has time for is
-/// at most what it gets when it takes the most bytes per nanosecond first, the last of them in part. All those bytes come
-/// out of the lower memory, or straight from files, at their rates; and what neither memory holds comes from files.
-/// Of compute the same holds with the device's nanoseconds for bytes and one a nanosecond for the rate.
+/// A step takes no less than each of these, whatever the assignment:
+/// - what the device computes, one task after the other;
+/// - what the other engine computes;
+/// - any chain of tasks from an input to an output, as a caller reads a step's outputs before he feeds the next: each
+///   task of it on its quicker engine, and what it takes more if it runs on the other; so the longest of these chains,
+///   and the mean of some, which go through parallel branches in turn;
+/// - the weights that are read whole, less what the device has room for and less those whose first reader runs on the
+///   other engine, over the links into the device: the rest is brought in every step.
+///
+/// So it takes no less than any weighted mean of these, and in a mean each task can be given the engine that makes it
+/// least by itself. The weights are searched; whichever are found, the mean is a bound (a Lagrangian relaxation).
+/// Beside it: weights come out of the lower memory, whoever reads them, or straight from files, at their rates; and what
+/// neither memory holds comes from files.
 pub(crate) fn bound(lifetimes: &Lifetimes, machine: &Machine, mode: Mode) -> Option<TimeBound> {
     let engine = machine.host?;
     let on: Vec<Option<u64>> = lifetimes.tasks.iter().map(|t| Some(t.on(engine)?.cost.0)).collect();
@@ -328,44 +336,141 @@ pub(crate) fn bound(lifetimes: &Lifetimes, machine: &Machine, mode: Mode) -> Opt
     // In a loop what stays on the device was brought before the step.
     let room = if mode == Mode::Loop { machine.device.room().0 } else { 0 };
     let need = all.saturating_sub(room);
-    let items = |gain: &dyn Fn(usize) -> u128| -> Vec<(u64, u128)> {
-        on.iter().enumerate().filter_map(|(p, price)| Some(((*price)?, gain(p)))).collect()
-    };
-    let second = 1_000_000_000;
-    let into = u128::from(machine.rate_into_device().0);
-    let moving = least_time(u128::from(need) * second, into, items(&|p| u128::from(first[p]) * second));
-    // Where no task takes its bytes faster than the memory gives them.
-    let rate = |link: Option<&Link>| link.map_or(0, |l| u128::from(l.present_rate().0));
-    let bandwidth = u128::from(lower.bandwidth.0);
-    let gives = bandwidth.max(rate(machine.lower_to_device) + bandwidth / u128::from(KEPT_PART));
-    let bounded = on.iter().zip(&first).all(|(on, bytes)| {
-        on.is_none_or(|nanos| u128::from(*bytes) * second <= u128::from(nanos) * bandwidth)
+    let into = machine.rate_into_device();
+    let quicker: Vec<u64> =
+        lifetimes.tasks.iter().zip(&on).map(|(t, on)| on.unwrap_or(u64::MAX).min(t.cost.0)).collect();
+    let longest = chain(lifetimes, &quicker);
+    let branches = chains(lifetimes, &on);
+    let parts = (0..on.len()).map(|p| {
+        let device = lifetimes.tasks[p].cost.0;
+        let more = |time: u64| time - quicker[p];
+        let longer = |time: u64| if longest[p] { more(time) } else { 0 };
+        let mean = |time: u64| more(time).saturating_mul(branches[p]) / CHAINS;
+        let here = [device, 0, longer(device), mean(device), 0].map(i128::from);
+        // What need not be moved is taken off, rounded up.
+        let moved = i128::from(Bytes(first[p]).at(into).0) + 1;
+        let there = on[p].map(|host| {
+            let [a, b, c] = [host, longer(host), mean(host)].map(i128::from);
+            [0, a, b, c, -moved]
+        });
+        (here, there)
     });
+    let parts: Vec<_> = parts.collect();
+    let sum = |share: &dyn Fn(usize) -> u64| {
+        let times = quicker.iter().enumerate().map(|(p, time)| u128::from(*time) * u128::from(share(p)));
+        times.sum::<u128>() / u128::from(CHAINS)
+    };
+    let length = sum(&|p| if longest[p] { CHAINS } else { 0 }) as i128;
+    let moving = i128::from(Bytes(need).at(into).0.saturating_sub(1));
+    let fixed = [0, 0, length, sum(&|p| branches[p]) as i128, moving];
+    let mean = |weights: &Weights| {
+        let of = |times: &Weights| times.iter().zip(weights).map(|(t, w)| t * w).sum::<i128>();
+        let least = |(here, there): &(Weights, Option<Weights>)| {
+            there.as_ref().map_or(of(here), |there| of(here).min(of(there)))
+        };
+        (of(&fixed) + parts.iter().map(least).sum::<i128>()) / WEIGHT
+    };
+    let (weights, time) = best_mean(mean);
+    let moving = u64::try_from(time.max(0)).unwrap_or(u64::MAX);
+    // Where no task takes its bytes faster than the memory gives them.
+    let (second, bandwidth) = (1_000_000_000, u128::from(lower.bandwidth.0));
+    let rate = |link: Option<&Link>| link.map_or(0, |l| u128::from(l.present_rate().0));
+    let gives = bandwidth.max(rate(machine.lower_to_device) + bandwidth / u128::from(KEPT_PART));
+    let bounded = on
+        .iter()
+        .zip(&first)
+        .all(|(on, bytes)| on.is_none_or(|nanos| u128::from(*bytes) * second <= u128::from(nanos) * bandwidth));
     let gives = if bounded { gives + rate(machine.home_to_device) } else { 0 };
     let giving = (u128::from(need) * second).checked_div(gives).unwrap_or(0);
-    let elsewhere = Bytes(need.saturating_sub(lower.room().0)).at(machine.rate_from_files());
-    let bytes = u128::from(moving.max(elsewhere.0)).max(giving);
-    let work = lifetimes.tasks.iter().map(|t| u128::from(t.cost.0)).sum();
-    let compute = least_time(work, 1, items(&|p| u128::from(lifetimes.tasks[p].cost.0)));
-    let time = u64::try_from(bytes).unwrap_or(u64::MAX);
-    Some(TimeBound { time: Nanos(time.max(compute)), by_compute: time <= compute })
+    let giving = u64::try_from(giving).unwrap_or(u64::MAX);
+    let elsewhere = Bytes(need.saturating_sub(lower.room().0)).at(machine.rate_from_files()).0;
+    let bytes = giving.max(elsewhere);
+    Some(TimeBound { time: Nanos(moving.max(bytes)), by_compute: moving >= bytes && weights[TIMES - 1] == 0 })
 }
 
-/// The least time in which what comes at a rate and what items bring that are paid for with that time are as much as is
-/// needed; items may be had in part.
-fn least_time(need: u128, rate: u128, mut items: Vec<(u64, u128)>) -> u64 {
-    let dearer = |a: &(u64, u128), b: &(u64, u128)| (u128::from(a.0) * b.1).cmp(&(u128::from(b.0) * a.1));
-    items.retain(|(_, gain)| *gain > 0);
-    items.sort_by(|a, b| dearer(a, b).then(Ordering::Equal));
-    let (mut time, mut lack) = (0u64, need);
-    for (price, gain) in items {
-        let price_gain = rate * u128::from(price) + gain;
-        if price_gain >= lack {
-            return time + (lack * u128::from(price) / price_gain) as u64;
+/// What weights of a mean add up to.
+const WEIGHT: i128 = 256;
+
+/// Times that a step takes no less than; the last is that of moving bytes.
+const TIMES: usize = 5;
+
+/// Times, or a weight for each.
+type Weights = [i128; TIMES];
+
+/// Chains through parallel branches in turn.
+const CHAINS: u64 = 16;
+
+/// Weights that give a great mean, and the mean: from each time alone, moving parts of a weight from one to another while
+/// that helps, halves first.
+fn best_mean(mean: impl Fn(&Weights) -> i128) -> (Weights, i128) {
+    let mut best = ([0; TIMES], 0);
+    for start in 0..TIMES {
+        let mut weights = [0; TIMES];
+        weights[start] = WEIGHT;
+        let mut climbed = (weights, mean(&weights));
+        let mut part = WEIGHT / 2;
+        while part > 0 {
+            let mut better = false;
+            for (from, to) in (0..TIMES).flat_map(|from| (0..TIMES).map(move |to| (from, to))) {
+                let mut next = climbed.0;
+                next[from] -= part;
+                next[to] += part;
+                if from != to && next[from] >= 0 {
+                    let found = mean(&next);
+                    if found > climbed.1 {
+                        (climbed, better) = ((next, found), true);
+                    }
+                }
+            }
+            if !better {
+                part /= 2;
+            }
         }
-        time = time.saturating_add(price);
-        lack -= price_gain;
+        if climbed.1 > best.1 {
+            best = climbed;
+        }
     }
-    // Without a link nothing more comes.
-    time.saturating_add(u64::try_from(lack.checked_div(rate).unwrap_or(0)).unwrap_or(u64::MAX))
+    best
+}
+
+/// By task, how many of some chains go through it: each the longest by the time on the slower engine, where a task counts
+/// the less the more often the chains before went through it.
+fn chains(lifetimes: &Lifetimes, on: &[Option<u64>]) -> Vec<u64> {
+    let mut through = vec![0; lifetimes.tasks.len()];
+    for _ in 0..CHAINS {
+        let tasks = lifetimes.tasks.iter().zip(on).zip(&through);
+        let times: Vec<u64> = tasks.map(|((t, on), seen)| on.unwrap_or(0).max(t.cost.0) / (1 + seen)).collect();
+        for (count, on_chain) in through.iter_mut().zip(chain(lifetimes, &times)) {
+            *count += u64::from(on_chain);
+        }
+    }
+    through
+}
+
+/// The tasks of the longest chain from an input to an output.
+fn chain(lifetimes: &Lifetimes, times: &[u64]) -> Vec<bool> {
+    let count = lifetimes.tasks.len();
+    // By tensor: the task that wrote it, if that depends on an input.
+    let mut writer: Vec<Option<usize>> = vec![None; lifetimes.tensors.len()];
+    let mut until: Vec<(u64, Option<usize>)> = vec![(0, None); count];
+    let mut last: Option<usize> = None;
+    for (p, task) in lifetimes.tasks.iter().enumerate() {
+        let before = task.reads.iter().filter_map(|t| writer[t.index()]).max_by_key(|w| until[*w].0);
+        let fed = task.reads.iter().any(|t| lifetimes.tensor(*t).kind == Kind::Input);
+        if before.is_none() && !fed {
+            continue;
+        }
+        until[p] = (before.map_or(0, |w| until[w].0).saturating_add(times[p]), before);
+        task.writes.iter().for_each(|t| writer[t.index()] = Some(p));
+        let read = task.writes.iter().any(|t| lifetimes.tensor(*t).kind == Kind::Output);
+        if read && last.is_none_or(|l| until[l].0 < until[p].0) {
+            last = Some(p);
+        }
+    }
+    let mut chain = vec![false; count];
+    while let Some(p) = last {
+        chain[p] = true;
+        last = until[p].1;
+    }
+    chain
 }

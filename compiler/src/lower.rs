@@ -621,7 +621,17 @@ impl Lowering<'_> {
             (true, Some(written)) => self.rights(op, *written),
             _ => Vec::new(),
         };
-        Ok(Task { name, ops, reads, writes, rows, in_place, workspace: 0, cost: Default::default(), others: Vec::new() })
+        Ok(Task {
+            name,
+            ops,
+            reads,
+            writes,
+            rows,
+            in_place,
+            workspace: 0,
+            cost: Default::default(),
+            others: Vec::new(),
+        })
     }
 
     /// What an operator that may compute in place may write over: operands of the result's type and shape.

@@ -163,10 +163,11 @@ pub(crate) struct Tried {
 }
 
 impl Tried {
-    /// Whether no weight comes to the device in a step: how far ahead and which ones stay is no question then.
-    fn stays_whole(&self, site: &Site) -> bool {
+    /// Whether pinning otherwise has nothing to gain: some engine always computes, or no weight comes to the device in a
+    /// step.
+    pub fn is_enough(&self, site: &Site) -> bool {
         let moves = |s: &Stay| s.level == Level::Device && !s.forever && site.is_weight(s);
-        !self.placed.stays.iter().any(moves)
+        self.timeline.idle == Nanos(0) || !self.placed.stays.iter().any(moves)
     }
 }
 
@@ -589,8 +590,6 @@ impl<'a> Site<'a> {
     /// Tries choices, the base first: each order of pinning with each window, then windows about the best one.
     fn search(&self, base: &Choice, orders: usize) -> Option<Tried> {
         let mut best = self.faster(None, base.clone(), self.fits_in(base, self.room())?);
-        // Once the engine never waits there is nothing to gain.
-        let busy = Nanos(self.lifetimes.tasks.iter().map(|t| t.cost.0).fold(0, u64::saturating_add));
         for lowered in self.lowerings(base) {
             let base = Choice { lowered, ..base.clone() };
             // Nothing pinned, as many layers ahead as fit, two at the most.
@@ -603,7 +602,7 @@ impl<'a> Site<'a> {
             all.truncate(orders);
             let orders = all;
             let attempt = |best: Option<Tried>, order: usize, window: u64| {
-                if best.as_ref().is_some_and(|b| b.timeline.step <= busy || b.stays_whole(self)) {
+                if best.as_ref().is_some_and(|b| b.is_enough(self)) {
                     return (best, None);
                 }
                 let pinned = self.most_pinned(&Choice { window, ..base.clone() }, &orders[order]);

@@ -27,6 +27,8 @@ pub struct Timeline {
     pub step: Nanos,
     /// Part of it in which no engine computes, or computes slower because copies take its memory.
     pub stall: Nanos,
+    /// Part of it in which no engine computes.
+    pub idle: Nanos,
 }
 
 /// One instance of an instruction.
@@ -182,7 +184,8 @@ impl<'p> World<'p> {
                 // The gate of the step before the last: opened when that step has ended.
                 let ended = u32::from(step >= 2 && self.open[step - 2] > 0);
                 // The caller's: opened when the outputs of the step before have been read.
-                let read = u32::from(self.work[half][i].kind == Instance::Feed && step >= 1 && self.unread[step - 1] > 0);
+                let read =
+                    u32::from(self.work[half][i].kind == Instance::Feed && step >= 1 && self.unread[step - 1] > 0);
                 self.waits[node] = preds.len() as u32 + ended + read;
                 for p in preds {
                     self.next[p].push(node as u32);
@@ -299,10 +302,15 @@ impl<'p> World<'p> {
         let steps = self.first.len() - 2;
         let mut step_end = vec![0u64; steps + 1];
         let mut events = Vec::with_capacity(self.span.len());
+        // Of the steps that the figure of one is taken of, how long tasks ran, copies slowing them.
+        let (last, mut runs) = (if steps > 2 { 2 } else { 1 }, 0u64);
         for (node, (start, end)) in self.span.iter().enumerate() {
             let (step, i) = self.place(node);
             let half = Self::half(step);
             step_end[step] = step_end[step].max(*end);
+            if self.work[half][i].kind == Instance::Run && step + last > steps {
+                runs = runs.saturating_add(end - start);
+            }
             events.push(Event {
                 name: self.code[half][i].name().to_owned(),
                 step,
@@ -320,9 +328,11 @@ impl<'p> World<'p> {
             1 | 2 => step_end[steps] - step_end[steps - 1],
             _ => (step_end[steps] - step_end[steps - 2]).div_ceil(2),
         };
+        let runs = runs.div_ceil(last as u64);
         let step = if steps <= 1 { first_step } else { Nanos(step) };
         let busy = program.tasks.iter().map(|t| t.cost.0).fold(0, u64::saturating_add);
-        Timeline { events, first_step, step, stall: Nanos(step.0.saturating_sub(busy)) }
+        let (stall, idle) = (step.0.saturating_sub(busy), step.0.saturating_sub(runs));
+        Timeline { events, first_step, step, stall: Nanos(stall), idle: Nanos(idle) }
     }
 }
 

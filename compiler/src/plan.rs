@@ -36,6 +36,9 @@ const REPAIRS_MAX: usize = 4;
 /// What is no weight is placed apart where it takes no more than this part of the room: two per cent.
 const VALUES_PART: u64 = 50;
 
+/// A step in which nothing computes for less than this part of it is not looked at further.
+const IDLE_PART: u64 = 128;
+
 /// Times that the interval about the best window is halved.
 const REFINEMENTS: usize = 4;
 
@@ -163,11 +166,11 @@ pub(crate) struct Tried {
 }
 
 impl Tried {
-    /// Whether pinning otherwise has nothing to gain: some engine always computes, or no weight comes to the device in a
+    /// Whether pinning otherwise has nothing to gain: some engine computes all but always, or no weight comes to the device in a
     /// step.
     pub fn is_enough(&self, site: &Site) -> bool {
         let moves = |s: &Stay| s.level == Level::Device && !s.forever && site.is_weight(s);
-        self.timeline.idle == Nanos(0) || !self.placed.stays.iter().any(moves)
+        self.timeline.idle.0 <= self.timeline.step.0 / IDLE_PART || !self.placed.stays.iter().any(moves)
     }
 }
 

@@ -23,6 +23,9 @@ const UNIT_PART_MAX: u64 = 24;
 /// A unit has at least this part of all weights: each costs a crossing there and back.
 const UNIT_PART_MIN: u64 = 64;
 
+/// Times that the interval about the best window is halved.
+const REFINEMENTS: usize = 2;
+
 /// The part of its memory that an engine keeps under copies, as the simulator has it.
 const KEPT_PART: u64 = crate::share::LEAST_PART;
 
@@ -78,8 +81,8 @@ struct Split<'s, 'a> {
 }
 
 impl Split<'_, '_> {
-    /// Climbs from a number of units, spread, to better ones, in strides that halve, and looks closer at the best of them;
-    /// beside it the fewest of the last that leave nothing to stream, as a static split of layers has it.
+    /// Climbs from a number of units, spread, to better ones, in strides that halve; beside it the fewest of the last that
+    /// leave nothing to stream, as a static split of layers has it. Then looks closer at the best of them.
     fn best(&self, start: usize) -> Option<(Lifetimes, Tried)> {
         let all = self.worth.len();
         let mut best: Option<(Lifetimes, Tried)> = None;
@@ -95,19 +98,37 @@ impl Split<'_, '_> {
             }
             stride /= 2;
         }
-        let closer = best.as_ref().and_then(|(lifetimes, tried)| self.closer(lifetimes, tried));
-        keep(&mut best, closer);
         for count in self.static_split() {
             keep(&mut best, self.tried(&self.host(Way::Last, count)));
         }
-        best
+        let (lifetimes, tried) = best?;
+        self.closer(&lifetimes, tried)
     }
 
-    /// The same assignment with more windows tried.
-    fn closer(&self, lifetimes: &Lifetimes, tried: &Tried) -> Option<(Lifetimes, Tried)> {
+    /// The same assignment with windows about the one that was best, and weights kept between their uses.
+    fn closer(&self, lifetimes: &Lifetimes, tried: Tried) -> Option<(Lifetimes, Tried)> {
         let site = self.site.of(lifetimes, &tried.choice.host).ok()?;
-        let base = Choice { pinned: vec![false; lifetimes.tensors.len()], window: 0, ..tried.choice.clone() };
-        Some((lifetimes.clone(), site.best(&base, 1)?))
+        let base = Choice { pinned: vec![false; lifetimes.tensors.len()], ..tried.choice.clone() };
+        if self.worth.is_empty() {
+            // There was nothing to choose but this: it is looked at as the device alone is.
+            let best = site.search(&Choice { window: 0, ..base })?;
+            return Some((lifetimes.clone(), site.kept(best)?));
+        }
+        let order = site.pin_orders().swap_remove(0);
+        let mut best = tried;
+        let mut stride = best.choice.window / 4;
+        for _ in 0..REFINEMENTS {
+            let window = best.choice.window;
+            for window in [window.saturating_sub(stride), window.saturating_add(stride)] {
+                if !best.is_enough(&site)
+                    && let Some((choice, placed)) = site.most_pinned(&Choice { window, ..base.clone() }, &order)
+                {
+                    best = site.faster(Some(best), choice, placed)?;
+                }
+            }
+            stride /= 2;
+        }
+        Some((lifetimes.clone(), site.kept(best)?))
     }
 
     /// Numbers of units without which all weights fit into the device: the fewest, and one more for what else is there.
@@ -149,7 +170,8 @@ impl Split<'_, '_> {
         }
         let lifetimes = assigned(self.site.lifetimes, self.engine, host);
         let site = self.site.of(&lifetimes, host).ok()?;
-        let base = site.first_rung(site.room())?.0;
+        let least = site.least_choice();
+        let base = if site.fits(&least).is_some() { least } else { site.first_rung(site.room())?.0 };
         // What comes in the longest time that the cores take.
         let (mut longest, mut run) = (0u64, 0u64);
         for (task, host) in lifetimes.tasks.iter().zip(host) {

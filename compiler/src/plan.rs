@@ -298,7 +298,7 @@ impl<'a> Site<'a> {
     }
 
     /// The choice that needs least, but for what is put aside.
-    fn least_choice(&self) -> Choice {
+    pub fn least_choice(&self) -> Choice {
         Choice { host: self.host.clone(), ..Choice::least(self.lifetimes) }
     }
 
@@ -306,12 +306,11 @@ impl<'a> Site<'a> {
     fn alone(&self) -> Result<Tried, PlanError> {
         let base = self.base().map_err(|room| PlanError::NoRoom(Box::new(room)))?;
         // The base fits, and it is the first that is tried: there is a best.
-        self.best(&base, usize::MAX).ok_or(PlanError::Empty)
+        self.search(&base).and_then(|best| self.kept(best)).ok_or(PlanError::Empty)
     }
 
-    /// The best found from a choice that fits, with so many orders of pinning at most.
-    pub fn best(&self, base: &Choice, orders: usize) -> Option<Tried> {
-        let best = self.search(base, orders)?;
+    /// The faster of what was found and the same with weights kept between their uses.
+    pub fn kept(&self, best: Tried) -> Option<Tried> {
         let kept = self.keep_between_uses(best.choice.clone());
         if kept == best.choice { Some(best) } else { self.better(Some(best), kept) }
     }
@@ -591,7 +590,7 @@ impl<'a> Site<'a> {
     }
 
     /// Tries choices, the base first: each order of pinning with each window, then windows about the best one.
-    fn search(&self, base: &Choice, orders: usize) -> Option<Tried> {
+    pub fn search(&self, base: &Choice) -> Option<Tried> {
         let mut best = self.faster(None, base.clone(), self.fits_in(base, self.room())?);
         for lowered in self.lowerings(base) {
             let base = Choice { lowered, ..base.clone() };
@@ -601,9 +600,7 @@ impl<'a> Site<'a> {
             if let Some((choice, placed)) = ahead {
                 best = self.faster(best, choice, placed);
             }
-            let mut all = self.pin_orders();
-            all.truncate(orders);
-            let orders = all;
+            let orders = self.pin_orders();
             let attempt = |best: Option<Tried>, order: usize, window: u64| {
                 if best.as_ref().is_some_and(|b| b.is_enough(self)) {
                     return (best, None);

@@ -601,6 +601,13 @@ impl<'a> Site<'a> {
                 best = self.faster(best, choice, placed);
             }
             let orders = self.pin_orders();
+            // What stays does not slow the tasks that copies would go under: worth one look where nothing waits.
+            if best.as_ref().is_some_and(|b| b.is_enough(self)) {
+                let choice = Choice { window: self.bulk().saturating_mul(2), ..base.clone() };
+                if let Some((choice, placed)) = self.most_pinned(&choice, &orders[0]) {
+                    best = self.faster(best, choice, placed);
+                }
+            }
             let attempt = |best: Option<Tried>, order: usize, window: u64| {
                 if best.as_ref().is_some_and(|b| b.is_enough(self)) {
                     return (best, None);

@@ -410,6 +410,9 @@ impl<'p> Facts<'p> {
     /// Bytes that a run reads and writes: all of its operands, and of a table as much as it writes.
     fn touched(&self, accesses: &[Access], berths: &[String]) -> u64 {
         let bytes = |bound: &String| {
+            if let Some(bytes) = self.berth_bytes.get(bound.as_str()) {
+                return *bytes;
+            }
             let parts = bound.split(" + ").map(|name| self.berth_bytes.get(name).copied().unwrap_or(0));
             parts.fold(0, u64::saturating_add)
         };

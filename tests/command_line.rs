@@ -111,7 +111,8 @@ fn engines_are_chosen_and_a_program_of_two_is_not_run() {
     // A machine whose link is so slow that the cores take part even in a small model.
     let l4 = std::fs::read_to_string(root().join("targets/l4.ron")).expect("a target");
     let slow = folder.file("slow.ron");
-    std::fs::write(&slow, l4.replace("25GB/s", "100MB/s").replace("\"l4\"", "\"slow\"")).expect("it writes");
+    // Programs name their target: this one by its file.
+    std::fs::write(&slow, l4.replace("25GB/s", "100MB/s").replace("\"l4\"", &format!("{slow:?}"))).expect("it writes");
     let plan = folder.file("plan.ron");
     let compiled = |more: &[&str]| {
         let words =
@@ -126,6 +127,7 @@ fn engines_are_chosen_and_a_program_of_two_is_not_run() {
     assert_eq!(both, compiled(&["--engines", "gpu,cores"]));
     assert!(berth(["verify", &plan, "--target", &slow, "--model", &llama]).status.success());
     let run = ["run", &plan, "--model", &llama];
+    check(&folder, &run, 2, &["uses 2 engines", "--engines"]);
     check(&folder, &[&run[..], &["--engines", "gpu"]].concat(), 2, &["leave out `--engines`"]);
 }
 

@@ -84,6 +84,12 @@ pub struct Machine {
     /// everything resident would need; `least` is the least that works. May be given several times.
     #[arg(long, value_name = "TIER=BYTES")]
     pub memory: Vec<String>,
+    /// Engines that may run tasks, such as `gpu` or `gpu,cores`
+    ///
+    /// The first engine of the machine is always among them. Without it, all that the machine has may; `berth run` drives
+    /// one engine so far, and plans for the first.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub engines: Option<Vec<String>>,
 }
 
 /// How results are printed.

@@ -39,6 +39,30 @@ pub fn target(name: &str) -> Result<Target, Failure> {
     Target::from_ron(&text).map_err(|e| Failure::bad(format!("target `{name}`: {e}")))
 }
 
+/// Reads `--engines`: tasks lose what they take on engines that are not named.
+pub fn restrict(target: &Target, words: Option<&[String]>, lifetimes: &mut Lifetimes) -> Result<(), Failure> {
+    let Some(words) = words else { return Ok(()) };
+    let known: Vec<&str> = target.engines.iter().map(|e| e.name.as_str()).collect();
+    let said = words.join(",");
+    if let Some(unknown) = words.iter().find(|w| !known.contains(&w.as_str())) {
+        return Err(Failure::bad(format!(
+            "`--engines {said}`: target `{}` has no engine `{unknown}`; it has {}",
+            target.name,
+            known.join(", ")
+        )));
+    }
+    if let Some(first) = known.first().filter(|first| !words.iter().any(|w| w == *first)) {
+        return Err(Failure::bad(format!(
+            "`--engines {said}`: `{first}` is the first engine of target `{}`, whose memory is the device: name it too",
+            target.name
+        )));
+    }
+    for task in &mut lifetimes.tasks {
+        task.others.retain(|other| words.contains(&other.engine));
+    }
+    Ok(())
+}
+
 /// One `--memory`.
 enum Amount {
     Bytes(Bytes),

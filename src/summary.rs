@@ -1,6 +1,6 @@
 //! What a plan does, for people and for programs: sizes, times, the bound beside each.
 
-use berth_compiler::plan::{Plan, bound};
+use berth_compiler::plan::Plan;
 use berth_ir::Target;
 use berth_ir::program::Program;
 use berth_ir::units::{Bytes, Nanos};
@@ -23,6 +23,10 @@ pub struct Summary {
     pub resident_bytes: u64,
     /// Weights that are brought in each step.
     pub streamed_bytes: u64,
+    /// Tasks of a step on each engine.
+    pub engines: BTreeMap<String, u64>,
+    /// Weights that an engine below the device uses where they lie.
+    pub in_place_bytes: u64,
     /// Other tensors that are put aside and brought back in each step.
     pub put_aside_bytes: u64,
     /// Bytes over each link in each step.
@@ -47,8 +51,6 @@ impl Summary {
     /// The figures of a plan on a target.
     pub fn new(model: &str, target: &Target, plan: &Plan, costs: &'static str) -> Summary {
         let program = &plan.program;
-        let compute: u64 = program.tasks.iter().map(|t| t.cost.0).sum();
-        let least = bound(target, program);
         let traffic_bound = program.facts.bounds.iter().filter_map(|b| match b {
             berth_ir::program::Bound::Traffic { bytes, .. } => Some(*bytes),
             _ => None,
@@ -60,17 +62,28 @@ impl Summary {
             budget: program.header.memory.iter().map(|(t, b)| (t.clone(), b.0)).collect(),
             resident_bytes: plan.resident,
             streamed_bytes: plan.streamed,
+            engines: engines(program),
+            in_place_bytes: plan.below,
             put_aside_bytes: plan.spilled,
             traffic: traffic(program),
             traffic_bound_bytes: traffic_bound.max().unwrap_or(0),
             tasks: program.facts.calls.values().sum(),
             predicted_nanos: plan.timeline.step.0,
             stall_nanos: plan.timeline.stall.0,
-            bound_nanos: least.0,
-            bound_by: if least.0 > compute { "bytes that must come in" } else { "compute" },
+            bound_nanos: plan.bound.time.0,
+            bound_by: if plan.bound.by_compute { "compute" } else { "bytes that must come in" },
             costs,
         }
     }
+}
+
+/// Tasks of a program by engine.
+fn engines(program: &Program) -> BTreeMap<String, u64> {
+    let mut all = BTreeMap::new();
+    for task in &program.tasks {
+        *all.entry(task.engine.clone()).or_insert(0) += 1;
+    }
+    all
 }
 
 /// Bytes over each link in a step of the first body.
@@ -98,6 +111,12 @@ impl fmt::Display for Summary {
         }
         writeln!(f, "  resident    {} of weights stay", human(self.resident_bytes))?;
         writeln!(f, "  streamed    {} of weights come in each step", human(self.streamed_bytes))?;
+        if self.engines.len() > 1 {
+            let tasks: Vec<String> =
+                self.engines.iter().map(|(engine, tasks)| format!("{tasks} on {engine}")).collect();
+            let (tasks, in_place) = (tasks.join(", "), human(self.in_place_bytes));
+            writeln!(f, "  engines     {tasks}; {in_place} of weights used where they lie")?;
+        }
         if self.put_aside_bytes > 0 {
             writeln!(f, "  put aside   {} of activations leave and return each step", human(self.put_aside_bytes))?;
         }

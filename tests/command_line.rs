@@ -95,11 +95,40 @@ fn machines_and_caps_that_cannot_be_are_refused() {
     check(&folder, &with(&["--memory", "device"]), 2, &["no `=`"]);
     check(&folder, &with(&["--memory", "device=many"]), 2, &["many"]);
     check(&folder, &with(&["--memory", "device=0%"]), 2, &["percentage"]);
+    check(&folder, &with(&["--target", "l4", "--engines", "tpu"]), 2, &["no engine `tpu`", "gpu, cores"]);
+    check(&folder, &with(&["--target", "l4", "--engines", "cores"]), 2, &["first engine", "gpu"]);
     check(&folder, &with(&["--target", "abacus"]), 2, &["no target `abacus`", "host"]);
     check(&folder, &with(&["--target", "/nonexistent/machine.ron"]), 2, &["machine.ron"]);
     let bad = folder.file("bad.ron");
     std::fs::write(&bad, "(name: \"x\"").expect("it writes");
     check(&folder, &[with(&["--target"]), vec![&bad]].concat(), 2, &["does not read"]);
+}
+
+#[test]
+fn engines_are_chosen_and_a_program_of_two_is_not_run() {
+    let folder = Folder::new("engines");
+    let llama = llama();
+    // A machine whose link is so slow that the cores take part even in a small model.
+    let l4 = std::fs::read_to_string(root().join("targets/l4.ron")).expect("a target");
+    let slow = folder.file("slow.ron");
+    // Programs name their target: this one by its file.
+    std::fs::write(&slow, l4.replace("25GB/s", "100MB/s").replace("\"l4\"", &format!("{slow:?}"))).expect("it writes");
+    let plan = folder.file("plan.ron");
+    let compiled = |more: &[&str]| {
+        let words =
+            [&["compile", &llama, "--target", &slow, "--memory", "device=50%", "-o", &plan], DIMS, more].concat();
+        json(&words)
+    };
+    let alone = compiled(&["--engines", "gpu"]);
+    assert_eq!(alone["engines"].as_object().map(|e| e.keys().collect::<Vec<_>>()), Some(vec![&"gpu".to_owned()]));
+    let both = compiled(&[]);
+    assert!(both["engines"]["cores"].as_u64() > Some(0) && both["in_place_bytes"].as_u64() > Some(0), "{both}");
+    assert!(both["predicted_nanos"].as_u64() < alone["predicted_nanos"].as_u64());
+    assert_eq!(both, compiled(&["--engines", "gpu,cores"]));
+    assert!(berth(["verify", &plan, "--target", &slow, "--model", &llama]).status.success());
+    let run = ["run", &plan, "--model", &llama];
+    check(&folder, &run, 2, &["uses 2 engines", "--engines"]);
+    check(&folder, &[&run[..], &["--engines", "gpu"]].concat(), 2, &["leave out `--engines`"]);
 }
 
 #[test]

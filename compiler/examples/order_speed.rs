@@ -56,7 +56,17 @@ fn layered(tasks: usize, width: usize, back: usize) -> Lifetimes {
         all.tensors.push(Tensor { name, kind, dtype, extent, bytes, home: None, aliases: vec![] });
         let (writes, workspace) = (vec![TensorId(n as u32)], next(100));
         let (name, ops) = (format!("task{n}"), vec![]);
-        all.tasks.push(Task { name, ops, reads, writes, rows: vec![], in_place: vec![], workspace, cost: Nanos(1) });
+        all.tasks.push(Task {
+            name,
+            ops,
+            reads,
+            writes,
+            rows: vec![],
+            in_place: vec![],
+            workspace,
+            cost: Nanos(1),
+            others: vec![],
+        });
     }
     all
 }

@@ -28,6 +28,7 @@ struct Named {
 struct Emitter<'a> {
     lifetimes: &'a Lifetimes,
     machine: &'a Machine<'a>,
+    host: &'a [bool],
     stays: &'a [Stay],
     offsets: &'a [u64],
     names: Vec<Named>,
@@ -44,10 +45,11 @@ pub fn with_facts(target: &Target, mut program: Program) -> Program {
     program
 }
 
-/// Emits the program, without its facts.
+/// Emits the program, without its facts. `host` says by position which tasks the engine of the lower memory runs.
 pub fn emit(
     lifetimes: &Lifetimes,
     machine: &Machine,
+    host: &[bool],
     stays: &[Stay],
     device: &Offsets,
     lower: &Offsets,
@@ -63,7 +65,7 @@ pub fn emit(
     let runs = lifetimes.tasks.iter().map(|t| format!("run {}", t.name)).collect();
     let names = names(lifetimes, stays);
     let holders = last_holders(stays, &offsets, lifetimes.tasks.len() as i64);
-    let emitter = Emitter { lifetimes, machine, stays, offsets: &offsets, names, copies_out, runs, holders };
+    let emitter = Emitter { lifetimes, machine, host, stays, offsets: &offsets, names, copies_out, runs, holders };
     emitter.program(device.height, lower.height, mode)
 }
 
@@ -174,7 +176,7 @@ impl Emitter<'_> {
             },
             arenas,
             tensors: self.tensors(),
-            tasks: self.lifetimes.tasks.iter().map(|t| self.task(t)).collect(),
+            tasks: (0..self.lifetimes.tasks.len()).map(|p| self.task(p)).collect(),
             berths: (0..self.stays.len()).map(|i| self.berth(i)).collect(),
             prologue,
             bodies: vec![Body { name: BODY.to_owned(), dims: BTreeMap::new(), code }],
@@ -207,13 +209,19 @@ impl Emitter<'_> {
         all
     }
 
-    fn task(&self, t: &berth_ir::lifetime::Task) -> Task {
+    fn task(&self, position: usize) -> Task {
+        let t = &self.lifetimes.tasks[position];
         let name = |id: &berth_ir::lifetime::TensorId| self.lifetimes.tensor(*id).name.clone();
-        let reads = t.reads.iter().map(|r| Access::Read(name(r)));
+        let host = self.machine.host.filter(|_| self.host[position]);
+        // A table that is read by rows below stays there; one on the device is brought there whole.
+        let reads = t.reads.iter().map(|r| match host.is_some() && t.rows.contains(r) {
+            true => Access::ReadRows(name(r)),
+            false => Access::Read(name(r)),
+        });
         let writes = t.writes.iter().map(|w| Access::Write(name(w)));
         Task {
             name: t.name.clone(),
-            engine: self.machine.engine.to_owned(),
+            engine: host.unwrap_or(self.machine.engine).to_owned(),
             ops: t.ops.clone(),
             accesses: reads.chain(writes).collect(),
             workspace: t.workspace,
@@ -290,10 +298,10 @@ impl Emitter<'_> {
         (prologue, code)
     }
 
-    /// The device stays that each task uses.
+    /// The stays that each task uses.
     fn stays_by_position(&self) -> Vec<Vec<usize>> {
         let mut all = vec![Vec::new(); self.lifetimes.tasks.len()];
-        for (i, stay) in self.stays.iter().enumerate().filter(|(_, s)| s.level == Level::Device) {
+        for (i, stay) in self.stays.iter().enumerate() {
             for p in &stay.uses {
                 all[*p].push(i);
             }

@@ -1,11 +1,13 @@
 //! From an ONNX graph and a machine to a memory program. Each module is one step; none knows the step after it.
 
 pub mod baseline;
+pub mod bound;
 pub mod buckets;
 pub mod caches;
 pub mod cost;
 pub mod dsa;
 pub mod emit;
+mod engines;
 pub mod import;
 pub mod layers;
 pub mod lower;
@@ -14,6 +16,7 @@ pub mod offset;
 pub mod order;
 pub mod plan;
 pub mod residency;
+mod share;
 pub mod simulate;
 pub mod stay;
 pub mod stream;

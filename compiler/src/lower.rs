@@ -13,7 +13,7 @@ use crate::task_model::{TaskModelError, known_bytes, task_model_for};
 use crate::twins::{Place, Read, Twin, place, twins};
 use berth_ir::expr::{Binding, Ranges};
 use berth_ir::graph::{Attribute, Content, Graph, Op, OpId, Stored, Value, ValueId};
-use berth_ir::lifetime::{Lifetimes, Task, Tensor, TensorId};
+use berth_ir::lifetime::{Lifetimes, Other, Task, Tensor, TensorId};
 use berth_ir::program::{DimRange, Filled, Home, Kind, Transposed};
 use berth_ir::target::{Target, hex};
 use berth_ir::verify::{ModelFacts, OpFact, TensorFact};
@@ -621,7 +621,17 @@ impl Lowering<'_> {
             (true, Some(written)) => self.rights(op, *written),
             _ => Vec::new(),
         };
-        Ok(Task { name, ops, reads, writes, rows, in_place, workspace: 0, cost: Default::default() })
+        Ok(Task {
+            name,
+            ops,
+            reads,
+            writes,
+            rows,
+            in_place,
+            workspace: 0,
+            cost: Default::default(),
+            others: Vec::new(),
+        })
     }
 
     /// What an operator that may compute in place may write over: operands of the result's type and shape.
@@ -674,17 +684,21 @@ impl Lowering<'_> {
             let rows = task.rows.iter().flat_map(|_| task.writes.iter().copied());
             let bytes = whole.chain(rows).map(|t| self.tensors[t.index()].bytes).fold(0, u64::saturating_add);
             let dtype = code.inputs.first().or(code.outputs.first()).map_or(DType::F32, |p| p.dtype);
-            if let Some(engine) = target.engines.first() {
-                task.cost = cost::estimate(target, engine, flops, bytes, dtype);
-                let (operands, results) = (self.described(&op.inputs)?, self.described(&op.outputs)?);
-                task.workspace = cost::workspace(engine, &op.kind, &operands, &results);
-            }
             let inside = self.sizes.most(&op.work.inside_bytes).unwrap_or(u64::MAX);
-            task.workspace = task.workspace.saturating_add(inside);
             // The engine makes a result whose size it finds in a block of its own.
             let found = code.outputs.iter().filter(|port| port.found);
             let found = found.filter_map(|p| p.dtype.bytes(p.most.iter().product())?.checked_next_multiple_of(64));
-            task.workspace = found.fold(task.workspace, u64::saturating_add);
+            let inside = found.fold(inside, u64::saturating_add);
+            let (operands, results) = (self.described(&op.inputs)?, self.described(&op.outputs)?);
+            let mut costs = target.engines.iter().map(|engine| Other {
+                engine: engine.name.clone(),
+                workspace: cost::workspace(engine, &op.kind, &operands, &results).saturating_add(inside),
+                cost: cost::estimate(target, engine, flops, bytes, dtype),
+            });
+            if let Some(first) = costs.next() {
+                (task.cost, task.workspace) = (first.cost, first.workspace);
+            }
+            task.others = costs.collect();
             lifetimes.tasks.push(task);
             codes.push(code);
         }

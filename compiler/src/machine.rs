@@ -1,14 +1,14 @@
 //! The part of a target that one plan uses: the device, what lies below it, and the links between.
 //!
 //! Reads:    the target.
-//! Decides:  which tier is the device, which one below it can be written, which link joins which.
+//! Decides:  which tier is the device, which one below it can be written and who computes there, which link joins which.
 //! Promises: every link named here works and joins what it says; or `CannotPlan`, naming what is missing.
 //! Why:      fastest working link; ties go to the first one listed.
 
 use berth_ir::target::{Link, Target, Tier};
 use berth_ir::units::BytesPerSec;
 
-/// What a plan for one engine uses of a machine.
+/// What a plan uses of a machine: its first engine, and one that computes in the memory below.
 #[derive(Clone, Copy, Debug)]
 pub struct Machine<'t> {
     /// The whole target.
@@ -17,6 +17,8 @@ pub struct Machine<'t> {
     pub device: &'t Tier,
     /// The name of that engine.
     pub engine: &'t str,
+    /// The name of an engine that computes in the memory below, if there is one: the host's cores.
+    pub host: Option<&'t str>,
     /// A writable memory below the device, if it has room.
     pub lower: Option<&'t Tier>,
     /// From files to the device.
@@ -51,7 +53,7 @@ pub enum CannotPlan {
 }
 
 impl<'t> Machine<'t> {
-    /// The part of the target that a plan for its first engine uses.
+    /// The part of the target that a plan uses.
     pub fn of(target: &'t Target) -> Result<Machine<'t>, CannotPlan> {
         let engine = target.engines.first();
         let device = engine.and_then(|e| target.tier(&e.tier));
@@ -69,6 +71,7 @@ impl<'t> Machine<'t> {
             target,
             device,
             engine: &engine.name,
+            host: lower.and_then(|l| target.engines.iter().find(|e| e.tier == l.name)).map(|e| e.name.as_str()),
             lower,
             home_to_device: files(&device.name),
             home_to_lower: lower.and_then(|l| files(&l.name)),

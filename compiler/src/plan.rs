@@ -8,7 +8,9 @@
 //!           a set of weights is pinned and the rest streams ahead through what room is left. How much look-ahead is
 //!           worth its room is found by trying: window sizes double, each with as much pinned as then fits.
 
+use crate::bound::{TimeBound, bound};
 use crate::emit::{emit, with_facts};
+use crate::engines;
 use crate::layers::two_layers;
 use crate::machine::{CannotPlan, Machine};
 use crate::offset::{Offsets, pack};
@@ -17,11 +19,11 @@ use crate::simulate::{Timeline, timeline};
 use crate::stay::{Arrival, Level, Stay, load_curve};
 use crate::stream::{Streamed, early, place, streams};
 use berth_ir::lifetime::{Lifetimes, TensorId};
-use berth_ir::program::{Bound, Instruction, Kind, Mode, Program};
+use berth_ir::program::{Kind, Mode, Program};
 use berth_ir::target::Target;
-use berth_ir::units::{Bytes, BytesPerSec, Nanos};
+use berth_ir::units::{Bytes, Nanos};
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 /// Steps that a simulation looks at: two to fill the pipeline, two to take the mean of, one between.
 pub const STEPS: usize = 5;
@@ -32,6 +34,9 @@ const WINDOWS_MAX: usize = 14;
 
 /// Addresses that are looked for, each time with one stay more brought late, before a choice is given up.
 const REPAIRS_MAX: usize = 4;
+
+/// A step in which nothing computes for less than this part of it is not looked at further.
+const IDLE_PART: u64 = 128;
 
 /// Times that the interval about the best window is halved.
 const REFINEMENTS: usize = 4;
@@ -61,6 +66,10 @@ pub struct Plan {
     pub streamed: u64,
     /// Bytes of other tensors that are put aside and brought back in each step.
     pub spilled: u64,
+    /// Bytes of weights that the engine of the lower memory uses where they lie.
+    pub below: u64,
+    /// What no program with these tasks beats, whichever engines that may run them do.
+    pub bound: TimeBound,
 }
 
 /// Why there is no plan.
@@ -141,59 +150,73 @@ fn exact(bytes: u64) -> String {
 
 /// A choice with its stays and addresses.
 #[derive(Clone)]
-struct Placed {
+pub(crate) struct Placed {
     stays: Vec<Stay>,
     device: Offsets,
     lower: Offsets,
 }
 
 /// A choice that fits, with what it comes to.
-struct Tried {
-    choice: Choice,
+pub(crate) struct Tried {
+    pub choice: Choice,
     placed: Placed,
     program: Program,
-    timeline: Timeline,
+    pub timeline: Timeline,
 }
 
-/// What a planner works in: fixed for one model and target.
-struct Site<'a> {
-    lifetimes: &'a Lifetimes,
-    machine: Machine<'a>,
-    mode: Mode,
+impl Tried {
+    /// Whether pinning otherwise has nothing to gain: some engine computes all but always, or no weight comes to the device in a
+    /// step.
+    pub fn is_enough(&self, site: &Site) -> bool {
+        let moves = |s: &Stay| s.level == Level::Device && !s.forever && site.is_weight(s);
+        self.timeline.idle.0 <= self.timeline.step.0 / IDLE_PART || !self.placed.stays.iter().any(moves)
+    }
+}
+
+/// What a planner works in: fixed for one model, target and assignment of tasks to engines.
+pub(crate) struct Site<'a> {
+    pub lifetimes: &'a Lifetimes,
+    pub machine: Machine<'a>,
+    pub mode: Mode,
+    /// By position: the engine of the lower memory runs the task.
+    host: Vec<bool>,
     /// The last addresses of what is no weight: most choices differ in weights alone.
     values: RefCell<Option<(Vec<Stay>, Offsets)>>,
 }
 
-/// Makes the best program found for a target.
+/// Makes the best program found for a target: with tasks on the engine of the lower memory too, where that is faster than
+/// all of them on the device.
 pub fn plan(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Plan, PlanError> {
     let site = Site::new(lifetimes, target, mode)?;
-    let base = site.base().map_err(|room| PlanError::NoRoom(Box::new(room)))?;
-    let mut best = site.search(&base);
-    let kept = best.as_ref().map(|b| site.keep_between_uses(b.choice.clone()));
-    if let Some(kept) = kept.filter(|kept| best.as_ref().is_some_and(|b| b.choice != *kept)) {
-        best = site.better(best, kept);
-    }
-    // The base fits, and it is the first that is tried: there is a best.
-    let Tried { placed, program, timeline, .. } = site.hold_a_part(best.ok_or(PlanError::Empty)?);
-    Ok(summary(&site, &placed.stays, program, timeline))
+    let split = engines::split(&site);
+    // No plan with all tasks on the device beats the bound of those: a split that does need not be compared.
+    let least = engines::alone(lifetimes, &site.machine);
+    let alone = match &split {
+        Some((_, split)) if mode == Mode::Loop && split.timeline.step < least => None,
+        _ => Some(site.alone()),
+    };
+    let mut plan = match (alone, split) {
+        (Some(Ok(alone)), Some((_, split))) if alone.timeline.step <= split.timeline.step => summary(&site, alone),
+        (_, Some((assigned, split))) => summary(&Site::new(&assigned, target, mode)?, split),
+        (Some(alone), None) => summary(&site, alone?),
+        (None, None) => return Err(PlanError::Empty),
+    };
+    plan.bound = engines::bound(lifetimes, &site.machine, mode).unwrap_or(plan.bound);
+    Ok(plan)
 }
 
 /// Makes the program of one choice; nothing where it does not fit.
 pub(crate) fn plan_choice(lifetimes: &Lifetimes, target: &Target, mode: Mode, choice: &Choice) -> Option<Plan> {
     let site = Site::new(lifetimes, target, mode).ok()?;
     let placed = site.fits_in(choice, site.room())?;
-    let program = site.emit(&placed);
-    let timeline = timeline(target, &program, steps(mode));
-    Some(summary(&site, &placed.stays, program, timeline))
+    Some(site.planned(choice.clone(), placed))
 }
 
 /// Makes the program of given stays; nothing where they do not fit.
 pub(crate) fn plan_stays(lifetimes: &Lifetimes, target: &Target, mode: Mode, stays: Vec<Stay>) -> Option<Plan> {
     let site = Site::new(lifetimes, target, mode).ok()?;
     let placed = site.place(stays, site.room()).filter(|p| p.device.height <= site.room())?;
-    let program = site.emit(&placed);
-    let timeline = timeline(target, &program, steps(mode));
-    Some(summary(&site, &placed.stays, program, timeline))
+    Some(site.planned(Choice::least(lifetimes), placed))
 }
 
 /// The least capacity of the device, and the capacity at which everything stays.
@@ -205,60 +228,6 @@ pub fn extremes(lifetimes: &Lifetimes, target: &Target) -> Result<(Least, u64), 
     Ok((site.least(), full))
 }
 
-/// The step time that nothing can beat: the engine's work with the waits of windows that share no time, or the bytes that
-/// must come in, whichever takes longer.
-pub fn bound(target: &Target, program: &Program) -> Nanos {
-    let Ok(machine) = Machine::of(target) else { return Nanos(0) };
-    let mut work = std::collections::BTreeMap::new();
-    for task in &program.tasks {
-        *work.entry(task.engine.as_str()).or_insert(0u64) += task.cost.0;
-    }
-    let compute = work.values().copied().max().unwrap_or(0);
-    let traffic = program.facts.bounds.iter().filter_map(|b| match b {
-        Bound::Traffic { bytes, tier, .. } if *tier == machine.device.name => Some(Bytes(*bytes)),
-        _ => None,
-    });
-    let bytes = traffic.max().unwrap_or(Bytes(0));
-    let rate = machine.rate_into_device();
-    let moving = bytes.at(rate);
-    // What the lower memory cannot hold either comes from files, in every step.
-    let below = machine.lower.map_or(0, |tier| tier.room().0);
-    let reading = Bytes(bytes.0.saturating_sub(below)).at(machine.rate_from_files());
-    let device = work.get(machine.engine).copied().unwrap_or(0);
-    let waiting = device.saturating_add(waits(program, &machine.device.name, rate));
-    Nanos(compute.max(waiting).max(moving.0).max(reading.0))
-}
-
-/// Time in which the engine of a tier waits in windows that share no task.
-fn waits(program: &Program, tier: &str, rate: BytesPerSec) -> u64 {
-    let costs: HashMap<&str, u64> = program.tasks.iter().map(|t| (t.name.as_str(), t.cost.0)).collect();
-    let mut all = 0u64;
-    for body in program.bodies.iter().take(1) {
-        let runs = body.code.iter().filter_map(|i| match i {
-            Instruction::Run { task, .. } => Some(task.as_str()),
-            _ => None,
-        });
-        let runs: Vec<&str> = runs.collect();
-        let mut taken = vec![false; runs.len()];
-        for window in &program.facts.bounds {
-            let Bound::Window { body: of, tier: enters, bytes, at, to } = window else { continue };
-            let find = |name: &str| runs.iter().position(|r| r == &name);
-            let (true, true, Some(at), Some(to)) = (*of == body.name, enters == tier, find(at), find(to)) else {
-                continue;
-            };
-            let length = (to + runs.len() - at) % runs.len();
-            let inside: Vec<usize> = (at..at + length).map(|p| p % runs.len()).collect();
-            if inside.iter().any(|p| taken[*p]) {
-                continue;
-            }
-            inside.iter().for_each(|p| taken[*p] = true);
-            let work: u64 = inside.iter().map(|p| costs.get(runs[*p]).copied().unwrap_or(0)).sum();
-            all = all.saturating_add(Bytes(*bytes).at(rate).0.saturating_sub(work));
-        }
-    }
-    all
-}
-
 fn steps(mode: Mode) -> usize {
     match mode {
         Mode::Loop => STEPS,
@@ -266,27 +235,69 @@ fn steps(mode: Mode) -> usize {
     }
 }
 
-fn summary(site: &Site, stays: &[Stay], program: Program, timeline: Timeline) -> Plan {
-    let lifetimes = site.lifetimes;
-    let program = with_facts(site.machine.target, program);
-    let weight = |s: &&Stay| lifetimes.tensor(s.tensor).kind == Kind::Weight && s.level == Level::Device;
+fn summary(site: &Site, tried: Tried) -> Plan {
+    let (lifetimes, stays) = (site.lifetimes, &tried.placed.stays);
+    let program = with_facts(site.machine.target, tried.program);
+    let weight = |s: &&Stay| s.arrives != Arrival::Scratch && lifetimes.tensor(s.tensor).kind == Kind::Weight;
     let bytes = |keep: &dyn Fn(&&Stay) -> bool| stays.iter().filter(|s| keep(s)).map(|s| s.bytes).sum();
-    let returns = |s: &&Stay| matches!(s.arrives, Arrival::Stay { .. });
+    let device = |s: &&Stay| s.level == Level::Device;
+    // What comes back from where only copies use it was put there by the device.
+    let returns = |s: &&Stay| match s.arrives {
+        Arrival::Stay { from, .. } => stays[from].uses.is_empty(),
+        _ => false,
+    };
     Plan {
-        resident: bytes(&|s| weight(s) && s.forever),
-        streamed: bytes(&|s| weight(s) && !s.forever),
-        spilled: bytes(&|s| s.level == Level::Device && !weight(s) && returns(s)),
+        resident: bytes(&|s| device(s) && weight(s) && s.forever),
+        streamed: bytes(&|s| device(s) && weight(s) && !s.forever),
+        spilled: bytes(&|s| device(s) && !weight(s) && returns(s)),
+        below: bytes(&|s| !device(s) && weight(s) && !s.uses.is_empty()),
+        bound: bound(site.machine.target, &program),
         program,
-        timeline,
+        timeline: tried.timeline,
     }
 }
 
 impl<'a> Site<'a> {
-    fn new(lifetimes: &'a Lifetimes, target: &'a Target, mode: Mode) -> Result<Site<'a>, PlanError> {
+    pub fn new(lifetimes: &'a Lifetimes, target: &'a Target, mode: Mode) -> Result<Site<'a>, PlanError> {
         if lifetimes.tasks.is_empty() {
             return Err(PlanError::Empty);
         }
-        Ok(Site { lifetimes, machine: Machine::of(target)?, mode, values: RefCell::new(None) })
+        let host = vec![false; lifetimes.tasks.len()];
+        Ok(Site { lifetimes, machine: Machine::of(target)?, mode, host, values: RefCell::new(None) })
+    }
+
+    /// The same place with tasks on the engines that they are assigned to.
+    pub fn of<'b>(&self, lifetimes: &'b Lifetimes, host: &[bool]) -> Result<Site<'b>, PlanError>
+    where
+        'a: 'b,
+    {
+        Ok(Site { host: host.to_vec(), ..Site::new(lifetimes, self.machine.target, self.mode)? })
+    }
+
+    /// The choice that needs least, but for what is put aside.
+    pub fn least_choice(&self) -> Choice {
+        Choice { host: self.host.clone(), ..Choice::least(self.lifetimes) }
+    }
+
+    /// The best found with all tasks on the device.
+    fn alone(&self) -> Result<Tried, PlanError> {
+        let base = self.base().map_err(|room| PlanError::NoRoom(Box::new(room)))?;
+        // The base fits, and it is the first that is tried: there is a best.
+        let best = self.search(&base).and_then(|best| self.kept(best));
+        best.map(|best| self.hold_a_part(best)).ok_or(PlanError::Empty)
+    }
+
+    /// The faster of what was found and the same with weights kept between their uses.
+    pub fn kept(&self, best: Tried) -> Option<Tried> {
+        let kept = self.keep_between_uses(best.choice.clone());
+        if kept == best.choice { Some(best) } else { self.better(Some(best), kept) }
+    }
+
+    /// A choice as a plan.
+    fn planned(&self, choice: Choice, placed: Placed) -> Plan {
+        let program = self.emit(&choice.host, &placed);
+        let timeline = timeline(self.machine.target, &program, steps(self.mode));
+        summary(self, Tried { choice, placed, program, timeline })
     }
 
     fn weights(&self) -> Vec<bool> {
@@ -316,7 +327,7 @@ impl<'a> Site<'a> {
 
     /// Addresses for a choice: what never leaves lies below, then what tasks write, and what streams goes where it can be
     /// brought soonest.
-    fn fits(&self, choice: &Choice) -> Option<Placed> {
+    pub fn fits(&self, choice: &Choice) -> Option<Placed> {
         let stays = stays(self.lifetimes, &self.machine, &Choice { window: 0, ..choice.clone() });
         let (room, grain) = (self.room(), self.machine.device.alignment);
         let load = load_curve(&stays, Level::Device, self.positions(), grain);
@@ -368,8 +379,13 @@ impl<'a> Site<'a> {
         offsets
     }
 
+    /// Whether a stay is a weight's.
+    fn is_weight(&self, stay: &Stay) -> bool {
+        stay.arrives != Arrival::Scratch && self.lifetimes.tensor(stay.tensor).kind == Kind::Weight
+    }
+
     /// What the device has, in whole grains of its alignment: a few bytes more change nothing.
-    fn room(&self) -> u64 {
+    pub fn room(&self) -> u64 {
         let (room, grain) = (self.machine.device.room().0, self.machine.device.alignment);
         room / grain * grain
     }
@@ -430,8 +446,8 @@ impl<'a> Site<'a> {
     }
 
     /// The faster of the best so far and a choice that fits so.
-    fn faster(&self, best: Option<Tried>, choice: Choice, placed: Placed) -> Option<Tried> {
-        let program = self.emit(&placed);
+    pub fn faster(&self, best: Option<Tried>, choice: Choice, placed: Placed) -> Option<Tried> {
+        let program = self.emit(&choice.host, &placed);
         let timeline = timeline(self.machine.target, &program, steps(self.mode));
         match best {
             Some(best) if best.timeline.step <= timeline.step => Some(best),
@@ -439,8 +455,8 @@ impl<'a> Site<'a> {
         }
     }
 
-    fn emit(&self, placed: &Placed) -> Program {
-        emit(self.lifetimes, &self.machine, &placed.stays, &placed.device, &placed.lower, self.mode)
+    fn emit(&self, host: &[bool], placed: &Placed) -> Program {
+        emit(self.lifetimes, &self.machine, host, &placed.stays, &placed.device, &placed.lower, self.mode)
     }
 
     /// The gentlest choice that fits at all: nothing pinned, nothing ahead, as little put aside as does.
@@ -457,7 +473,7 @@ impl<'a> Site<'a> {
     }
 
     /// The first rung of the ladder that fits in a room.
-    fn first_rung(&self, room: u64) -> Option<(Choice, Placed)> {
+    pub fn first_rung(&self, room: u64) -> Option<(Choice, Placed)> {
         self.ladder(room).into_iter().find_map(|choice| {
             let placed = self.fits_in(&choice, room)?;
             Some((choice, placed))
@@ -466,7 +482,7 @@ impl<'a> Site<'a> {
 
     /// Choices that need less and less: nothing put aside, then what is wanted last, then all but a task's operands.
     fn ladder(&self, room: u64) -> Vec<Choice> {
-        let least = Choice::least(self.lifetimes);
+        let least = self.least_choice();
         let mut rungs = vec![least.clone()];
         if self.machine.can_spill() {
             for percent in [100, 95, 90, 80, 65, 50, 25, 0] {
@@ -485,7 +501,7 @@ impl<'a> Site<'a> {
         let mut aside = BTreeSet::new();
         // Alive tensors: next use by index into their uses.
         let mut alive: Vec<(TensorId, usize)> = Vec::new();
-        for (position, task) in self.lifetimes.tasks.iter().enumerate() {
+        for (position, task) in self.lifetimes.tasks.iter().enumerate().filter(|(p, _)| !self.host[*p]) {
             let mut weights = task.workspace;
             for tensor in task.operands() {
                 let size = self.size(tensor);
@@ -591,13 +607,11 @@ impl<'a> Site<'a> {
     }
 
     /// Tries choices, the base first: each order of pinning with each window, then windows about the best one.
-    fn search(&self, base: &Choice) -> Option<Tried> {
+    pub fn search(&self, base: &Choice) -> Option<Tried> {
         let mut best = self.faster(None, base.clone(), self.fits_in(base, self.room())?);
         if let Some(placed) = self.fits_together(base) {
             best = self.faster(best, base.clone(), placed);
         }
-        // Once the engine never waits there is nothing to gain.
-        let busy = Nanos(self.lifetimes.tasks.iter().map(|t| t.cost.0).fold(0, u64::saturating_add));
         for lowered in self.lowerings(base) {
             let base = Choice { lowered, ..base.clone() };
             // Nothing pinned, as many layers ahead as fit, two at the most.
@@ -618,8 +632,15 @@ impl<'a> Site<'a> {
                 }
             }
             let orders = self.pin_orders();
+            // What stays does not slow the tasks that copies would go under: worth one look where nothing waits.
+            if best.as_ref().is_some_and(|b| b.is_enough(self)) {
+                let choice = Choice { window: self.bulk().saturating_mul(2), ..base.clone() };
+                if let Some((choice, placed)) = self.most_pinned(&choice, &orders[0]) {
+                    best = self.faster(best, choice, placed);
+                }
+            }
             let attempt = |best: Option<Tried>, order: usize, window: u64| {
-                if best.as_ref().is_some_and(|b| b.timeline.step <= busy) {
+                if best.as_ref().is_some_and(|b| b.is_enough(self)) {
                     return (best, None);
                 }
                 let pinned = self.most_pinned(&Choice { window, ..base.clone() }, &orders[order]);
@@ -692,7 +713,7 @@ impl<'a> Site<'a> {
     }
 
     /// The size of weight in which the middle byte of all weights lies.
-    fn bulk(&self) -> u64 {
+    pub fn bulk(&self) -> u64 {
         let weights = self.lifetimes.tensors.iter().filter(|t| t.kind == Kind::Weight);
         let mut sizes: Vec<u64> = weights.map(|t| t.bytes).collect();
         sizes.sort_unstable();
@@ -707,7 +728,7 @@ impl<'a> Site<'a> {
 
     /// Orders in which weights are pinned: evenly spread and as they come, those first whose copy costs its latency
     /// alone; and the largest first.
-    fn pin_orders(&self) -> Vec<Vec<usize>> {
+    pub fn pin_orders(&self) -> Vec<Vec<usize>> {
         let spread = self.spread_order();
         let mut largest = spread.clone();
         largest.sort_by_key(|t| std::cmp::Reverse(self.lifetimes.tensors[*t].bytes));
@@ -727,11 +748,12 @@ impl<'a> Site<'a> {
         order
     }
 
-    /// Weights in an order of which every prefix is spread evenly over the step's bytes: by the fractional parts of
+    /// Weights that the device uses, in an order of which every prefix is spread evenly over the step's bytes: by the fractional parts of
     /// multiples of the golden ratio (Weyl's sequence).
-    fn spread_order(&self) -> Vec<usize> {
+    pub fn spread_order(&self) -> Vec<usize> {
         let uses = self.lifetimes.uses();
-        let weight = |t: &usize| self.lifetimes.tensors[*t].kind == Kind::Weight && !uses[*t].is_empty();
+        let device = |t: usize| uses[t].iter().any(|p| !self.host[*p]);
+        let weight = |t: &usize| self.lifetimes.tensors[*t].kind == Kind::Weight && device(*t);
         let mut weights: Vec<usize> = (0..uses.len()).filter(weight).collect();
         weights.sort_by_key(|t| (uses[*t][0], *t));
         let mut keyed: Vec<(u64, usize)> = weights
@@ -744,7 +766,7 @@ impl<'a> Site<'a> {
     }
 
     /// The choice with as many weights pinned, in this order, as fit; then whatever else fits.
-    fn most_pinned(&self, choice: &Choice, order: &[usize]) -> Option<(Choice, Placed)> {
+    pub fn most_pinned(&self, choice: &Choice, order: &[usize]) -> Option<(Choice, Placed)> {
         let with = |count: usize| {
             let mut pinned = choice.pinned.clone();
             order[..count].iter().for_each(|t| pinned[*t] = true);

@@ -2,7 +2,7 @@
 //!
 //! Reads:    lifetimes, machine, a choice.
 //! Decides:  nothing that the choice does not say; it works out spans.
-//! Promises: each task finds its operands on the device at its position; no stay is longer than a step.
+//! Promises: each task finds its operands in its engine's memory at its position; no stay is longer than a step.
 //! Why:      next use, not recency: what is put aside is what is wanted last (Belady 1966), gap by gap.
 
 use crate::machine::Machine;
@@ -14,6 +14,8 @@ use std::collections::BTreeSet;
 /// What a plan may choose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
+    /// By position: the task runs on the engine of the lower memory.
+    pub host: Vec<bool>,
     /// By tensor: it never leaves the device.
     pub pinned: Vec<bool>,
     /// A streamed weight of which so many bytes never leave.
@@ -35,7 +37,13 @@ impl Choice {
     pub fn least(lifetimes: &Lifetimes) -> Choice {
         let none = vec![false; lifetimes.tensors.len()];
         let (kept, aside) = (BTreeSet::new(), BTreeSet::new());
-        Choice { pinned: none.clone(), partly: None, kept, lowered: none, window: 0, aside, demand: false }
+        let host = vec![false; lifetimes.tasks.len()];
+        Choice { host, pinned: none.clone(), partly: None, kept, lowered: none, window: 0, aside, demand: false }
+    }
+
+    /// The memory that the task at this position computes in.
+    pub fn level(&self, position: usize) -> Level {
+        if self.host[position] { Level::Lower } else { Level::Device }
     }
 }
 
@@ -56,7 +64,8 @@ pub fn stays(lifetimes: &Lifetimes, machine: &Machine, choice: &Choice) -> Vec<S
         // A workspace belongs to its task; it borrows the id of what the task writes, to have a name.
         let tensor = task.writes.first().or(task.reads.first()).copied().unwrap_or(TensorId(0));
         let bytes = task.workspace;
-        all.push(Stay { arrives: Arrival::Scratch, ..stay(tensor, bytes, position, position, vec![position]) });
+        let (level, arrives) = (choice.level(position), Arrival::Scratch);
+        all.push(Stay { level, arrives, ..stay(tensor, bytes, position, position, vec![position]) });
     }
     lead(&mut all, lifetimes.tasks.len(), choice.window);
     all
@@ -88,13 +97,16 @@ fn weight(
     let bytes = lifetimes.tensor(tensor).bytes;
     let last = lifetimes.tasks.len() - 1;
     let demand = choice.demand;
-    // A lower memory that stands between files and the device holds every weight.
-    let through = choice.lowered[tensor.index()] || machine.home_to_device.is_none();
+    let (below, uses): (Vec<usize>, Vec<usize>) = uses.into_iter().partition(|p| choice.host[*p]);
+    // A lower memory that stands between files and the device holds every weight; what its engine reads never leaves it.
+    let through = choice.lowered[tensor.index()] || machine.home_to_device.is_none() || !below.is_empty();
     let mut arrives = Arrival::Home { demand };
     if through {
-        let below = Stay { level: Level::Lower, forever: true, ..stay(tensor, bytes, 0, last, Vec::new()) };
-        all.push(below);
+        all.push(Stay { level: Level::Lower, forever: true, ..stay(tensor, bytes, 0, last, below) });
         arrives = Arrival::Stay { from: all.len() - 1, demand };
+    }
+    if uses.is_empty() {
+        return;
     }
     if choice.pinned[tensor.index()] {
         all.push(Stay { forever: true, arrives, ..stay(tensor, bytes, 0, last, uses) });
@@ -116,31 +128,51 @@ fn weight(
     }
 }
 
-/// A tensor that a task or the caller writes: one stay, or one for each run of uses between which it is put aside.
+/// A tensor that a task or the caller writes: in the memory of who uses it first one stay, or one for each run of uses
+/// between which it is put aside; where engines of both memories use it, one in the other memory too.
 fn value(all: &mut Vec<Stay>, lifetimes: &Lifetimes, choice: &Choice, tensor: TensorId, uses: Vec<usize>) {
     let t = lifetimes.tensor(tensor);
-    let mut arrives = if t.kind == Kind::Input { Arrival::Feed } else { Arrival::Run(uses[0]) };
-    let mut start = 0;
+    let first = uses[0];
+    let mut arrives = if t.kind == Kind::Input { Arrival::Feed } else { Arrival::Run(first) };
+    let mut fetched = t.kind == Kind::Output;
+    let host: Vec<usize> = uses.iter().copied().filter(|p| choice.host[*p]).collect();
     let mut below = None;
+    // The stay below lasts while its engine uses it or something is still copied from it.
+    let lower = |arrives, from: usize, to: usize| {
+        let to = host.last().map_or(to, |last| to.max(*last));
+        Stay { level: Level::Lower, arrives, ..stay(tensor, t.bytes, from, to, host.clone()) }
+    };
+    if choice.level(first) == Level::Lower {
+        all.push(Stay { fetched, ..lower(arrives, first, first) });
+        below = Some(all.len() - 1);
+        (arrives, fetched) = (Arrival::Stay { from: all.len() - 1, demand: choice.demand }, false);
+    }
+    let mut part = Vec::new();
     for i in 0..uses.len() {
-        let (position, next) = (uses[i], uses.get(i + 1));
-        if next.is_some() && !choice.aside.contains(&(tensor, i)) {
+        if choice.level(uses[i]) == Level::Device {
+            part.push(uses[i]);
+        }
+        let next = uses[i + 1..].iter().find(|p| !choice.host[**p]);
+        if part.is_empty() || (next.is_some() && !choice.aside.contains(&(tensor, i))) {
             continue;
         }
-        let part = uses[start..=i].to_vec();
-        let fetched = t.kind == Kind::Output && start == 0;
-        all.push(Stay { arrives, fetched, ..stay(tensor, t.bytes, part[0], position, part) });
-        let Some(next) = next else { break };
-        // Put aside once; an unchanged tensor that comes back has its copy below already.
+        let part = std::mem::take(&mut part);
+        if let (Some(kept), Arrival::Stay { .. }) = (below, arrives) {
+            all[kept].to = all[kept].to.max(part[0] as i64);
+        }
+        let (from, to) = (part[0], part[part.len() - 1]);
+        all.push(Stay { arrives, fetched, ..stay(tensor, t.bytes, from, to, part) });
         let source = all.len() - 1;
-        let kept = *below.get_or_insert_with(|| {
+        // Put aside once; an unchanged tensor that comes back has its copy below already.
+        if below.is_none() && (next.is_some() || !host.is_empty()) {
             let arrives = Arrival::Stay { from: source, demand: false };
-            all.push(Stay { level: Level::Lower, arrives, ..stay(tensor, t.bytes, position, *next, Vec::new()) });
-            all.len() - 1
-        });
-        all[kept].to = *next as i64;
-        arrives = Arrival::Stay { from: kept, demand: choice.demand };
-        start = i + 1;
+            // What the engine below uses goes there as soon as it is made.
+            let from = if host.is_empty() { to } else { from };
+            all.push(lower(arrives, from, to));
+            below = Some(all.len() - 1);
+        }
+        let Some(kept) = below else { break };
+        (arrives, fetched) = (Arrival::Stay { from: kept, demand: choice.demand }, false);
     }
 }
 
@@ -183,14 +215,15 @@ fn lead(all: &mut [Stay], positions: usize, window: u64) {
     }
 }
 
-/// The first position at which a stay's source can be copied from: behind the use after which it was put aside.
+/// The first position at which a stay's source can be copied from: once it is made, and behind the use after which it was
+/// put aside.
 pub(crate) fn source_end(all: &[Stay], stay: usize) -> i64 {
     match all[stay].arrives {
         Arrival::Stay { from, .. } if !all[from].forever => {
-            // The previous stay of the same tensor on the device must have ended: they would meet otherwise.
+            // It must be there, and the previous stay of the same tensor on the device have ended: they would meet.
             let earlier = all.iter().filter(|s| s.tensor == all[stay].tensor && s.level == Level::Device);
             let ends = earlier.filter(|s| s.to < all[stay].uses[0] as i64).map(|s| s.to + 1);
-            ends.max().unwrap_or(i64::MIN)
+            ends.max().unwrap_or(i64::MIN).max(all[from].from)
         }
         _ => i64::MIN,
     }

@@ -4,10 +4,13 @@
 //! Decides:  nothing; where the program leaves a choice, it takes that of the executor (class, then written order).
 //! Promises: integer nanoseconds, the same every time; one pass over the events.
 //! Why:      discrete events on one server per engine and per link; links of a group share one server. A link's latency
-//!           passes beside its next copy: it delays who waits for the bytes, not the bytes behind.
+//!           passes beside its next copy: it delays who waits for the bytes, not the bytes behind. Copies take their rate
+//!           from the memories that they join, and a task that needs more than is left runs slower meanwhile (`share`).
+//!           The caller feeds a step when it has fetched the one before, as the loop of a decoder does.
 
+use crate::share::{Demand, Share};
 use berth_ir::Target;
-use berth_ir::program::{Class, Extent, Instruction, Place, Program};
+use berth_ir::program::{Access, Class, Extent, Instruction, Place, Program};
 use berth_ir::units::{Bytes, Nanos};
 use berth_ir::verify::Verified;
 use std::cmp::Reverse;
@@ -22,8 +25,10 @@ pub struct Timeline {
     pub first_step: Nanos,
     /// Time of a step once steps repeat.
     pub step: Nanos,
-    /// Part of it in which the first engine waits.
+    /// Part of it in which no engine computes, or computes slower because copies take its memory.
     pub stall: Nanos,
+    /// Part of it in which no engine computes.
+    pub idle: Nanos,
 }
 
 /// One instance of an instruction.
@@ -50,7 +55,7 @@ pub fn simulate(target: &Target, program: &Verified<Program>, steps: usize) -> T
 pub(crate) fn timeline(target: &Target, program: &Program, steps: usize) -> Timeline {
     let mut world = World::new(target, program, steps);
     world.run();
-    world.report(program, target)
+    world.report(program)
 }
 
 /// What an instruction occupies, and for how long.
@@ -62,7 +67,18 @@ struct Work {
     latency: u64,
     /// Lower goes first on a link.
     rank: (Class, usize),
-    is_run: bool,
+    kind: Instance,
+    /// What it takes of memories meanwhile.
+    demand: Demand,
+}
+
+/// What matters of an instruction's kind.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Instance {
+    Run,
+    Copy,
+    Feed,
+    Fetch,
 }
 
 struct World<'p> {
@@ -77,8 +93,13 @@ struct World<'p> {
     span: Vec<(u64, u64)>,
     /// Per step: instances that have not ended.
     open: Vec<usize>,
+    /// Per step: fetches that have not ended.
+    unread: Vec<usize>,
     servers: Vec<Server>,
-    ends: BinaryHeap<Reverse<(u64, What, usize)>>,
+    share: Share,
+    /// What will happen; an instance whose end has moved since has a later turn.
+    ends: BinaryHeap<Reverse<(u64, What, usize, u32)>>,
+    turns: Vec<u32>,
 }
 
 /// What happens at a time; of one time, servers are free first.
@@ -116,8 +137,11 @@ impl<'p> World<'p> {
             next: Vec::new(),
             span: Vec::new(),
             open: Vec::new(),
+            unread: Vec::new(),
             servers,
+            share: Share::new(target),
             ends: BinaryHeap::new(),
+            turns: Vec::new(),
         };
         world.unroll(steps);
         world
@@ -131,10 +155,12 @@ impl<'p> World<'p> {
         for step in 0..=steps {
             let count = self.code[Self::half(step)].len();
             self.open.push(count);
+            self.unread.push(self.work[Self::half(step)].iter().filter(|w| w.kind == Instance::Fetch).count());
             self.first.push(self.first[step] + count);
         }
         let total = self.first[steps + 1];
         self.waits = vec![0; total];
+        self.turns = vec![0; total];
         self.next = vec![Vec::new(); total];
         self.span = vec![(0, 0); total];
         let by_name = self.code.map(|c| c.iter().enumerate().map(|(i, x)| (x.name(), i)).collect::<HashMap<_, _>>());
@@ -152,11 +178,15 @@ impl<'p> World<'p> {
                     wait(a.steps as usize, &a.name);
                 }
                 wait(1, instruction.name());
-                if self.work[half][i].is_run {
+                if self.work[half][i].kind == Instance::Run {
                     preds.extend(last_run.insert(self.work[half][i].server, node));
                 }
                 // The gate of the step before the last: opened when that step has ended.
-                self.waits[node] = preds.len() as u32 + u32::from(step >= 2 && self.open[step - 2] > 0);
+                let ended = u32::from(step >= 2 && self.open[step - 2] > 0);
+                // The caller's: opened when the outputs of the step before have been read.
+                let read =
+                    u32::from(self.work[half][i].kind == Instance::Feed && step >= 1 && self.unread[step - 1] > 0);
+                self.waits[node] = preds.len() as u32 + ended + read;
                 for p in preds {
                     self.next[p].push(node as u32);
                 }
@@ -174,11 +204,19 @@ impl<'p> World<'p> {
         for node in ready {
             self.enter(node, 0);
         }
-        while let Some(Reverse((now, what, node))) = self.ends.pop() {
+        while let Some(Reverse((now, what, node, turn))) = self.ends.pop() {
+            if turn != self.turns[node] {
+                continue;
+            }
             let (step, i) = self.place(node);
-            let server = self.work[Self::half(step)][i].server;
+            let Work { server, kind, demand, .. } = self.work[Self::half(step)][i];
             if what == What::Leaves {
                 self.servers[server].busy = false;
+                match kind {
+                    Instance::Run => self.share.end(server),
+                    Instance::Copy => self.shared(now, |share| share.release(demand)),
+                    Instance::Feed | Instance::Fetch => {}
+                }
                 self.serve(server, now);
                 continue;
             }
@@ -192,7 +230,35 @@ impl<'p> World<'p> {
                     self.settle(n, now);
                 }
             }
+            if kind == Instance::Fetch {
+                self.unread[step] -= 1;
+                if self.unread[step] == 0 && step + 1 < self.open.len() {
+                    for n in self.first[step + 1]..self.first[step + 2] {
+                        if self.work[Self::half(step + 1)][n - self.first[step + 1]].kind == Instance::Feed {
+                            self.settle(n, now);
+                        }
+                    }
+                }
+            }
         }
+    }
+
+    /// Changes what copies take of memories; the tasks whose speed that changes end at other times.
+    fn shared(&mut self, now: u64, change: impl Fn(&mut Share)) {
+        change(&mut self.share);
+        while let Some((node, end)) = self.share.moved(now) {
+            self.turns[node] += 1;
+            self.span[node].1 = end;
+            let (step, i) = self.place(node);
+            self.servers[self.work[Self::half(step)][i].server].free_at = end;
+            self.leave(node, end, end);
+        }
+    }
+
+    /// Has an instance leave its server at a time, and end at another.
+    fn leave(&mut self, node: usize, left: u64, end: u64) {
+        self.ends.push(Reverse((end, What::Ends, node, self.turns[node])));
+        self.ends.push(Reverse((left, What::Leaves, node, self.turns[node])));
     }
 
     fn settle(&mut self, node: usize, now: u64) {
@@ -217,24 +283,34 @@ impl<'p> World<'p> {
         let Some(Reverse((_, _, node))) = self.servers[server].ready.pop() else { return };
         let (step, i) = self.place(node);
         let start = now.max(self.servers[server].free_at);
-        let work = &self.work[Self::half(step)][i];
-        let left = start.saturating_add(work.time);
-        let end = left.saturating_add(work.latency);
+        let Work { time, latency, kind, demand, .. } = self.work[Self::half(step)][i];
+        let left = match kind {
+            Instance::Run => self.share.begin(server, node, start, time, demand),
+            _ => start.saturating_add(time),
+        };
+        let end = left.saturating_add(latency);
         let s = &mut self.servers[server];
         (s.busy, s.free_at) = (true, left);
         self.span[node] = (start, end);
-        self.ends.push(Reverse((end, What::Ends, node)));
-        self.ends.push(Reverse((left, What::Leaves, node)));
+        self.leave(node, left, end);
+        if kind == Instance::Copy {
+            self.shared(start, |share| share.take(demand));
+        }
     }
 
-    fn report(self, program: &Program, target: &Target) -> Timeline {
+    fn report(self, program: &Program) -> Timeline {
         let steps = self.first.len() - 2;
         let mut step_end = vec![0u64; steps + 1];
         let mut events = Vec::with_capacity(self.span.len());
+        // Of the steps that the figure of one is taken of, how long tasks ran, copies slowing them.
+        let (last, mut runs) = (if steps > 2 { 2 } else { 1 }, 0u64);
         for (node, (start, end)) in self.span.iter().enumerate() {
             let (step, i) = self.place(node);
             let half = Self::half(step);
             step_end[step] = step_end[step].max(*end);
+            if self.work[half][i].kind == Instance::Run && step + last > steps {
+                runs = runs.saturating_add(end - start);
+            }
             events.push(Event {
                 name: self.code[half][i].name().to_owned(),
                 step,
@@ -252,10 +328,11 @@ impl<'p> World<'p> {
             1 | 2 => step_end[steps] - step_end[steps - 1],
             _ => (step_end[steps] - step_end[steps - 2]).div_ceil(2),
         };
+        let runs = runs.div_ceil(last as u64);
         let step = if steps <= 1 { first_step } else { Nanos(step) };
-        let engine = target.engines.first().map_or("", |e| &e.name);
-        let busy: u64 = program.tasks.iter().filter(|t| t.engine == engine).map(|t| t.cost.0).sum();
-        Timeline { events, first_step, step, stall: Nanos(step.0.saturating_sub(busy)) }
+        let busy = program.tasks.iter().map(|t| t.cost.0).fold(0, u64::saturating_add);
+        let (stall, idle) = (step.0.saturating_sub(busy), step.0.saturating_sub(runs));
+        Timeline { events, first_step, step, stall: Nanos(stall), idle: Nanos(idle) }
     }
 }
 
@@ -279,7 +356,7 @@ fn tracks(target: &Target) -> (Vec<String>, BTreeMap<String, usize>) {
 /// What the cost of an instruction follows from.
 struct Facts<'p> {
     target: &'p Target,
-    tasks: HashMap<&'p str, (usize, u64)>,
+    tasks: HashMap<&'p str, (usize, u64, &'p [Access])>,
     berth_bytes: HashMap<&'p str, u64>,
     /// Berths of tensors that no file holds.
     filled: HashSet<&'p str>,
@@ -296,7 +373,11 @@ impl<'p> Facts<'p> {
         Facts {
             filled: berths.filter(|b| filled.contains(b.tensor.as_str())).map(|b| b.name.as_str()).collect(),
             target,
-            tasks: program.tasks.iter().map(|t| (t.name.as_str(), (engine(&t.engine), t.cost.0))).collect(),
+            tasks: program
+                .tasks
+                .iter()
+                .map(|t| (t.name.as_str(), (engine(&t.engine), t.cost.0, t.accesses.as_slice())))
+                .collect(),
             berth_bytes: program.berths.iter().map(|b| (b.name.as_str(), b.bytes)).collect(),
             links,
             caller,
@@ -304,25 +385,49 @@ impl<'p> Facts<'p> {
     }
 
     fn work(&self, instruction: &Instruction, order: usize) -> Work {
-        let (server, (time, latency), class, is_run) = match instruction {
-            Instruction::Copy { to, from, extent, queue, class, .. } => (
-                self.links.get(queue).copied().unwrap_or(self.caller),
-                self.copy_time(from, to, extent, queue),
-                *class,
-                false,
-            ),
-            Instruction::Run { task, .. } => {
-                let (server, cost) = self.tasks.get(task.as_str()).copied().unwrap_or((0, 0));
-                (server, (cost, 0), Class::Demand, true)
-            }
-            _ => (self.caller, (0, 0), Class::Demand, false),
+        let work = |server, (time, latency), class, kind, demand| {
+            let rank = (class, order);
+            Work { server, time, latency, rank, kind, demand }
         };
-        Work { server, time, latency, rank: (class, order), is_run }
+        match instruction {
+            Instruction::Copy { to, from, extent, queue, class, .. } => {
+                let server = self.links.get(queue).copied().unwrap_or(self.caller);
+                let bytes = self.copied(from, to, extent);
+                let times = self.copy_time(from, to, bytes, queue);
+                let demand = Demand::of_copy(self.target, queue, bytes, times.0);
+                work(server, times, *class, Instance::Copy, demand)
+            }
+            Instruction::Run { task, berths, .. } => {
+                let (server, cost, accesses) = self.tasks.get(task.as_str()).copied().unwrap_or((0, 0, &[]));
+                let demand = Demand::of_run(self.target, server, self.touched(accesses, berths), cost);
+                work(server, (cost, 0), Class::Demand, Instance::Run, demand)
+            }
+            Instruction::Fetch { .. } => work(self.caller, (0, 0), Class::Demand, Instance::Fetch, Demand::default()),
+            _ => work(self.caller, (0, 0), Class::Demand, Instance::Feed, Demand::default()),
+        }
     }
 
-    /// For how long a copy occupies its link, and how long after that its bytes are there.
-    fn copy_time(&self, from: &Place, to: &str, extent: &Extent, queue: &str) -> (u64, u64) {
-        let bytes = match extent {
+    /// Bytes that a run reads and writes: all of its operands, and of a table as much as it writes.
+    fn touched(&self, accesses: &[Access], berths: &[String]) -> u64 {
+        let bytes = |bound: &String| {
+            if let Some(bytes) = self.berth_bytes.get(bound.as_str()) {
+                return *bytes;
+            }
+            let parts = bound.split(" + ").map(|name| self.berth_bytes.get(name).copied().unwrap_or(0));
+            parts.fold(0, u64::saturating_add)
+        };
+        let pairs = || accesses.iter().zip(berths);
+        let written = pairs().filter(|(a, _)| a.writes()).map(|(_, b)| bytes(b)).fold(0, u64::saturating_add);
+        let all = pairs().map(|(access, bound)| match access {
+            Access::ReadRows(_) => written,
+            Access::Read(_) | Access::Write(_) | Access::Append(_) => bytes(bound),
+        });
+        all.fold(0, u64::saturating_add)
+    }
+
+    /// Bytes that a copy moves.
+    fn copied(&self, from: &Place, to: &str, extent: &Extent) -> u64 {
+        match extent {
             Extent::Bytes(a, b) => b - a,
             Extent::Whole | Extent::Rows { .. } => {
                 let source = match from {
@@ -332,7 +437,11 @@ impl<'p> Facts<'p> {
                 let target = self.berth_bytes.get(to).copied().unwrap_or(0);
                 source.unwrap_or(target).min(target)
             }
-        };
+        }
+    }
+
+    /// For how long a copy occupies its link, and how long after that its bytes are there.
+    fn copy_time(&self, from: &Place, to: &str, bytes: u64, queue: &str) -> (u64, u64) {
         let Some(link) = self.target.links.iter().find(|l| l.name == queue) else { return (0, 0) };
         if matches!(from, Place::Home) && self.filled.contains(to) {
             // Written out of nothing, as fast as the memory takes it.

@@ -2,11 +2,13 @@
 //! less than the least is refused; what was put aside comes back.
 
 use berth_compiler::baseline::{look_ahead, lru};
+use berth_compiler::bound::bound;
 use berth_compiler::offset::pack;
-use berth_compiler::plan::{Plan, PlanError, bound, extremes, plan};
+use berth_compiler::plan::{Plan, PlanError, extremes, plan};
+use berth_compiler::simulate::simulate;
 use berth_compiler::stay::{Arrival, Level, Stay};
-use berth_ir::lifetime::{Lifetimes, Task, Tensor, TensorId};
-use berth_ir::program::{Home, Kind, Mode};
+use berth_ir::lifetime::{Lifetimes, Other, Task, Tensor, TensorId};
+use berth_ir::program::{Access, Home, Kind, Mode};
 use berth_ir::units::{Bytes, Nanos};
 use berth_ir::{DType, Expr, Target, verify};
 use proptest::prelude::*;
@@ -21,6 +23,8 @@ struct Seed {
     results: Vec<u64>,
     workspace: u64,
     cost: u64,
+    /// Time on the cores, if they may run it.
+    cores: Option<u64>,
 }
 
 fn seeds() -> impl Strategy<Value = (Vec<u64>, Vec<u64>, Vec<Seed>)> {
@@ -31,13 +35,15 @@ fn seeds() -> impl Strategy<Value = (Vec<u64>, Vec<u64>, Vec<Seed>)> {
         prop::collection::vec(size.clone(), 1..3),
         prop_oneof![3 => Just(0u64), 1 => 1u64..3_000],
         1u64..50_000,
+        prop::option::weighted(0.8, 1u64..50_000),
     );
-    let seed = task.prop_map(|(weights, values, results, workspace, cost)| Seed {
+    let seed = task.prop_map(|(weights, values, results, workspace, cost, cores)| Seed {
         weights: weights.into_iter().map(|i| i.index(1 << 16)).collect(),
         values: values.into_iter().map(|i| i.index(1 << 16)).collect(),
         results,
         workspace,
         cost,
+        cores,
     });
     (prop::collection::vec(size.clone(), 0..12), prop::collection::vec(size, 0..3), prop::collection::vec(seed, 1..24))
 }
@@ -97,9 +103,71 @@ fn lifetimes((weights, inputs, tasks): &(Vec<u64>, Vec<u64>, Vec<Seed>)) -> Life
             in_place: vec![],
             workspace: seed.workspace,
             cost: Nanos(seed.cost),
+            others: vec![],
         });
     }
     all
+}
+
+/// The same with the cores allowed where the seeds say so, and tables of some tasks read by rows.
+fn with_cores(mut all: Lifetimes, tasks: &[Seed]) -> Lifetimes {
+    for (task, seed) in all.tasks.iter_mut().zip(tasks) {
+        let other = |cost| Other { engine: "cores".into(), workspace: seed.workspace / 2, cost: Nanos(cost) };
+        task.others = seed.cores.map(other).into_iter().collect();
+        let weight = |t: &TensorId| all.tensors[t.index()].kind == Kind::Weight;
+        let rows = if seed.cost.is_multiple_of(3) { task.reads.iter().copied().find(weight) } else { None };
+        task.rows = rows.into_iter().collect();
+    }
+    all
+}
+
+/// A chain of layers of one weight each behind a table that is read by rows; the device takes a weight in a tenth of a
+/// nanosecond a byte, the cores as `dram` bytes a second have it.
+fn decoder(layers: usize, weight: u64, dram: u64) -> Lifetimes {
+    let nanos = |rate: u64| weight * 1_000_000_000 / rate;
+    let layer = |n: usize| Seed {
+        weights: vec![n],
+        values: vec![],
+        results: vec![256],
+        workspace: 0,
+        cost: 1_000 + if n > 0 { nanos(10_000_000_000) } else { 0 },
+        cores: Some(1_000 + if n > 0 { nanos(dram) } else { 0 }),
+    };
+    let seeds: Vec<Seed> = (0..=layers).map(layer).collect();
+    let mut all = with_cores(lifetimes(&(vec![weight; layers + 1], vec![8], seeds.clone())), &seeds);
+    let input = TensorId(layers as u32 + 1);
+    let mut before = input;
+    for (n, task) in all.tasks.iter_mut().enumerate() {
+        task.rows = if n == 0 { vec![task.reads[0]] } else { vec![] };
+        task.reads.push(before);
+        before = task.writes[0];
+        all.tensors[before.index()].kind = if n == layers { Kind::Output } else { Kind::Activation };
+    }
+    all
+}
+
+/// Plans for the device alone and with the cores, checked; the second is never slower, and no bound is above a step.
+fn both(all: &Lifetimes, target: &Target, mode: Mode) -> Result<Option<(Plan, Plan)>, TestCaseError> {
+    let mut device = all.clone();
+    device.tasks.iter_mut().for_each(|t| t.others.clear());
+    let Ok(alone) = plan(&device, target, mode) else { return Ok(None) };
+    let with = plan(all, target, mode).map_err(|e| TestCaseError::fail(format!("{mode:?}: {e}")))?;
+    check(target, &alone, "alone")?;
+    check(target, &with, "with cores")?;
+    prop_assert!(
+        with.timeline.step <= alone.timeline.step,
+        "slower: {} > {}",
+        with.timeline.step.0,
+        alone.timeline.step.0
+    );
+    for plan in [&alone, &with] {
+        // Once steps repeat: with two engines the first of them may end in another way. The mean of two is rounded.
+        let many = if mode == Mode::Loop { 40 } else { 1 };
+        let proved = verify(target, plan.program.clone(), None).expect("it was checked");
+        let step = simulate(target, &proved, many).step.0;
+        prop_assert!(with.bound.time.0 <= step + 1, "bound {} > {step}", with.bound.time.0);
+    }
+    Ok(Some((alone, with)))
 }
 
 const MACHINE: &str = r#"(name: "m", source: "made up",
@@ -108,7 +176,10 @@ const MACHINE: &str = r#"(name: "m", source: "made up",
         (name: "dram", capacity: "1GiB", bandwidth: "10GB/s", alignment: 64, on_request: true),
         (name: "nvme", capacity: "1TiB", bandwidth: "1GB/s", alignment: 4096, files: true),
     ],
-    engines: [(name: "e", tier: "device", rates: [(f32, "1Gops/s")], launch: "1us")],
+    engines: [
+        (name: "e", tier: "device", rates: [(f32, "1Gops/s")], launch: "1us"),
+        (name: "cores", tier: "dram", rates: [(f32, "1Gops/s")], launch: "1us"),
+    ],
     links: [
         DIRECT
         (name: "up", from: "nvme", to: "dram", rate: "1GB/s", latency: "10us", chunk: "1MiB"),
@@ -132,8 +203,13 @@ fn check(target: &Target, plan: &Plan, who: &str) -> Result<(), TestCaseError> {
         let text = berth_ir::text::print(&plan.program);
         return Err(TestCaseError::fail(format!("{who}: {}\n{text}", found[0])));
     }
-    let least = bound(target, &plan.program);
-    prop_assert!(least <= plan.timeline.step, "{who}: a step takes {:?}, its bound is {least:?}", plan.timeline.step);
+    let least = bound(target, &plan.program).time;
+    // Times are whole nanoseconds, and a step's is the mean of two.
+    prop_assert!(
+        least.0 <= plan.timeline.step.0 + 1,
+        "{who}: a step takes {:?}, its bound is {least:?}",
+        plan.timeline.step
+    );
     Ok(())
 }
 
@@ -166,6 +242,33 @@ proptest! {
         if least.bytes > 0 {
             let refused = plan(&lifetimes, &capped(least.bytes - 1), Mode::Loop);
             prop_assert!(matches!(refused, Err(PlanError::NoRoom(_))), "a byte less than {} was planned", least.bytes);
+        }
+    }
+
+    #[test]
+    fn the_cores_never_make_a_plan_slower(seed in seeds(), share in 0u64..=100, direct: bool) {
+        let lifetimes = with_cores(lifetimes(&seed), &seed.2);
+        let below = ("dram", 1 << 29);
+        let (least, full) = extremes(&lifetimes, &machine(direct, &[below])).expect("it can be planned");
+        let bytes = least.bytes + full.saturating_sub(least.bytes) * share / 100;
+        let target = machine(direct, &[("device", bytes), below]);
+        for mode in [Mode::Loop, Mode::Once] {
+            prop_assert!(both(&lifetimes, &target, mode)?.is_some());
+        }
+    }
+
+    #[test]
+    fn the_cores_read_in_place_what_the_link_is_slower_to_bring(layers in 4usize..40, weight in 200_000u64..2_000_000, percent in 10u64..90, dram in 10u64..100) {
+        // The memory gives 10 GB/s, the link 5; the cores may be slower than the memory, but not than the link.
+        let lifetimes = decoder(layers, weight, dram * 100_000_000);
+        let below = ("dram", 1 << 29);
+        let (_, full) = extremes(&lifetimes, &machine(false, &[below])).expect("it can be planned");
+        let target = machine(false, &[("device", (full * percent / 100).max(weight + 4_096)), below]);
+        let (alone, with) = both(&lifetimes, &target, Mode::Loop)?.expect("it fits");
+        if dram > 55 && alone.streamed > 0 {
+            prop_assert!(with.timeline.step < alone.timeline.step, "no faster than {}", alone.timeline.step.0);
+            let table = with.program.tasks[0].accesses.iter().any(|a| matches!(a, Access::ReadRows(_)));
+            prop_assert!(table && with.program.tasks[0].engine == "cores", "the table is not read where it lies");
         }
     }
 

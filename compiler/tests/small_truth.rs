@@ -3,7 +3,8 @@
 //! Sizes are whole units, a unit crosses the link in one slot, tasks take whole slots. Then the least time of a step is
 //! that of a shortest path through the states (which task, how much of it is left, units held of each weight).
 
-use berth_compiler::plan::{bound, plan};
+use berth_compiler::bound::bound;
+use berth_compiler::plan::plan;
 use berth_ir::lifetime::{Lifetimes, Task, Tensor, TensorId};
 use berth_ir::program::{Home, Kind, Mode};
 use berth_ir::units::{Bytes, Nanos};
@@ -109,6 +110,7 @@ impl Instance {
                 reads: before.into_iter().chain([weights[*weight]]).collect(),
                 writes: vec![results[n]],
                 rows: vec![],
+                others: vec![],
                 in_place: vec![],
                 workspace: 0,
                 cost: Nanos(u64::from(*slots) * SLOT),
@@ -263,7 +265,7 @@ fn plans_of_small_instances_are_near_the_optimum_and_bounds_below_it() {
         let plan = plan(&lifetimes, &target, Mode::Loop).unwrap_or_else(|e| panic!("{instance:?}: {e}"));
         let (whole, finest) = (instance.optimum(true) * SLOT, instance.optimum(false) * SLOT);
         let step = plan.timeline.step.0 * u64::from(COUNTED);
-        let least = bound(&target, &plan.program).0 * u64::from(COUNTED);
+        let least = bound(&target, &plan.program).time.0 * u64::from(COUNTED);
         assert!(least <= finest && finest <= whole, "{instance:?}: bound {least}, optimum {finest}, {whole}");
         ratios.push((step as f64 / whole as f64, step as f64 / finest as f64, seed));
     }

@@ -76,13 +76,38 @@ pub struct Task {
     /// Rights: what it writes may take the place of what it reads (read, written).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub in_place: Vec<(TensorId, TensorId)>,
-    /// Bytes of scratch.
+    /// Bytes of scratch on the target's first engine.
     pub workspace: u64,
-    /// Time of one run.
+    /// Time of one run on the target's first engine.
+    pub cost: Nanos,
+    /// What it takes on other engines; absent is an engine that may not run it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Other>,
+}
+
+/// What a task takes on an engine that is not the first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Other {
+    /// The engine.
+    pub engine: String,
+    /// Bytes of scratch there.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub workspace: u64,
+    /// Time of one run there.
     pub cost: Nanos,
 }
 
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
+}
+
 impl Task {
+    /// What it takes on an engine that is not the first; nothing where that may not run it.
+    pub fn on(&self, engine: &str) -> Option<&Other> {
+        self.others.iter().find(|other| other.engine == engine)
+    }
+
     /// Tensors that it holds while it runs: what it reads, then what it writes.
     pub fn operands(&self) -> impl Iterator<Item = TensorId> + '_ {
         self.reads.iter().chain(self.writes.iter().filter(|w| !self.reads.contains(w))).copied()

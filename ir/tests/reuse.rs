@@ -62,6 +62,7 @@ fn made(tensors: &[(Kind, u64)], tasks: &[(Vec<u32>, Vec<u32>, u64)]) -> Lifetim
         cost: Nanos(*cost),
         rows: Vec::new(),
         in_place: Vec::new(),
+        others: Vec::new(),
     };
     Lifetimes {
         model: "made".to_owned(),

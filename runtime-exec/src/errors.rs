@@ -13,7 +13,9 @@ pub enum LoadError {
         bodies: usize,
     },
     /// This runtime drives one engine.
-    #[error("the program uses {engines} engines; this runtime drives one: compile for a target with one")]
+    #[error(
+        "the program uses {engines} engines; this runtime drives one: compile it again for one of them (`--engines NAME`)"
+    )]
     Engines {
         /// How many.
         engines: usize,

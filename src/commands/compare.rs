@@ -60,7 +60,8 @@ pub fn compare(args: &cli::Compare) -> Outcome {
     let opened = model::open(&args.model, args.bound.cast)?;
     let dims = model::dims(&args.bound.dims)?;
     let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;
-    let lowered = model::lowered(&graph, &dims, &target)?;
+    let mut lowered = model::lowered(&graph, &dims, &target)?;
+    machine::restrict(&target, args.machine.engines.as_deref(), &mut lowered.lifetimes)?;
     let target = machine::budget(&target, &args.machine.memory, &lowered.lifetimes)?.target;
     let name = stem(&args.model);
     let figures = |plan: &Plan| Summary::new(&name, &target, plan, "estimated");

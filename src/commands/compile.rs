@@ -23,6 +23,7 @@ pub fn compile(args: &cli::Compile) -> Outcome {
         let mut engine = OrtEngine::open(&options).map_err(Failure::bad)?;
         lowered.lifetimes = with_measured(lowered.lifetimes.clone(), &costs(&lowered, &mut engine)?);
     }
+    machine::restrict(&target, args.machine.engines.as_deref(), &mut lowered.lifetimes)?;
     let budgeted = machine::budget(&target, &args.machine.memory, &lowered.lifetimes)?;
     let (plan, proved) = planned(&lowered, &budgeted.target)?;
     if let Some(path) = &args.output {

@@ -26,7 +26,8 @@ pub fn inspect(args: &cli::Inspect) -> Outcome {
     let opened = model::open(&args.file, args.bound.cast)?;
     let dims = model::dims(&args.bound.dims)?;
     let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;
-    let (lowered, ordered) = model::ordered(&graph, &dims, &target)?;
+    let (mut lowered, ordered) = model::ordered(&graph, &dims, &target)?;
+    machine::restrict(&target, args.machine.engines.as_deref(), &mut lowered.lifetimes)?;
     if args.ir {
         return files::say(berth_ir::lifetime::print(&lowered.lifetimes).trim_end());
     }

@@ -131,6 +131,10 @@ pub fn run(args: &cli::Run) -> Outcome {
     let graph = model::graph(&opened, &dims, &set)?;
     check_present(&graph, &opened)?;
     let mut lowered = model::lowered(&graph, &dims, &target)?;
+    // The runtime drives one engine.
+    let first: Vec<String> = target.engines.iter().take(1).map(|e| e.name.clone()).collect();
+    let engines = args.machine.engines.as_deref().unwrap_or(&first);
+    machine::restrict(&target, Some(engines), &mut lowered.lifetimes)?;
     // Where no input says a size, it is the largest of its range.
     let sizes: Binding = dims.iter().map(|(d, r)| (d.clone(), *inside.get(d).unwrap_or(&r.high))).collect();
     // What is computed in another type may be given in the file's.
@@ -251,6 +255,11 @@ fn given_program(args: &cli::Run) -> Result<Option<Program>, Failure> {
             "`{}` is a program; name the model that it was made from with `--model MODEL`",
             args.file.display()
         )));
+    }
+    if args.machine.engines.is_some() {
+        return Err(Failure::bad(
+            "a program has its tasks on the engines that it was compiled for: leave out `--engines`",
+        ));
     }
     if !args.machine.memory.is_empty() {
         return Err(Failure::bad(

@@ -5,7 +5,7 @@ use crate::commands::proved;
 use crate::failure::Outcome;
 use crate::summary::{ratio, traffic};
 use crate::{files, machine, trace};
-use berth_compiler::plan::bound;
+use berth_compiler::bound::bound;
 use berth_compiler::simulate::simulate as run;
 use berth_ir::units::{Bytes, Nanos};
 use serde::Serialize;
@@ -53,7 +53,7 @@ pub fn simulate(args: &cli::Simulate) -> Outcome {
         first_step_nanos: timeline.first_step.0,
         step_nanos: timeline.step.0,
         stall_nanos: timeline.stall.0,
-        bound_nanos: bound(&target, &program).0,
+        bound_nanos: bound(&target, &program).time.0,
         traffic: traffic(&program),
     };
     files::print(&report, args.format)

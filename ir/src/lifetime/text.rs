@@ -1,7 +1,7 @@
 //! The text form of lifetimes: RON, one tensor, task or gap a line, in names. Gaps and the load curve follow from the rest;
 //! they are there to be read, and reading the text back leaves them out.
 
-use super::{Lifetimes, Task, Tensor, TensorId};
+use super::{Lifetimes, Other, Task, Tensor, TensorId, is_zero};
 use crate::program::DimRange;
 use crate::text::compact;
 use crate::units::Nanos;
@@ -45,6 +45,8 @@ struct Line {
     #[serde(default, skip_serializing_if = "is_zero")]
     workspace: u64,
     cost: Nanos,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    others: Vec<Other>,
 }
 
 /// A gap, in names.
@@ -69,10 +71,6 @@ struct Text {
     _gaps: IgnoredAny,
     #[serde(default, rename = "load")]
     _load: IgnoredAny,
-}
-
-fn is_zero(bytes: &u64) -> bool {
-    *bytes == 0
 }
 
 /// The text form.
@@ -111,6 +109,7 @@ fn line(lifetimes: &Lifetimes, task: &Task) -> Line {
         in_place: task.in_place.iter().map(|(r, w)| (name(r), name(w))).collect(),
         workspace: task.workspace,
         cost: task.cost,
+        others: task.others.clone(),
     }
 }
 
@@ -132,8 +131,8 @@ pub fn parse(text: &str) -> Result<Lifetimes, BadLifetimes> {
         let (reads, writes, rows) = (all(line.reads)?, all(line.writes)?, all(line.rows)?);
         let in_place = line.in_place.into_iter().map(|(r, w)| Ok((id(r)?, id(w)?))).collect::<Result<_, _>>()?;
         let ops = if line.ops.is_empty() { vec![line.name.clone()] } else { line.ops };
-        let (workspace, cost) = (line.workspace, line.cost);
-        Ok(Task { name: line.name, ops, reads, writes, rows, in_place, workspace, cost })
+        let (workspace, cost, others) = (line.workspace, line.cost, line.others);
+        Ok(Task { name: line.name, ops, reads, writes, rows, in_place, workspace, cost, others })
     });
     let tasks: Vec<Task> = tasks.collect::<Result<_, _>>()?;
     let mut names = std::collections::HashSet::new();

@@ -1,0 +1,78 @@
+//! The step time that nothing can beat, from the bounds in a program's facts.
+//!
+//! Reads:    target, program.
+//! Decides:  which windows count: those that share no task, in the order in which the facts have them.
+//! Promises: no program with these tasks, on these engines and in this order, has a shorter step.
+//! Why:      a step takes what an engine computes, and what must cross a link; where much must cross between two tasks, the
+//!           engine waits there, and such waits add up.
+
+use crate::machine::Machine;
+use berth_ir::program::{Bound, Instruction, Program};
+use berth_ir::target::Target;
+use berth_ir::units::{Bytes, BytesPerSec, Nanos};
+use std::collections::{BTreeMap, HashMap};
+
+/// A step time that nothing can beat, and what sets it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TimeBound {
+    /// The time.
+    pub time: Nanos,
+    /// Whether engines' work sets it, or bytes.
+    pub by_compute: bool,
+}
+
+/// The step time that nothing can beat with the tasks on the engines that the program has them on: an engine's work, on the
+/// device with the waits of windows that share no time, or the bytes that must come in, whichever takes longer.
+pub fn bound(target: &Target, program: &Program) -> TimeBound {
+    let Ok(machine) = Machine::of(target) else { return TimeBound::default() };
+    let mut work = BTreeMap::new();
+    for task in &program.tasks {
+        *work.entry(task.engine.as_str()).or_insert(0u64) += task.cost.0;
+    }
+    let compute = work.values().copied().max().unwrap_or(0);
+    let traffic = program.facts.bounds.iter().filter_map(|b| match b {
+        Bound::Traffic { bytes, tier, .. } if *tier == machine.device.name => Some(Bytes(*bytes)),
+        _ => None,
+    });
+    let bytes = traffic.max().unwrap_or(Bytes(0));
+    let rate = machine.rate_into_device();
+    let moving = bytes.at(rate);
+    // What the lower memory cannot hold either comes from files, in every step.
+    let below = machine.lower.map_or(0, |tier| tier.room().0);
+    let reading = Bytes(bytes.0.saturating_sub(below)).at(machine.rate_from_files());
+    let device = work.get(machine.engine).copied().unwrap_or(0);
+    let waiting = device.saturating_add(waits(program, &machine.device.name, machine.engine, rate));
+    let moving = waiting.max(moving.0).max(reading.0);
+    TimeBound { time: Nanos(compute.max(moving)), by_compute: moving <= compute }
+}
+
+/// Time in which the engine of a tier waits in windows that share no task.
+fn waits(program: &Program, tier: &str, engine: &str, rate: BytesPerSec) -> u64 {
+    let here = program.tasks.iter().filter(|t| t.engine == engine);
+    let costs: HashMap<&str, u64> = here.map(|t| (t.name.as_str(), t.cost.0)).collect();
+    let mut all = 0u64;
+    for body in program.bodies.iter().take(1) {
+        let runs = body.code.iter().filter_map(|i| match i {
+            Instruction::Run { task, .. } => Some(task.as_str()).filter(|t| costs.contains_key(t)),
+            _ => None,
+        });
+        let runs: Vec<&str> = runs.collect();
+        let mut taken = vec![false; runs.len()];
+        for window in &program.facts.bounds {
+            let Bound::Window { body: of, tier: enters, bytes, at, to } = window else { continue };
+            let find = |name: &str| runs.iter().position(|r| r == &name);
+            let (true, true, Some(at), Some(to)) = (*of == body.name, enters == tier, find(at), find(to)) else {
+                continue;
+            };
+            let length = (to + runs.len() - at) % runs.len();
+            let inside: Vec<usize> = (at..at + length).map(|p| p % runs.len()).collect();
+            if inside.iter().any(|p| taken[*p]) {
+                continue;
+            }
+            inside.iter().for_each(|p| taken[*p] = true);
+            let work: u64 = inside.iter().map(|p| costs[runs[*p]]).sum();
+            all = all.saturating_add(Bytes(*bytes).at(rate).0.saturating_sub(work));
+        }
+    }
+    all
+}

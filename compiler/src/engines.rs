@@ -1,0 +1,499 @@
+//! Chooses which tasks the engine of the lower memory runs, beside the device: the host's cores where the weights lie.
+//!
+//! Reads:    lifetimes with what each task takes on that engine, machine.
+//! Decides:  the engine of each task: the fastest of some assignments that are planned and simulated.
+//! Promises: no assignment but one that fits and was simulated; a bound that none with these tasks beats.
+//! Why:      a weight that does not stay on the device crosses the link, or is read where it lies by cores that the lower
+//!           memory feeds faster than the link (FlexGen, PowerInfer and KTransformers compute there what it holds). A
+//!           crossing of values costs tens of microseconds, so whole stretches between narrow cuts of the graph move;
+//!           spread evenly, as the link goes on bringing weights for the device while the cores compute.
+
+use crate::bound::TimeBound;
+use crate::machine::Machine;
+use crate::plan::{Site, Tried};
+use crate::residency::Choice;
+use berth_ir::lifetime::{Lifetimes, Task};
+use berth_ir::program::{Kind, Mode};
+use berth_ir::target::Link;
+use berth_ir::units::{Bytes, Nanos};
+use std::collections::BTreeSet;
+
+/// A unit has no more than this part of all weights, where single tasks do not have more: a finer split balances better.
+const UNIT_PART_MAX: u64 = 24;
+
+/// A unit has at least this part of all weights: each costs a crossing there and back.
+const UNIT_PART_MIN: u64 = 64;
+
+/// Times that the interval about the best window is halved.
+const REFINEMENTS: usize = 2;
+
+/// The part of its memory that an engine keeps under copies, as the simulator has it.
+const KEPT_PART: u64 = crate::share::LEAST_PART;
+
+/// A stretch of tasks that one engine runs.
+#[derive(Clone, Copy, Debug)]
+struct Unit {
+    from: usize,
+    to: usize,
+    /// Bytes of weights of which it is the first user.
+    bytes: u64,
+    /// Time of its tasks on the device, and on the engine of the lower memory; nothing where that cannot run all of them.
+    device: u64,
+    host: Option<u64>,
+}
+
+/// Which of the units that are worth it go to the lower memory's engine.
+#[derive(Clone, Copy)]
+enum Way {
+    Spread,
+    Last,
+}
+
+/// The best assignment found that uses the engine of the lower memory; nothing where there is none that may run tasks, or
+/// nothing fits. The lifetimes have the costs of the engines assigned.
+pub(crate) fn split(site: &Site) -> Option<(Lifetimes, Tried)> {
+    let (lifetimes, machine) = (site.lifetimes, &site.machine);
+    let engine = machine.host.filter(|e| machine.can_spill() && lifetimes.tasks.iter().any(|t| t.on(e).is_some()))?;
+    let (units, rows) = (units(lifetimes, machine, engine)?, rows(lifetimes, machine, engine));
+    let link = machine.lower_to_device?;
+    let worth = |u: &&Unit| u.host.is_some_and(|host| host < Bytes(u.bytes).at(link.present_rate()).0 + u.device);
+    let worth: Vec<Unit> = units.iter().filter(worth).copied().collect();
+    let search = Split { site, engine, rows, worth };
+    search.best(search.predicted(link))
+}
+
+/// Lifetimes with the costs of the engines that tasks are assigned to.
+fn assigned(lifetimes: &Lifetimes, engine: &str, host: &[bool]) -> Lifetimes {
+    let mut assigned = lifetimes.clone();
+    for (task, _) in assigned.tasks.iter_mut().zip(host).filter(|(_, host)| **host) {
+        if let Some(other) = task.on(engine).cloned() {
+            (task.cost, task.workspace) = (other.cost, other.workspace);
+        }
+    }
+    assigned
+}
+
+struct Split<'s, 'a> {
+    site: &'s Site<'a>,
+    engine: &'s str,
+    /// Tasks that read rows of a table, which move whatever else does.
+    rows: Vec<usize>,
+    worth: Vec<Unit>,
+}
+
+impl Split<'_, '_> {
+    /// Climbs from a number of units, spread, to better ones, in strides that halve; beside it the fewest of the last that
+    /// leave nothing to stream, as a static split of layers has it. Then looks closer at the best of them.
+    fn best(&self, start: usize) -> Option<(Lifetimes, Tried)> {
+        let all = self.worth.len();
+        let mut best: Option<(Lifetimes, Tried)> = None;
+        let mut known = BTreeSet::from([start]);
+        let mut at = start;
+        keep(&mut best, self.tried(&self.host(Way::Spread, start)));
+        let mut stride = all / 4;
+        while stride > 0 {
+            for next in [at.saturating_sub(stride), (at + stride).min(all)] {
+                if known.insert(next) && keep(&mut best, self.tried(&self.host(Way::Spread, next))) {
+                    at = next;
+                }
+            }
+            stride /= 2;
+        }
+        for count in self.static_split() {
+            keep(&mut best, self.tried(&self.host(Way::Last, count)));
+        }
+        let (lifetimes, tried) = best?;
+        self.closer(&lifetimes, tried)
+    }
+
+    /// The same assignment with windows about the one that was best, and weights kept between their uses.
+    fn closer(&self, lifetimes: &Lifetimes, tried: Tried) -> Option<(Lifetimes, Tried)> {
+        let site = self.site.of(lifetimes, &tried.choice.host).ok()?;
+        let base = Choice { pinned: vec![false; lifetimes.tensors.len()], ..tried.choice.clone() };
+        if self.worth.is_empty() {
+            // There was nothing to choose but this: it is looked at as the device alone is.
+            let best = site.search(&Choice { window: 0, ..base })?;
+            return Some((lifetimes.clone(), site.kept(best)?));
+        }
+        let order = site.pin_orders().swap_remove(0);
+        let mut best = tried;
+        let mut stride = best.choice.window / 4;
+        for _ in 0..REFINEMENTS {
+            let window = best.choice.window;
+            for window in [window.saturating_sub(stride), window.saturating_add(stride)] {
+                if !best.is_enough(&site)
+                    && let Some((choice, placed)) = site.most_pinned(&Choice { window, ..base.clone() }, &order)
+                {
+                    best = site.faster(Some(best), choice, placed)?;
+                }
+            }
+            stride /= 2;
+        }
+        Some((lifetimes.clone(), site.kept(best)?))
+    }
+
+    /// Numbers of units without which all weights fit into the device: the fewest, and one more for what else is there.
+    fn static_split(&self) -> Vec<usize> {
+        let mut left = weights(self.site.lifetimes, Some(self.engine));
+        let room = self.site.room();
+        let mut count = 0;
+        for unit in self.worth.iter().rev() {
+            if left <= room {
+                break;
+            }
+            left = left.saturating_sub(unit.bytes);
+            count += 1;
+        }
+        (count..=self.worth.len()).take(2).filter(|count| *count > 0).collect()
+    }
+
+    /// By position, whether the lower memory's engine runs the task.
+    fn host(&self, way: Way, count: usize) -> Vec<bool> {
+        let mut host = vec![false; self.site.lifetimes.tasks.len()];
+        self.rows.iter().for_each(|p| host[*p] = true);
+        let all = self.worth.len();
+        for (n, unit) in self.worth.iter().enumerate() {
+            let chosen = match way {
+                Way::Spread => (n + 1) * count / all > n * count / all,
+                Way::Last => n + count >= all,
+            };
+            if chosen {
+                host[unit.from..unit.to].fill(true);
+            }
+        }
+        host
+    }
+
+    /// One assignment, with as much pinned as fits beside what the link brings while the cores compute.
+    fn tried(&self, host: &[bool]) -> Option<(Lifetimes, Tried)> {
+        if !host.contains(&true) {
+            return None;
+        }
+        let lifetimes = assigned(self.site.lifetimes, self.engine, host);
+        let site = self.site.of(&lifetimes, host).ok()?;
+        let least = site.least_choice();
+        let base = if site.fits(&least).is_some() { least } else { site.first_rung(site.room())?.0 };
+        // What comes in the longest time that the cores take.
+        let (mut longest, mut run) = (0u64, 0u64);
+        for (task, host) in lifetimes.tasks.iter().zip(host) {
+            run = if *host { run.saturating_add(task.cost.0) } else { 0 };
+            longest = longest.max(run);
+        }
+        let rate = u128::from(site.machine.rate_into_device().0);
+        let brought = u64::try_from(rate * u128::from(longest) / 1_000_000_000).unwrap_or(u64::MAX);
+        let order = site.pin_orders().swap_remove(0);
+        let bulk = site.bulk();
+        let mut best = None;
+        for window in [bulk, bulk.saturating_mul(2), bulk.saturating_mul(2).saturating_add(brought)] {
+            let placed = site.most_pinned(&Choice { window, ..base.clone() }, &order);
+            best = placed.and_then(|(choice, placed)| site.faster(best.take(), choice, placed)).or(best);
+            if best.as_ref().is_some_and(|tried| tried.is_enough(&site)) {
+                break;
+            }
+        }
+        Some((lifetimes, best?))
+    }
+
+    /// The number of units that a flow of bytes balances: what the cores do not read crosses the link, and they and the
+    /// device take turns.
+    fn predicted(&self, link: &Link) -> usize {
+        let (lifetimes, machine) = (self.site.lifetimes, &self.site.machine);
+        let rate = link.present_rate();
+        let bandwidth = machine.lower.map_or(0, |t| t.bandwidth.0).max(1);
+        let slowed = |host: u64| {
+            let left = bandwidth.saturating_sub(rate.0).max(bandwidth / KEPT_PART).max(1);
+            (u128::from(host) * u128::from(bandwidth) / u128::from(left)) as u64
+        };
+        let need = weights(lifetimes, machine.host).saturating_sub(machine.device.room().0);
+        let work: u64 = lifetimes.tasks.iter().map(|t| t.cost.0).fold(0, u64::saturating_add);
+        let crossing = link.latency.0 + link.submit.0;
+        let time = |count: &usize| {
+            let host = self.host(Way::Spread, *count);
+            let chosen = || self.worth.iter().filter(|u| host[u.from]);
+            let sum = |of: &dyn Fn(&Unit) -> u64| chosen().map(of).fold(0, u64::saturating_add);
+            let moving = Bytes(need.saturating_sub(sum(&|u| u.bytes))).at(rate).0;
+            let cores = sum(&|u| u.host.unwrap_or(0));
+            let cores = if moving > 0 { slowed(cores) } else { cores };
+            let device = work.saturating_sub(sum(&|u| u.device));
+            moving.max(cores.saturating_add(device).saturating_add(*count as u64 * 2 * crossing))
+        };
+        (0..=self.worth.len()).min_by_key(time).unwrap_or(0)
+    }
+}
+
+/// Keeps the faster of the best so far and another; whether that is the other.
+fn keep(best: &mut Option<(Lifetimes, Tried)>, other: Option<(Lifetimes, Tried)>) -> bool {
+    let Some(other) = other else { return false };
+    let faster = best.as_ref().is_none_or(|best| other.1.timeline.step < best.1.timeline.step);
+    if faster {
+        *best = Some(other);
+    }
+    faster
+}
+
+/// Tasks that read rows of a weight which takes longer to cross the link than what they write.
+fn rows(lifetimes: &Lifetimes, machine: &Machine, engine: &str) -> Vec<usize> {
+    let Some(link) = machine.lower_to_device else { return Vec::new() };
+    let bytes = |all: &mut dyn Iterator<Item = &berth_ir::lifetime::TensorId>| -> u64 {
+        all.map(|t| lifetimes.tensor(*t).bytes).fold(0, u64::saturating_add)
+    };
+    let moves = |t: &Task| {
+        let tables = bytes(&mut t.rows.iter().filter(|r| lifetimes.tensor(**r).kind == Kind::Weight));
+        let results = Bytes(bytes(&mut t.writes.iter())).at(link.present_rate()).0;
+        t.on(engine).is_some_and(|on| Bytes(tables).at(link.present_rate()).0 > results.saturating_add(on.cost.0))
+    };
+    (0..lifetimes.tasks.len()).filter(|p| moves(&lifetimes.tasks[*p])).collect()
+}
+
+/// Cuts the tasks where little crosses: at the narrowest places that leave no stretch with too much of the weights, and
+/// not so often that stretches have next to none.
+fn units(lifetimes: &Lifetimes, machine: &Machine, engine: &str) -> Option<Vec<Unit>> {
+    let count = lifetimes.tasks.len();
+    let first = first_users(lifetimes, None);
+    let total: u64 = first.iter().fold(0, |all: u64, b| all.saturating_add(*b));
+    if total == 0 {
+        return Some(Vec::new());
+    }
+    let crossing = crossings(lifetimes, machine.lower_to_device?);
+    let most = (total / UNIT_PART_MAX).max(first.iter().copied().max().unwrap_or(0));
+    // The widest stretch is narrower the more cuts there are.
+    let fits = |width: u64| {
+        let mut sum = 0u64;
+        (0..count).all(|p| {
+            sum = if p > 0 && crossing[p] <= width { first[p] } else { sum.saturating_add(first[p]) };
+            sum <= most
+        })
+    };
+    let mut widths: Vec<u64> = crossing[1..].to_vec();
+    widths.sort_unstable();
+    widths.dedup();
+    let width = widths.get(widths.partition_point(|w| !fits(*w))).or(widths.last()).copied().unwrap_or(0);
+    let mut units = Vec::new();
+    let mut from = 0;
+    let mut bytes = 0u64;
+    for p in 0..count {
+        bytes = bytes.saturating_add(first[p]);
+        let last = p + 1 == count;
+        if last || (crossing[p + 1] <= width && bytes >= total / UNIT_PART_MIN) {
+            let tasks = &lifetimes.tasks[from..=p];
+            let device = tasks.iter().map(|t| t.cost.0).fold(0, u64::saturating_add);
+            let host = tasks.iter().try_fold(0u64, |sum, t| Some(sum.saturating_add(t.on(engine)?.cost.0)));
+            units.push(Unit { from, to: p + 1, bytes, device, host });
+            (from, bytes) = (p + 1, 0);
+        }
+    }
+    Some(units)
+}
+
+/// Before each position, how long what was written before and is used from there on takes over a link.
+fn crossings(lifetimes: &Lifetimes, link: &Link) -> Vec<u64> {
+    let mut change = vec![0i128; lifetimes.tasks.len() + 1];
+    for (tensor, uses) in lifetimes.tensors.iter().zip(lifetimes.uses()) {
+        let (Some(first), Some(last)) = (uses.first(), uses.last()) else { continue };
+        if tensor.kind != Kind::Weight {
+            let time = link.latency.0 + link.submit.0 + Bytes(tensor.bytes).at(link.present_rate()).0;
+            change[first + 1] += i128::from(time);
+            change[last + 1] -= i128::from(time);
+        }
+    }
+    let mut alive = 0i128;
+    let widths = change.iter().map(|c| {
+        alive += c;
+        u64::try_from(alive).unwrap_or(u64::MAX)
+    });
+    widths.collect()
+}
+
+/// By position, bytes of weights that the task is the first to read whole, of those that some file holds. A table that is
+/// read by rows alone need not come; with `engine`, only where that may run the task.
+fn first_users(lifetimes: &Lifetimes, engine: Option<&str>) -> Vec<u64> {
+    let mut seen = vec![false; lifetimes.tensors.len()];
+    let mut first = vec![0u64; lifetimes.tasks.len()];
+    for (bytes, task) in first.iter_mut().zip(&lifetimes.tasks) {
+        let by_rows = |t| task.rows.contains(&t) && engine.is_none_or(|e| task.on(e).is_some());
+        for tensor in task.reads.iter().filter(|t| !by_rows(**t)) {
+            let t = lifetimes.tensor(*tensor);
+            let stored = t.home.as_ref().is_none_or(|h| h.filled.is_none());
+            if t.kind == Kind::Weight && stored && !std::mem::replace(&mut seen[tensor.index()], true) {
+                *bytes = bytes.saturating_add(t.bytes);
+            }
+        }
+    }
+    first
+}
+
+/// Bytes of weights that must be read whole in each step.
+fn weights(lifetimes: &Lifetimes, engine: Option<&str>) -> u64 {
+    first_users(lifetimes, engine).into_iter().fold(0, u64::saturating_add)
+}
+
+/// The step time that no plan with all tasks on the device beats.
+pub(crate) fn alone(lifetimes: &Lifetimes, machine: &Machine) -> Nanos {
+    let work = lifetimes.tasks.iter().map(|t| t.cost.0).fold(0, u64::saturating_add);
+    let need = weights(lifetimes, machine.host).saturating_sub(machine.device.room().0);
+    Nanos(work.max(Bytes(need).at(machine.rate_into_device()).0))
+}
+
+/// The step time that no assignment of the tasks to the machine's engines beats; nothing where only the device may run
+/// them.
+///
+/// A step takes no less than each of these, whatever the assignment:
+/// - what the device computes, one task after the other;
+/// - what the other engine computes;
+/// - any chain of tasks from an input to an output, as a caller reads a step's outputs before he feeds the next: each
+///   task of it on its quicker engine, and what it takes more if it runs on the other; so the longest of these chains,
+///   and the mean of some, which go through parallel branches in turn;
+/// - the weights that are read whole, less what the device has room for and less those whose first reader runs on the
+///   other engine, over the links into the device: the rest is brought in every step.
+///
+/// So it takes no less than any weighted mean of these, and in a mean each task can be given the engine that makes it
+/// least by itself. The weights are searched; whichever are found, the mean is a bound (a Lagrangian relaxation).
+/// Beside it: weights come out of the lower memory, whoever reads them, or straight from files, at their rates; and what
+/// neither memory holds comes from files.
+pub(crate) fn bound(lifetimes: &Lifetimes, machine: &Machine, mode: Mode) -> Option<TimeBound> {
+    let engine = machine.host?;
+    let on: Vec<Option<u64>> = lifetimes.tasks.iter().map(|t| Some(t.on(engine)?.cost.0)).collect();
+    let lower = machine.lower.filter(|_| on.iter().any(Option::is_some))?;
+    let first = first_users(lifetimes, Some(engine));
+    let all = first.iter().fold(0u64, |all, b| all.saturating_add(*b));
+    // In a loop what stays on the device was brought before the step.
+    let room = if mode == Mode::Loop { machine.device.room().0 } else { 0 };
+    let need = all.saturating_sub(room);
+    let into = machine.rate_into_device();
+    let quicker: Vec<u64> =
+        lifetimes.tasks.iter().zip(&on).map(|(t, on)| on.unwrap_or(u64::MAX).min(t.cost.0)).collect();
+    let longest = chain(lifetimes, &quicker);
+    let branches = chains(lifetimes, &on);
+    let parts = (0..on.len()).map(|p| {
+        let device = lifetimes.tasks[p].cost.0;
+        let more = |time: u64| time - quicker[p];
+        let longer = |time: u64| if longest[p] { more(time) } else { 0 };
+        let mean = |time: u64| more(time).saturating_mul(branches[p]) / CHAINS;
+        let here = [device, 0, longer(device), mean(device), 0].map(i128::from);
+        // What need not be moved is taken off, rounded up.
+        let moved = i128::from(Bytes(first[p]).at(into).0) + 1;
+        let there = on[p].map(|host| {
+            let [a, b, c] = [host, longer(host), mean(host)].map(i128::from);
+            [0, a, b, c, -moved]
+        });
+        (here, there)
+    });
+    let parts: Vec<_> = parts.collect();
+    let sum = |share: &dyn Fn(usize) -> u64| {
+        let times = quicker.iter().enumerate().map(|(p, time)| u128::from(*time) * u128::from(share(p)));
+        times.sum::<u128>() / u128::from(CHAINS)
+    };
+    let length = sum(&|p| if longest[p] { CHAINS } else { 0 }) as i128;
+    let moving = i128::from(Bytes(need).at(into).0.saturating_sub(1));
+    let fixed = [0, 0, length, sum(&|p| branches[p]) as i128, moving];
+    let mean = |weights: &Weights| {
+        let of = |times: &Weights| times.iter().zip(weights).map(|(t, w)| t * w).sum::<i128>();
+        let least = |(here, there): &(Weights, Option<Weights>)| {
+            there.as_ref().map_or(of(here), |there| of(here).min(of(there)))
+        };
+        (of(&fixed) + parts.iter().map(least).sum::<i128>()) / WEIGHT
+    };
+    let (weights, time) = best_mean(mean);
+    let moving = u64::try_from(time.max(0)).unwrap_or(u64::MAX);
+    // Where no task takes its bytes faster than the memory gives them.
+    let (second, bandwidth) = (1_000_000_000, u128::from(lower.bandwidth.0));
+    let rate = |link: Option<&Link>| link.map_or(0, |l| u128::from(l.present_rate().0));
+    let gives = bandwidth.max(rate(machine.lower_to_device) + bandwidth / u128::from(KEPT_PART));
+    let bounded = on
+        .iter()
+        .zip(&first)
+        .all(|(on, bytes)| on.is_none_or(|nanos| u128::from(*bytes) * second <= u128::from(nanos) * bandwidth));
+    let gives = if bounded { gives + rate(machine.home_to_device) } else { 0 };
+    let giving = (u128::from(need) * second).checked_div(gives).unwrap_or(0);
+    let giving = u64::try_from(giving).unwrap_or(u64::MAX);
+    let elsewhere = Bytes(need.saturating_sub(lower.room().0)).at(machine.rate_from_files()).0;
+    let bytes = giving.max(elsewhere);
+    Some(TimeBound { time: Nanos(moving.max(bytes)), by_compute: moving >= bytes && weights[TIMES - 1] == 0 })
+}
+
+/// What weights of a mean add up to.
+const WEIGHT: i128 = 256;
+
+/// Times that a step takes no less than; the last is that of moving bytes.
+const TIMES: usize = 5;
+
+/// Times, or a weight for each.
+type Weights = [i128; TIMES];
+
+/// Chains through parallel branches in turn.
+const CHAINS: u64 = 16;
+
+/// Weights that give a great mean, and the mean: from each time alone, moving parts of a weight from one to another while
+/// that helps, halves first.
+fn best_mean(mean: impl Fn(&Weights) -> i128) -> (Weights, i128) {
+    let mut best = ([0; TIMES], 0);
+    for start in 0..TIMES {
+        let mut weights = [0; TIMES];
+        weights[start] = WEIGHT;
+        let mut climbed = (weights, mean(&weights));
+        let mut part = WEIGHT / 2;
+        while part > 0 {
+            let mut better = false;
+            for (from, to) in (0..TIMES).flat_map(|from| (0..TIMES).map(move |to| (from, to))) {
+                let mut next = climbed.0;
+                next[from] -= part;
+                next[to] += part;
+                if from != to && next[from] >= 0 {
+                    let found = mean(&next);
+                    if found > climbed.1 {
+                        (climbed, better) = ((next, found), true);
+                    }
+                }
+            }
+            if !better {
+                part /= 2;
+            }
+        }
+        if climbed.1 > best.1 {
+            best = climbed;
+        }
+    }
+    best
+}
+
+/// By task, how many of some chains go through it: each the longest by the time on the slower engine, where a task counts
+/// the less the more often the chains before went through it.
+fn chains(lifetimes: &Lifetimes, on: &[Option<u64>]) -> Vec<u64> {
+    let mut through = vec![0; lifetimes.tasks.len()];
+    for _ in 0..CHAINS {
+        let tasks = lifetimes.tasks.iter().zip(on).zip(&through);
+        let times: Vec<u64> = tasks.map(|((t, on), seen)| on.unwrap_or(0).max(t.cost.0) / (1 + seen)).collect();
+        for (count, on_chain) in through.iter_mut().zip(chain(lifetimes, &times)) {
+            *count += u64::from(on_chain);
+        }
+    }
+    through
+}
+
+/// The tasks of the longest chain from an input to an output.
+fn chain(lifetimes: &Lifetimes, times: &[u64]) -> Vec<bool> {
+    let count = lifetimes.tasks.len();
+    // By tensor: the task that wrote it, if that depends on an input.
+    let mut writer: Vec<Option<usize>> = vec![None; lifetimes.tensors.len()];
+    let mut until: Vec<(u64, Option<usize>)> = vec![(0, None); count];
+    let mut last: Option<usize> = None;
+    for (p, task) in lifetimes.tasks.iter().enumerate() {
+        let before = task.reads.iter().filter_map(|t| writer[t.index()]).max_by_key(|w| until[*w].0);
+        let fed = task.reads.iter().any(|t| lifetimes.tensor(*t).kind == Kind::Input);
+        if before.is_none() && !fed {
+            continue;
+        }
+        until[p] = (before.map_or(0, |w| until[w].0).saturating_add(times[p]), before);
+        task.writes.iter().for_each(|t| writer[t.index()] = Some(p));
+        let read = task.writes.iter().any(|t| lifetimes.tensor(*t).kind == Kind::Output);
+        if read && last.is_none_or(|l| until[l].0 < until[p].0) {
+            last = Some(p);
+        }
+    }
+    let mut chain = vec![false; count];
+    while let Some(p) = last {
+        chain[p] = true;
+        last = until[p].1;
+    }
+    chain
+}

@@ -14,6 +14,7 @@ pub mod offset;
 pub mod order;
 pub mod plan;
 pub mod residency;
+pub mod rewrite;
 pub mod simulate;
 pub mod stay;
 pub mod task_model;

@@ -15,6 +15,7 @@ mod forms;
 mod region;
 mod rules;
 mod term;
+mod weight;
 
 use berth_ir::graph::{Graph, Op, Value, ValueId};
 use berth_ir::lifetime::{Lifetimes, Task};
@@ -22,10 +23,11 @@ use berth_ir::program::DimRange;
 use egg::{Id, Rewrite};
 use emit::{Names, Patch, patch};
 use extract::{Choice, Priced};
-use facts::{Facts, Weight};
+use facts::Facts;
 use forms::Region;
 use std::collections::{BTreeMap, BTreeSet};
 use term::{Head, Term, Types};
+use weight::Weight;
 
 /// Rounds over the graph: regions that touch each other are rewritten in different ones.
 const ROUNDS_MAX: usize = 4;
@@ -111,7 +113,8 @@ impl Work<'_> {
     fn better(&mut self, facts: &Facts, ops: &BTreeSet<u32>, values: usize) -> Option<(Patch, Weight, Weight)> {
         let region = Region::new(facts, ops.clone(), self.rules);
         let graph = facts.graph;
-        let before = facts.weigh(ops.iter().map(|n| (*n, &graph.ops[*n as usize])), ops, &|_| unreachable_type());
+        let own = ops.iter().map(|n| (2 * n + 1, &graph.ops[*n as usize]));
+        let before = facts.weigh(own, ops, &BTreeMap::new(), &|_| unreachable_type());
         let roots = roots(&region);
         let bytes = |class: Id| {
             let typed = region.forms[class].data;
@@ -134,8 +137,7 @@ impl Work<'_> {
                 let value = &patch.values[id.0 as usize - values];
                 (value.dtype, value.shape.clone())
             };
-            let last = graph.ops.len() as u32 - 1;
-            let after = facts.weigh(patch.ops.iter().map(|(slot, op)| ((slot / 2).min(last), op)), ops, &types);
+            let after = facts.weigh(patch.ops.iter().map(|(slot, op)| (*slot, op)), ops, &patch.renamed, &types);
             facts.is_cheaper(&after, &before, &mut self.looked).then_some((patch, after))
         };
         let mut cost = |choice: &Choice| priced.cost(choice);

@@ -223,6 +223,17 @@ fn pieces_put_together_are_the_whole() {
     check(&b, "Slice Slice Concat Exp", "Slice Slice Concat Exp");
 }
 
+/// A part that nobody reads is a result all the same: the engine counts them.
+#[test]
+fn a_split_keeps_parts_that_nobody_reads() {
+    let mut b = model(&["2", "6"]);
+    b.ints("sizes", &[4, 2]).node("Split", &["x", "sizes"], &["p", "q"], vec![attribute("axis", 1)]);
+    b.node("Exp", &["p"], &["y"], vec![]);
+    check(&b, "Split Exp", "Split Exp");
+    let graph = b.model().graph(&Binding::new()).unwrap();
+    assert!(graph.ops[0].outputs.len() == 2 && graph.ops[0].outputs.iter().all(Option::is_some));
+}
+
 #[test]
 fn concats_join() {
     let mut b = model(&["2", "3"]);

@@ -205,7 +205,8 @@ impl Writer<'_, '_> {
 
     fn op(&mut self, unit: &Unit, choice: &Choice) -> Option<Op> {
         let facts = self.region.facts;
-        let operands: Vec<Option<ValueId>> = unit.term.operands.iter().map(|class| self.made.get(class).copied()).collect();
+        let operands: Vec<Option<ValueId>> =
+            unit.term.operands.iter().map(|class| self.made.get(class).copied()).collect();
         let result = self.made[&unit.classes[0]];
         let name = self.name(unit);
         let original = self.original(unit).cloned();
@@ -262,7 +263,13 @@ impl Writer<'_, '_> {
         }
     }
 
-    fn reshape(&mut self, name: String, mut operands: Vec<Option<ValueId>>, result: ValueId, to: &[Expr]) -> Option<Op> {
+    fn reshape(
+        &mut self,
+        name: String,
+        mut operands: Vec<Option<ValueId>>,
+        result: ValueId,
+        to: &[Expr],
+    ) -> Option<Op> {
         let mut attributes = Vec::new();
         // To a Reshape a size of zero says "as it was", unless told otherwise.
         if !to.iter().all(Expr::is_positive) {

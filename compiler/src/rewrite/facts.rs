@@ -56,7 +56,8 @@ impl<'a> Facts<'a> {
         let data: HashSet<&str> = graph.data_dims.iter().map(|(dim, _)| dim.as_str()).collect();
         // What the data decide stays where it is: a task that finds a size runs before those that need it.
         let closed = |value: &Value| {
-            let open = value.shape.iter().any(|e| e.is_overflow() || e.dims().iter().any(|d| data.contains(d.as_str())));
+            let open =
+                value.shape.iter().any(|e| e.is_overflow() || e.dims().iter().any(|d| data.contains(d.as_str())));
             let fixed = data.is_empty() && value.shape.iter().all(|e| e.as_constant().is_some());
             value.dtype != DType::Str && (fixed || !open)
         };
@@ -148,7 +149,6 @@ impl<'a> Facts<'a> {
             _ => false,
         }
     }
-
 }
 
 /// Whether an operator is a view where its result has its operand's type.

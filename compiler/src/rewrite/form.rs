@@ -151,7 +151,8 @@ fn split<'a>(op: &Op, from: &Value, value: impl Fn(ValueId) -> &'a Value) -> Opt
 
 fn slice<'a>(op: &Op, opset: i64, from: &Value, value: &dyn Fn(usize) -> Option<&'a Value>) -> Option<Form> {
     let numbers = |list: &[i64]| list.iter().map(|n| Expr::constant(*n)).collect::<Vec<Expr>>();
-    let constants = |list: &[Expr]| list.iter().map(|e| i64::try_from(e.as_constant()?).ok()).collect::<Option<Vec<_>>>();
+    let constants =
+        |list: &[Expr]| list.iter().map(|e| i64::try_from(e.as_constant()?).ok()).collect::<Option<Vec<_>>>();
     let (firsts, axes) = match opset < 10 {
         true => (numbers(ints(op, "starts")?), ints(op, "axes").map(<[i64]>::to_vec)),
         false => (known(value(1)?)?.to_vec(), value(3).map(|v| constants(known(v)?)).unwrap_or(Some(Vec::new()))),

@@ -54,14 +54,7 @@ impl Searcher<Term, Types> for Rule {
 }
 
 impl Applier<Term, Types> for Rule {
-    fn apply_one(
-        &self,
-        forms: &mut Forms,
-        class: Id,
-        _: &Subst,
-        _: Option<&PatternAst<Term>>,
-        _: Symbol,
-    ) -> Vec<Id> {
+    fn apply_one(&self, forms: &mut Forms, class: Id, _: &Subst, _: Option<&PatternAst<Term>>, _: Symbol) -> Vec<Id> {
         let terms: Vec<Term> = forms[class].nodes.iter().filter(|term| (self.head)(&term.head)).cloned().collect();
         let mut changed = Vec::new();
         for term in terms {

@@ -221,8 +221,9 @@ impl Facts<'_> {
     fn load_with(&self, after: &Weight, before: &Weight) -> (usize, Vec<u64>) {
         let spans = || before.spans.iter().chain(&after.spans);
         let last = self.load.len() - 1;
-        let low = spans().map(|s| position(s.1)).min().unwrap_or(0);
-        let high = spans().map(|s| position(s.2)).max().unwrap_or(0).min(last);
+        let times = || before.times.iter().chain(&after.times).map(|time| position(*time));
+        let low = spans().map(|s| position(s.1)).chain(times()).min().unwrap_or(0).min(last);
+        let high = spans().map(|s| position(s.2)).chain(times()).max().unwrap_or(0).min(last);
         // What the rest of the graph holds.
         let mut change = vec![0i128; high + 2 - low];
         for (bytes, first, last) in &before.spans {
@@ -253,7 +254,7 @@ impl Facts<'_> {
                 alive += by;
                 next += 1;
             }
-            let n = position(time).min(high) - low;
+            let n = position(time).clamp(low, high) - low;
             // Between two operators there is no more of the rest than at either.
             let between = (time >> 32) % 2 == 0 && n > 0;
             let others = if between { rest[n].min(rest[n - 1]) } else { rest[n] };
@@ -282,4 +283,3 @@ impl Facts<'_> {
         self.load[low..low + load.len()].copy_from_slice(&load);
     }
 }
-

@@ -335,3 +335,14 @@ fn random_graphs_with_a_range_keep_their_bits() {
     }
     assert!(rewritten >= 8, "only {rewritten} graphs were rewritten");
 }
+
+#[test]
+fn what_is_saved_is_told() {
+    let model = common::model("llama_decode.onnx");
+    let words = ["inspect", model.to_str().expect("UTF-8"), "--dim", "batch=1", "--dim", "seq=1", "--dim", "past=31"];
+    let saved = &json(&words)["saved"];
+    assert_eq!(saved["tasks"], serde_json::json!([247, 230]));
+    assert!(saved["moved_bytes"][1].as_u64() < saved["moved_bytes"][0].as_u64(), "{saved}");
+    let text = String::from_utf8(common::berth(words).stdout).expect("UTF-8");
+    assert!(text.contains("\n  rewritten   230 tasks for 247: "), "{text}");
+}

@@ -101,7 +101,7 @@ impl Priced<'_> {
     }
 
     /// Grows sets of what is paid from the leaves; for each class the cheapest found.
-    pub fn from_leaves(&self) -> Choice {
+    pub fn grown(&self) -> Choice {
         type Best = (Cost, usize, BTreeMap<Item, Cost>);
         let mut best: BTreeMap<Id, Best> = BTreeMap::new();
         let mut classes: Vec<Id> = self.forms.classes().map(|class| class.id).collect();

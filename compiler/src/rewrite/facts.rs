@@ -179,7 +179,9 @@ fn twins(graph: &Graph, forms: &[Option<Form>]) -> (Vec<u32>, Vec<(u32, u32)>) {
             Content::Inline(_) | Content::Computed => {}
         }
     }
-    let mut seen: HashMap<(&str, &str, Vec<Option<u32>>), Vec<u32>> = HashMap::new();
+    // Domain, type and operands.
+    type Key<'a> = (&'a str, &'a str, Vec<Option<u32>>);
+    let mut seen: HashMap<Key, Vec<u32>> = HashMap::new();
     let mut twins = Vec::new();
     for (n, op) in graph.ops.iter().enumerate() {
         let Some(form) = &forms[n] else { continue };

@@ -17,6 +17,7 @@ mod rules;
 mod term;
 mod weight;
 
+use berth_ir::DType;
 use berth_ir::graph::{Graph, Op, Value, ValueId};
 use berth_ir::lifetime::{Lifetimes, Task};
 use berth_ir::program::DimRange;
@@ -114,7 +115,7 @@ impl Work<'_> {
         let region = Region::new(facts, ops.clone(), self.rules);
         let graph = facts.graph;
         let own = ops.iter().map(|n| (2 * n + 1, &graph.ops[*n as usize]));
-        let before = facts.weigh(own, ops, &BTreeMap::new(), &|_| unreachable_type());
+        let before = facts.weigh(own, ops, &BTreeMap::new(), &|_| (DType::U8, Vec::new()));
         let roots = roots(&region);
         let bytes = |class: Id| {
             let typed = region.forms[class].data;
@@ -141,11 +142,11 @@ impl Work<'_> {
             facts.is_cheaper(&after, &before, &mut self.looked).then_some((patch, after))
         };
         let mut cost = |choice: &Choice| priced.cost(choice);
-        let mut found: Vec<_> = [priced.from_leaves(), original.clone()]
+        let mut found: Vec<_> = [priced.grown(), original.clone()]
             .into_iter()
             .filter_map(|start| priced.climb(with(start, &original), &mut cost))
             .collect();
-        found.sort_by(|a, b| a.0.cmp(&b.0));
+        found.sort_by_key(|(cost, _)| *cost);
         for (_, choice) in &found {
             if let Some((patch, after)) = judge(choice) {
                 return Some((patch, after, before));
@@ -161,11 +162,6 @@ impl Work<'_> {
         let (patch, after) = judge(&choice)?;
         Some((patch, after, before))
     }
-}
-
-/// Operators of the graph make no values that it does not have.
-fn unreachable_type() -> (berth_ir::DType, Vec<berth_ir::Expr>) {
-    (berth_ir::DType::U8, Vec::new())
 }
 
 /// The classes that the rest of the graph needs.

@@ -6,6 +6,7 @@ use crate::npz::Array;
 use berth_compiler::import::{self, Cast, ImportError, Model};
 use berth_compiler::lower::{Lowered, lower};
 use berth_compiler::order::{EFFORT, Ordered, order_after};
+use berth_compiler::rewrite::{Saved, rewrite, saved};
 use berth_ir::Target;
 use berth_ir::expr::Binding;
 use berth_ir::graph::{Graph, Stored};
@@ -203,13 +204,36 @@ fn unlike(model: &Model, binding: &Binding, axis: &str) -> String {
     format!("; dim `{}` is {here} in the shape of input `{input}` and {elsewhere} elsewhere", dim.unwrap_or("?"))
 }
 
-/// Lowers a graph for a target, its tasks in the order that holds least: the file's where no other holds less.
-pub fn lowered(graph: &Graph, dims: &Dims, target: &Target) -> Result<Lowered, Failure> {
-    Ok(ordered(graph, dims, target)?.0)
+/// A model on its way to a plan.
+pub struct Ready {
+    /// What is planned: the graph as it is, or an equal one that moves or holds fewer bytes.
+    pub lowered: Lowered,
+    /// What the order of its tasks wins.
+    pub ordered: Ordered,
+    /// What the other graph saves, where it is one.
+    pub saved: Option<Saved>,
 }
 
-/// The same, with what the order wins.
-pub fn ordered(graph: &Graph, dims: &Dims, target: &Target) -> Result<(Lowered, Ordered), Failure> {
+/// Lowers a graph for a target, its tasks in the order that holds least: the file's where no other holds less.
+pub fn lowered(graph: &Graph, dims: &Dims, target: &Target) -> Result<Lowered, Failure> {
+    Ok(ready(graph, dims, target)?.lowered)
+}
+
+/// The same, with what was won on the way. What is planned follows from the graph, its dims and the target alone, so
+/// that a program finds its model again.
+pub fn ready(graph: &Graph, dims: &Dims, target: &Target) -> Result<Ready, Failure> {
+    let (lowered, ordered) = as_it_is(graph, dims, target)?;
+    if let Some(other) = rewrite(graph, dims) {
+        let (after, order) = as_it_is(&other, dims, target)?;
+        if let Some(saved) = saved(&lowered.lifetimes, &after.lifetimes) {
+            return Ok(Ready { lowered: after, ordered: order, saved: Some(saved) });
+        }
+    }
+    Ok(Ready { lowered, ordered, saved: None })
+}
+
+/// Lowers a graph without rewriting it.
+pub fn as_it_is(graph: &Graph, dims: &Dims, target: &Target) -> Result<(Lowered, Ordered), Failure> {
     let files = Files::default();
     let read = |stored: &Stored, offset, bytes| files.read(stored, offset, bytes);
     let mut lowered = lower(graph, dims, target, &read).map_err(Failure::bad)?;

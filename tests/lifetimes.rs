@@ -33,7 +33,7 @@ fn the_text_form_reads_back() {
         ["inspect", path.to_str().expect("UTF-8"), "--ir", "--dim", "batch=1", "--dim", "seq=1", "--dim", "past=4"];
     let text = String::from_utf8(berth(words).stdout).expect("UTF-8");
     let lifetimes = parse(&text).expect("it reads");
-    assert_eq!(lifetimes.tasks.len(), 247);
+    assert_eq!(lifetimes.tasks.len(), 230);
     assert_eq!(print(&lifetimes).trim_end(), text.trim_end());
     let unknown = text.replacen("reads: [\"", "reads: [\"no ", 1);
     assert!(parse(&unknown).is_err_and(|e| e.to_string().contains("`no ")), "a name that stands for nothing");

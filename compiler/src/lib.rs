@@ -16,6 +16,7 @@ pub mod offset;
 pub mod order;
 pub mod plan;
 pub mod residency;
+pub mod rewrite;
 mod share;
 pub mod simulate;
 pub mod stay;

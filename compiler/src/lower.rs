@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// Constants up to this size live in the task's own code, outside the arena: scalars, axes, paddings. Larger ones would
 /// keep identical layers from sharing a session.
-const EMBEDDED_BYTES_MAX: u64 = 64;
+pub(crate) const EMBEDDED_BYTES_MAX: u64 = 64;
 
 /// Constants that no file holds as they are must live in the task; more than this would be a second, hidden memory.
 const INLINE_BYTES_MAX: usize = 1 << 20;
@@ -278,7 +278,7 @@ pub fn exactly(binding: &Binding) -> BTreeMap<String, DimRange> {
 }
 
 /// What is known of dims that only a run knows: ranges that were given, and dims that the data decide.
-struct Sizes {
+pub(crate) struct Sizes {
     ranges: Ranges,
     /// Every dim as large as it can be.
     top: Binding,
@@ -287,7 +287,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn new(graph: &Graph, dims: &BTreeMap<String, DimRange>) -> Sizes {
+    pub(crate) fn new(graph: &Graph, dims: &BTreeMap<String, DimRange>) -> Sizes {
         let mut sizes = Sizes {
             ranges: dims.iter().map(|(d, r)| (d.clone(), (r.low, r.high))).collect(),
             top: dims.iter().map(|(d, r)| (d.clone(), r.high)).collect(),
@@ -327,7 +327,7 @@ impl Sizes {
     }
 
     /// The most that an expression can be; `None` where nothing bounds it.
-    fn most(&self, expr: &Expr) -> Option<u64> {
+    pub(crate) fn most(&self, expr: &Expr) -> Option<u64> {
         let most = expr.as_constant().or_else(|| expr.range(&self.ranges).map(|(_, most)| most));
         most.and_then(|most| u64::try_from(most.max(0)).ok())
     }
@@ -345,7 +345,7 @@ impl Sizes {
 
 /// Operators whose results somebody needs and that are not known beforehand, in file order. One that makes a dim on which
 /// a needed value depends is needed too.
-fn live_ops(graph: &Graph, sizes: &Sizes) -> Vec<OpId> {
+pub(crate) fn live_ops(graph: &Graph, sizes: &Sizes) -> Vec<OpId> {
     let outputs: HashSet<ValueId> = graph.outputs.iter().copied().collect();
     let mut needed = outputs.clone();
     let mut makers: HashSet<OpId> = HashSet::new();

@@ -7,6 +7,7 @@ use crate::summary::{room_bounds, traffic};
 use crate::{files, machine, model};
 use berth_compiler::caches::caches;
 use berth_compiler::plan::extremes;
+use berth_compiler::rewrite::Saved;
 use berth_ir::Program;
 use berth_ir::graph::ValueId;
 use berth_ir::lifetime::{Lifetimes, TensorId};
@@ -26,7 +27,7 @@ pub fn inspect(args: &cli::Inspect) -> Outcome {
     let opened = model::open(&args.file, args.bound.cast)?;
     let dims = model::dims(&args.bound.dims)?;
     let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;
-    let (mut lowered, ordered) = model::ordered(&graph, &dims, &target)?;
+    let model::Ready { mut lowered, ordered, saved } = model::ready(&graph, &dims, &target)?;
     machine::restrict(&target, args.machine.engines.as_deref(), &mut lowered.lifetimes)?;
     if args.ir {
         return files::say(berth_ir::lifetime::print(&lowered.lifetimes).trim_end());
@@ -42,7 +43,7 @@ pub fn inspect(args: &cli::Inspect) -> Outcome {
         out_bytes: caches.iter().map(|c| bytes(c.present)).sum(),
     };
     let (file_peak_bytes, peak_bound_bytes) = (ordered.before, ordered.bound.bytes);
-    let report = ModelReport { file_peak_bytes, peak_bound_bytes, ..report };
+    let report = ModelReport { file_peak_bytes, peak_bound_bytes, saved, ..report };
     files::print(&ModelReport { caches, assumed: graph.assumptions.clone(), ..report }, args.format)
 }
 
@@ -60,6 +61,8 @@ struct ModelReport {
     file_peak_bytes: u64,
     /// No order has a lower peak.
     peak_bound_bytes: u64,
+    /// What rewriting the graph saves, where it does.
+    saved: Option<Saved>,
     peak_task: String,
     peak_tensors: Vec<(String, u64)>,
     device: String,
@@ -110,6 +113,7 @@ impl ModelReport {
             peak_bytes: load.get(peak).copied().unwrap_or(0),
             file_peak_bytes: 0,
             peak_bound_bytes: 0,
+            saved: None,
             peak_task: lifetimes.tasks.get(peak).map_or(String::new(), |t| t.name.clone()),
             peak_tensors: alive.into_iter().take(6).collect(),
             device: device.to_owned(),
@@ -156,6 +160,17 @@ impl std::fmt::Display for ModelReport {
             let stored = format!(", from {} of files", human(self.stored_bytes));
             let stored = if kind == "weight" { stored } else { String::new() };
             writeln!(f, "  {kind:<12}{}{stored}", human(*bytes))?;
+        }
+        if let Some(Saved { tasks, moved_bytes, peak_bytes }) = &self.saved {
+            let both = |(before, after): &(u64, u64)| format!("{} for {}", human(*after), human(*before));
+            writeln!(
+                f,
+                "  rewritten   {} tasks for {}: they read and write {}, peak {}",
+                tasks.1,
+                tasks.0,
+                both(moved_bytes),
+                both(peak_bytes)
+            )?;
         }
         let caches = &self.caches;
         if caches.pairs > 0 {

@@ -631,7 +631,9 @@ impl<'a> Builder<'a> {
             let paired = row.paired && (index == 1 || index == 2) && (used(1) || used(2));
             // Training mode writes the running statistics whether or not they are read.
             let training = node.op_type == "BatchNormalization" && node.output.len() > 1;
-            index < usize::from(row.outputs.0.max(1)) || used(index) || paired || training
+            // A Split has a result for each of its sizes.
+            let parts = node.op_type == "Split";
+            index < usize::from(row.outputs.0.max(1)) || used(index) || paired || training || parts
         };
         let mut ids = Vec::with_capacity(node.output.len());
         let mut outs = outs.into_iter();

@@ -15,6 +15,7 @@ pub mod order;
 pub mod plan;
 pub mod residency;
 pub mod simulate;
+pub mod spill;
 pub mod stay;
 pub mod task_model;
 pub mod twins;

@@ -17,6 +17,10 @@ fn main() {
             match schedule(&lifetimes, &target, None) {
                 Ok(s) => {
                     println!("{case} {:.4} copies {} {:?}", busy as f64 / s.step.0 as f64, s.copies.len(), t.elapsed());
+                    let p = berth_compiler::spill::Problem::of(&lifetimes, &target, None).unwrap();
+                    let t = std::time::Instant::now();
+                    let b = berth_compiler::spill::bound::bound(&p, s.step.0);
+                    println!("    bound {:.4} {:?}", busy as f64 / b as f64, t.elapsed());
                     match check::check(&lifetimes, &target, &s, 64 << 20) {
                         Ok(tally) => println!("    {tally:?}"),
                         Err(wrong) => println!("    WRONG {} {:?}", wrong.len(), &wrong[..wrong.len().min(4)]),

@@ -6,6 +6,7 @@
 //! Why:      the simulator is the planner: what is decided is decided at a moment of a simulated step, knowing what is
 //!           where, what moves and what the rest of the step will hold. A few tries differ in how eagerly bytes return.
 
+pub mod bound;
 mod problem;
 mod replay;
 mod rules;
@@ -15,12 +16,12 @@ mod world;
 use berth_ir::lifetime::{Lifetimes, TensorId};
 use berth_ir::target::Target;
 use berth_ir::units::Nanos;
-use problem::Problem;
+pub use problem::Problem;
 use rules::{Pace, Run, STEPS, Taste};
 
 /// How eagerly bytes return to the device: hundredths of a rate that must be needed. Measured on five training steps; the
 /// first alone is within 0.3 % of the best on each.
-const TASTES: [Taste; 3] = [Taste { late: 60 }, Taste { late: 80 }, Taste { late: 100 }];
+const TASTES: [Taste; 3] = [Taste { late: 60 }, Taste { late: 30 }, Taste { late: 0 }];
 
 /// Times that a step is planned with the times of the one before.
 const PASSES: usize = 3;

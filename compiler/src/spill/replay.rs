@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 const ROUNDS: u64 = 12;
 
 /// Steps that run as they can; then none begins anything earlier than the step before did.
-const FREE_ROUNDS: u64 = 3;
+const FREE_ROUNDS: u64 = 4;
 
 /// One copy, of every step.
 struct Op {
@@ -54,7 +54,7 @@ pub fn settle<'p>(problem: &'p Problem, moved: &[Moved], starts: &[u64], step: u
             return None;
         }
         // The gaps of a step end in the next one.
-        if round >= 4 && alike(problem, &replay.world, round - 3) {
+        if round >= 5 && alike(problem, &replay.world, round - 3) {
             return Some((replay.world, round - 3));
         }
     }
@@ -122,14 +122,17 @@ impl<'p> Replay<'p> {
                     }
                     break;
                 }
-                if self.world.position % count == 1 && self.world.position > count {
+                if self.world.position % count == 1 && self.world.position > 3 * count {
                     let last = self.world.starts.len() - 1;
                     self.step = self.step.max(self.world.starts[last] - self.world.starts[last - count as usize]);
                 }
             }
             self.world.share();
-            let Some(to) = self.world.next_event().into_iter().chain(wake).min() else { return false };
-            self.world.advance(to);
+            match self.world.next_event().into_iter().chain(wake).min() {
+                Some(to) => self.world.advance(to),
+                None if self.reorder() => {}
+                None => return false,
+            }
         }
     }
 
@@ -163,32 +166,63 @@ impl<'p> Replay<'p> {
         began
     }
 
-    fn begin(&mut self, queue: usize, wake: &mut Option<u64>) -> bool {
-        let world = &mut self.world;
+    /// Nothing can go on: brings forward, for good, what the next task waits for, or else what would make room.
+    fn reorder(&mut self) -> bool {
+        let world = &self.world;
         let problem = world.problem;
-        let (at, round) = self.heads[queue];
-        let Some(op) = self.queues[queue].get(at) else { return false };
-        let lane = problem.lanes.get(queue);
-        let (from, to) = match lane {
-            Some(lane) => (lane.from, lane.to),
-            None => (0, problem.items[op.item].home.unwrap_or(0)),
-        };
+        let count = problem.tasks.len() as u64;
+        let wanted = &problem.tasks[(world.position % count) as usize].needs;
+        for inward in [true, false] {
+            for queue in 0..self.queues.len() {
+                let (head, round) = self.heads[queue];
+                let fits = |op: &Op| {
+                    let to = problem.lanes.get(queue).map(|l| l.to);
+                    let serves = match inward {
+                        true => to == Some(0) && wanted.iter().any(|(item, _)| *item == op.item),
+                        false => to != Some(0),
+                    };
+                    serves && self.possible(queue, op, round)
+                };
+                let Some(found) = (head..self.queues[queue].len()).find(|at| fits(&self.queues[queue][*at])) else {
+                    continue;
+                };
+                self.queues[queue][head..=found].rotate_right(1);
+                let op = &mut self.queues[queue][head];
+                op.gate = op.gate.min(world.position.saturating_sub(round * count));
+                op.begun = 0;
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether the bytes are there, the lane is idle and the room is free.
+    fn possible(&self, queue: usize, op: &Op, round: u64) -> bool {
+        let world = &self.world;
+        let lane = world.problem.lanes.get(queue);
+        let from = lane.map_or(0, |lane| lane.from);
         let place = &world.items[op.item];
         let held = if from == 0 { place.here } else { place.below[from - 1] };
-        let count = problem.tasks.len() as u64;
         let here = place.last == (op.gap, round.wrapping_sub(op.back)) && !place.busy && held >= op.bytes;
-        let idle = lane.is_none() || (world.is_idle(queue) && world.free(to) >= op.bytes);
-        if !here || !idle || world.position < round * count + op.gate {
+        here && lane.is_none_or(|lane| world.is_idle(queue) && world.free(lane.to) >= op.bytes)
+    }
+
+    fn begin(&mut self, queue: usize, wake: &mut Option<u64>) -> bool {
+        let (at, round) = self.heads[queue];
+        let Some(op) = self.queues[queue].get(at) else { return false };
+        let count = self.world.problem.tasks.len() as u64;
+        if self.world.position < round * count + op.gate || !self.possible(queue, op, round) {
             return false;
         }
         let earliest = if round < FREE_ROUNDS { 0 } else { op.begun + self.step };
-        if earliest > world.now {
+        if earliest > self.world.now {
             *wake = Some(wake.map_or(earliest, |w| w.min(earliest)));
             return false;
         }
-        match lane {
+        let world = &mut self.world;
+        match world.problem.lanes.get(queue) {
             Some(_) => world.start_copy(queue, op.item, op.bytes),
-            None => world.drop_bytes(op.item, to, op.bytes),
+            None => world.drop_bytes(op.item, world.problem.items[op.item].home.unwrap_or(0), op.bytes),
         }
         let now = world.now;
         self.queues[queue][at].begun = now;

@@ -56,7 +56,6 @@ pub struct Run<'p> {
     /// The world, at its end when the run is over.
     pub world: World<'p>,
     pace: Pace,
-    taste: Taste,
     /// By tier but the last: load less what is below this tier, and the room of all down to this one.
     load: Vec<Tree>,
     live: Vec<i64>,
@@ -113,7 +112,6 @@ impl<'p> Run<'p> {
             inward,
             live,
             pace,
-            taste,
             wake: None,
         };
         run.spread();

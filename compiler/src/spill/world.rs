@@ -255,15 +255,14 @@ impl<'p> World<'p> {
                 let Some(mut flight) = self.flights[lane].filter(|f| f.rate != rate) else { continue };
                 let elapsed = (self.now - flight.since).saturating_sub(flight.submit);
                 let grain = self.problem.lanes[lane].grain;
-                let done = (bytes_in(elapsed, flight.rate) / grain * grain).min(flight.bytes);
-                if flight.rate > 0 && done == flight.bytes {
-                    continue;
-                }
+                // Never all of it: a copy that is about to end ends at the new rate.
+                let done = bytes_in(elapsed, flight.rate).min(flight.bytes - 1) / grain * grain;
                 if done > 0 {
                     self.leave(lane, flight.item, done, flight.since);
-                    flight = Flight { bytes: flight.bytes - done, since: self.now, submit: 0, ..flight };
                 }
-                let start = self.now.max(flight.since + flight.submit);
+                let submit = (flight.since + flight.submit).saturating_sub(self.now);
+                flight = Flight { bytes: flight.bytes - done, since: self.now, submit, ..flight };
+                let start = self.now + submit;
                 flight.rate = rate;
                 flight.leaves = start.saturating_add(time(flight.bytes, rate));
                 self.flights[lane] = Some(flight);

@@ -6,7 +6,7 @@
 //! Why:      the simulator is the planner: what is decided is decided at a moment of a simulated step, knowing what is
 //!           where, what moves and what the rest of the step will hold. A few tries differ in how eagerly bytes return.
 
-pub mod bound;
+mod bound;
 mod problem;
 mod replay;
 mod rules;
@@ -16,7 +16,7 @@ mod world;
 use berth_ir::lifetime::{Lifetimes, TensorId};
 use berth_ir::target::Target;
 use berth_ir::units::Nanos;
-pub use problem::Problem;
+use problem::Problem;
 use rules::{Pace, Run, STEPS, Taste};
 
 /// How eagerly bytes return to the device: hundredths of a rate that must be needed. Measured on five training steps; the
@@ -93,6 +93,11 @@ pub fn schedule(lifetimes: &Lifetimes, target: &Target, piece: Option<u64>) -> R
         }
     }
     best.ok_or(CannotSchedule::Stuck)
+}
+
+/// A step time that no schedule beats. `reached` is that of one that was found: the nearer, the sooner a bound is found.
+pub fn bound(lifetimes: &Lifetimes, target: &Target, reached: Nanos) -> Result<Nanos, CannotSchedule> {
+    Ok(Nanos(bound::bound(&Problem::of(lifetimes, target, None)?, reached.0)))
 }
 
 /// One run: its steady step if it has one, and its pace for the next run. Nothing where it got stuck.

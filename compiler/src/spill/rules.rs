@@ -221,8 +221,23 @@ impl<'p> Run<'p> {
         }
     }
 
-    /// Drops what has a home, where the load is too high.
-    fn discard(&mut self) {}
+    /// Drops what has a home and is needed last, while the load from now until then is too high: it costs no time, so it
+    /// is done when room is short and not before.
+    fn discard(&mut self) {
+        let position = self.world.position;
+        loop {
+            let problem = self.world.problem;
+            let found = self.world.idle.iter().rev().take(VICTIMS_MAX).find_map(|(next, item)| {
+                let home = problem.items[*item].home?;
+                let excess = self.load[0].max(position, *next) - self.room[0];
+                let bytes = self.world.items[*item].here.min(excess.max(0) as u64);
+                (bytes > 0 && *next > position).then_some((*item, home, bytes, *next))
+            });
+            let Some((item, home, bytes, next)) = found else { return };
+            self.world.drop_bytes(item, home, bytes);
+            self.absent(home, position, next, bytes as i64);
+        }
+    }
 
     /// Begins to move bytes below, if the lane is idle and it is worth it.
     fn evict(&mut self, lane: usize) {

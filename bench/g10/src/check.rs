@@ -232,12 +232,16 @@ fn memories(lifetimes: &Lifetimes, target: &Target, schedule: &Schedule) -> BTre
         let bytes = i128::from(copy.bytes);
         if from == device {
             on_device(&mut curves, copy.end.0, next, -bytes);
-        } else if from != home && let Some(curve) = curves.get_mut(from) {
+        } else if from != home
+            && let Some(curve) = curves.get_mut(from)
+        {
             curve.add(copy.end.0, next, -bytes, step);
         }
         if to == device {
             on_device(&mut curves, copy.start.0, next, bytes);
-        } else if to != home && let Some(curve) = curves.get_mut(to) {
+        } else if to != home
+            && let Some(curve) = curves.get_mut(to)
+        {
             curve.add(copy.start.0, next, bytes, step);
         }
     }

@@ -25,15 +25,8 @@ const PUBLISHED: [(&str, f64); 5] = [
 const HOSTS: [u64; 10] = [0, 4, 8, 16, 32, 64, 96, 128, 192, 256];
 
 /// Bytes per second of the disk that are tried, beside a bus of 32 GB/s.
-const DISKS: [u64; 7] = [
-    1_600_000_000,
-    3_200_000_000,
-    6_400_000_000,
-    12_800_000_000,
-    19_200_000_000,
-    25_600_000_000,
-    32_000_000_000,
-];
+const DISKS: [u64; 7] =
+    [1_600_000_000, 3_200_000_000, 6_400_000_000, 12_800_000_000, 19_200_000_000, 25_600_000_000, 32_000_000_000];
 
 /// A sweep may lose so much from one point to the next, and no more.
 const LOSS_MAX: f64 = 0.001;
@@ -87,7 +80,9 @@ fn run(folder: &Path, sweeps: bool) -> Result<(), String> {
             found.fraction, found.bound, gb[0], gb[1], gb[2], gb[3], found.seconds
         );
     }
-    println!("\nwith a rule unbent, which G10's machine does not allow: clean weights dropped; host memory emptied to disk");
+    println!(
+        "\nwith a rule unbent, which G10's machine does not allow: clean weights dropped; host memory emptied to disk"
+    );
     println!("{:<18} {:>8} {:>8} {:>8}", "case", "strict", "drops", "to disk");
     for case in &cases {
         let strict = outcome(case, &Rig::default())?.fraction;

@@ -61,7 +61,11 @@ pub fn step(seed: u64) -> Lifetimes {
         for kernel in 0..kernels {
             let pages = value * m.random(1, 4) / 2 + 1;
             let y = m.tensor(Kind::Activation, pages);
-            if kernel == 0 { m.task(&[x, w], &[y]) } else { m.task(&[x], &[y]) }
+            if kernel == 0 {
+                m.task(&[x, w], &[y])
+            } else {
+                m.task(&[x], &[y])
+            }
             x = y;
             // Not everything is read again on the way back.
             if m.random(0, 2) > 0 {

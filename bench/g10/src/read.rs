@@ -99,7 +99,16 @@ pub fn read(folder: &Path, rig: &Rig) -> Result<Lifetimes, String> {
         let cost = Nanos((kernels.number(row, "cycles")? * 5).div_ceil(6));
         let kind = kernels.text(row, "type")?;
         let name = format!("{row}.{kind}");
-        tasks.push(Task { name, ops: vec![kind.to_owned()], reads, writes, rows: vec![], in_place: vec![], workspace, cost });
+        tasks.push(Task {
+            name,
+            ops: vec![kind.to_owned()],
+            reads,
+            writes,
+            rows: vec![],
+            in_place: vec![],
+            workspace,
+            cost,
+        });
     }
     let mut held = Vec::new();
     for row in 0..count {

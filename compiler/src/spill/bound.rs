@@ -13,7 +13,6 @@
 
 use super::problem::Problem;
 
-
 /// Climbs that are made, each from no prices: slots that tasks are merged to at most (a bound all the same, sooner), steps
 /// with Polyak's rule, steps with Adam's. The first finds what a slow tier forces, the second what a fast one does:
 /// measured on five training steps with ten sizes of host memory.
@@ -131,7 +130,8 @@ impl<'p> Dual<'p> {
             lanes.map(|(l, _)| l).collect::<Vec<usize>>()
         };
         let unit = (0..problem.lower()).map(|tier| {
-            let beyond = problem.lanes.iter().filter(|l| l.to > tier && l.from <= tier || l.from > tier && l.to <= tier);
+            let beyond =
+                problem.lanes.iter().filter(|l| l.to > tier && l.from <= tier || l.from > tier && l.to <= tier);
             1.0 / beyond.map(|l| l.rate).max().unwrap_or(1) as f64
         });
         Dual {

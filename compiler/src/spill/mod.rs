@@ -26,6 +26,9 @@ const TASTES: [Taste; 3] = [Taste { late: 60 }, Taste { late: 30 }, Taste { late
 /// Times that a step is planned with the times of the one before.
 const PASSES: usize = 3;
 
+/// Lower rates that are tried for the slowest tier.
+const RUNGS_MAX: usize = 3;
+
 /// What moves when, in a step that repeats.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
@@ -76,23 +79,42 @@ pub enum CannotSchedule {
 }
 
 /// Plans a step that repeats, in copies of at most `piece` bytes, or of the links' chunks.
+///
+/// The slowest tier's lanes are also tried at lower rates, from a ladder that is the same for all machines: a disk that is
+/// faster than another can do what that one does, so it is never slower for being planned for more eagerly.
 pub fn schedule(lifetimes: &Lifetimes, target: &Target, piece: Option<u64>) -> Result<Schedule, CannotSchedule> {
     let problem = Problem::of(lifetimes, target, piece)?;
-    let mut best: Option<Schedule> = None;
-    for taste in TASTES {
-        let mut pace = Pace::ideal(&problem);
-        for _ in 0..PASSES {
-            if best.as_ref().is_some_and(|b| b.step.0 <= problem.busy()) {
-                break;
+    let mut best = None;
+    improve(&mut best, &problem, &TASTES, PASSES);
+    for rate in problem.rungs().into_iter().take(RUNGS_MAX) {
+        improve(&mut best, &problem.paced(rate), &TASTES[..1], 2);
+    }
+    best.ok_or(CannotSchedule::Stuck)
+}
+
+/// A schedule that something else is made of: found sooner, and not the best that there is.
+pub fn guide(lifetimes: &Lifetimes, target: &Target) -> Result<Schedule, CannotSchedule> {
+    let mut best = None;
+    improve(&mut best, &Problem::of(lifetimes, target, None)?, &TASTES[..1], 2);
+    best.ok_or(CannotSchedule::Stuck)
+}
+
+/// Tries tastes, each a few times over with the pace of the time before, until nothing waits.
+fn improve(best: &mut Option<Schedule>, problem: &Problem, tastes: &[Taste], passes: usize) {
+    for taste in tastes {
+        let mut pace = Pace::ideal(problem);
+        for _ in 0..passes {
+            let least = best.as_ref().map_or(u64::MAX, |b| b.step.0);
+            if least <= problem.busy() {
+                return;
             }
-            let Some((found, next)) = attempt(&problem, &pace, taste) else { break };
+            let Some((found, next)) = attempt(problem, &pace, *taste, least) else { break };
             pace = next;
-            if let Some(found) = found.filter(|f| best.as_ref().is_none_or(|b| f.step < b.step)) {
-                best = Some(found);
+            if let Some(found) = found.filter(|f| f.step.0 < least) {
+                *best = Some(found);
             }
         }
     }
-    best.ok_or(CannotSchedule::Stuck)
 }
 
 /// A step time that no schedule beats. `reached` is that of one that was found: the nearer, the sooner a bound is found.
@@ -100,8 +122,8 @@ pub fn bound(lifetimes: &Lifetimes, target: &Target, reached: Nanos) -> Result<N
     Ok(Nanos(bound::bound(&Problem::of(lifetimes, target, None)?, reached.0)))
 }
 
-/// One run: its steady step if it has one, and its pace for the next run. Nothing where it got stuck.
-fn attempt(problem: &Problem, pace: &Pace, taste: Taste) -> Option<(Option<Schedule>, Pace)> {
+/// One run: its steady step if it has one of less than `least`, and its pace for the next run. Nothing where it got stuck.
+fn attempt(problem: &Problem, pace: &Pace, taste: Taste, least: u64) -> Option<(Option<Schedule>, Pace)> {
     let mut run = Run::new(problem, pace.clone(), taste);
     if !run.steps(STEPS) {
         return None;
@@ -112,6 +134,9 @@ fn attempt(problem: &Problem, pace: &Pace, taste: Taste) -> Option<(Option<Sched
     let at = |step: u64| world.starts[step as usize * count];
     let step = at(recorded + 1) - at(recorded);
     let next = Pace { starts: starts.clone(), step };
+    if step >= least {
+        return Some((None, next));
+    }
     if replay::alike(problem, &world, recorded) {
         return Some((Some(finish(problem, &moved, &starts, step)), next));
     }

@@ -9,7 +9,7 @@
 use super::CannotSchedule;
 use berth_ir::lifetime::Lifetimes;
 use berth_ir::program::Kind;
-use berth_ir::target::Target;
+use berth_ir::target::{Target, Tier};
 use std::collections::BTreeMap;
 
 /// Tasks, tensors and lanes, all by index.
@@ -104,9 +104,23 @@ impl Problem {
         }
         let mut rates = vec![0; groups.len()];
         groups.values().for_each(|(group, rate)| rates[*group] = *rate);
+        let mut room: Vec<u64> = tiers.iter().map(|t| room_of(&target.tiers[*t])).collect();
+        // A home from which no lane leads to the device is kept whole by the first memory between that can hold it.
+        let mut near = |home: usize, bytes: u64| {
+            let joins = |from: usize, to: usize| lanes.iter().any(|l: &Lane| l.from == from && l.to == to);
+            if joins(home, 0) {
+                return home;
+            }
+            let between = (1..room.len()).find(|t| joins(home, *t) && joins(*t, 0) && room[*t] >= bytes);
+            between.map_or(home, |t| {
+                room[t] -= bytes;
+                t
+            })
+        };
         let mut items = Vec::new();
         for (tensor, uses) in lifetimes.tensors.iter().zip(lifetimes.uses()) {
             let home = tensor.home.as_ref().filter(|_| tensor.kind == Kind::Weight).and_then(|h| at(&h.tier));
+            let home = home.filter(|_| !uses.is_empty()).map(|home| near(home, tensor.bytes));
             let lasts = matches!(tensor.kind, Kind::Weight | Kind::State);
             items.push(Item { bytes: tensor.bytes, uses, lasts, home });
         }
@@ -120,11 +134,7 @@ impl Problem {
             }
             tasks.push(Work { cost: task.cost.0, workspace: task.workspace, needs });
         }
-        let room = tiers.iter().map(|t| match target.tiers[*t].files {
-            true => 0,
-            false => target.tiers[*t].room().0.min(i64::MAX as u64 / 16),
-        });
-        let problem = Problem { tasks, items, room: room.collect(), lanes, groups: rates };
+        let problem = Problem { tasks, items, room, lanes, groups: rates };
         problem.check(lifetimes)?;
         Ok(problem)
     }
@@ -154,6 +164,32 @@ impl Problem {
         self.tasks.iter().map(|t| t.cost).fold(0, u64::saturating_add)
     }
 
+    /// The last tier's lanes, those of the slowest memory that the device can write, if there are two such or more.
+    fn slowest(&self) -> Option<usize> {
+        let written = |tier: &usize| self.lanes.iter().any(|l| l.from == 0 && l.to == *tier);
+        let last = (1..self.room.len()).rev().find(|t| written(t) && self.room[*t] > 0)?;
+        (1..last).any(|t| written(&t) && self.room[t] > 0).then_some(last)
+    }
+
+    /// Rates below that of the slowest tier, fastest first: 100 MB/s doubled and doubled again.
+    pub fn rungs(&self) -> Vec<u64> {
+        let slowest = self.slowest();
+        let rate = self.lanes.iter().filter(|l| Some(l.from) == slowest).map(|l| l.rate).max().unwrap_or(0);
+        let mut rungs: Vec<u64> = (0..40).map(|n| 100_000_000u64 << n).take_while(|r| *r < rate).collect();
+        rungs.reverse();
+        rungs
+    }
+
+    /// The same with the slowest tier's lanes at no more than this rate.
+    pub fn paced(&self, rate: u64) -> Problem {
+        let mut paced = self.clone();
+        let slowest = self.slowest();
+        for lane in paced.lanes.iter_mut().filter(|l| Some(l.from) == slowest || Some(l.to) == slowest) {
+            lane.rate = lane.rate.min(rate);
+        }
+        paced
+    }
+
     /// Bytes alive at each position, scratch included, wherever they are.
     pub fn live(&self) -> Vec<i64> {
         let count = self.tasks.len();
@@ -181,6 +217,11 @@ impl Problem {
             None => None,
         }
     }
+}
+
+/// What a tier has for tensors that are put there: nothing where it holds files.
+fn room_of(tier: &Tier) -> u64 {
+    if tier.files { 0 } else { tier.room().0.min(i64::MAX as u64 / 16) }
 }
 
 /// The time that bytes take at a rate, rounded up.

@@ -91,7 +91,8 @@ impl<'p> Run<'p> {
         let drain = (1..=lower).map(|tier| {
             let lane = inward.iter().map(|l| &problem.lanes[*l]).find(|l| l.from == tier);
             lane.map_or(0, |lane| {
-                let slower = inward.iter().map(|l| &problem.lanes[*l]).filter(|l| l.from > tier && l.group == lane.group);
+                let slower =
+                    inward.iter().map(|l| &problem.lanes[*l]).filter(|l| l.from > tier && l.group == lane.group);
                 let left = problem.groups[lane.group].saturating_sub(slower.map(|l| l.rate).sum());
                 lane.rate.min(left) * taste.late / 100
             })
@@ -280,7 +281,9 @@ impl<'p> Run<'p> {
         let l = &self.world.problem.lanes[lane];
         let position = self.world.position;
         let excess = self.load[0].max(position, position + 1) - self.room[0];
-        let above = (1..l.to).any(|tier| self.world.free(tier) >= l.grain && self.outward.iter().any(|o| self.world.problem.lanes[*o].to == tier));
+        let above = (1..l.to).any(|tier| {
+            self.world.free(tier) >= l.grain && self.outward.iter().any(|o| self.world.problem.lanes[*o].to == tier)
+        });
         if self.world.running.is_some() || excess <= 0 || above {
             return None;
         }

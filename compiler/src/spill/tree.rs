@@ -81,7 +81,11 @@ fn wrapped(count: usize, from: u64, to: u64) -> [(usize, usize); 2] {
     }
     let length = ((to - from) as usize).min(count);
     let start = (from % count as u64) as usize;
-    if start + length <= count { [(start, start + length), (0, 0)] } else { [(start, count), (0, start + length - count)] }
+    if start + length <= count {
+        [(start, start + length), (0, 0)]
+    } else {
+        [(start, count), (0, start + length - count)]
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@ pub mod caches;
 pub mod cost;
 pub mod dsa;
 pub mod emit;
-pub mod guided;
 pub mod import;
 pub mod layers;
 pub mod lower;

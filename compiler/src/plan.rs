@@ -9,7 +9,6 @@
 //!           worth its room is found by trying: window sizes double, each with as much pinned as then fits.
 
 use crate::emit::{emit, with_facts};
-use crate::guided::guided;
 use crate::layers::two_layers;
 use crate::machine::{CannotPlan, Machine};
 use crate::offset::{Offsets, pack};
@@ -568,22 +567,7 @@ impl<'a> Site<'a> {
                 }
             }
         }
-        self.follow_schedule(best, busy)
-    }
-
-    /// The best so far, or what a schedule in bytes comes to where that is faster by more than a thousandth: a program
-    /// that is no better should not change.
-    fn follow_schedule(&self, best: Option<Tried>, busy: Nanos) -> Option<Tried> {
-        let step = best.as_ref().map(|b| b.timeline.step)?;
-        if step <= busy || self.mode == Mode::Once {
-            return best;
-        }
-        let tried = guided(self.lifetimes, &self.machine, self.room()).and_then(|(choice, stays)| {
-            let placed = self.repaired(stays, self.room(), true)?;
-            self.faster(None, choice, placed)
-        });
-        let faster = tried.filter(|t| t.timeline.step.0 < step.0 - step.0 / 1_000);
-        faster.or(best)
+        best
     }
 
     /// Which weights are kept in the lower memory: none, or as many as it has room for beside what is put aside.

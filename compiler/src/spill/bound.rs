@@ -247,9 +247,8 @@ impl<'p> Dual<'p> {
         let mut paid = vec![vec![0.0; count]; lower + 1];
         let mut sums = vec![vec![0.0; 2 * count + 1]; lower + 1];
         for tier in 1..=lower {
-            for slot in 0..count {
-                paid[tier][slot] = paid[tier - 1][slot] + prices.room[tier - 1][slot] * self.unit[tier - 1];
-            }
+            let (room, unit) = (&prices.room[tier - 1], self.unit[tier - 1]);
+            paid[tier] = paid[tier - 1].iter().zip(room).map(|(paid, room)| paid + room * unit).collect();
             for slot in 0..2 * count {
                 sums[tier][slot + 1] = sums[tier][slot] + paid[tier][at(slot)];
             }
@@ -284,10 +283,10 @@ impl<'p> Dual<'p> {
         for (tier, (way, [out, back])) in (1..).zip(ways.iter().zip(&mut masses)) {
             self.push(tier, way, out, back, &mut slope, &mut beyond);
         }
-        for tier in 1..=lower {
+        for (tier, beyond) in beyond.iter().enumerate().skip(1) {
             let mut away = 0.0;
-            for slot in 0..2 * count {
-                away += beyond[tier][slot];
+            for (slot, change) in beyond[..2 * count].iter().enumerate() {
+                away += change;
                 for (room, unit) in slope.room[..tier].iter_mut().zip(&self.unit) {
                     room[at(slot)] -= away * unit;
                 }

@@ -92,13 +92,6 @@ pub fn schedule(lifetimes: &Lifetimes, target: &Target, piece: Option<u64>) -> R
     best.ok_or(CannotSchedule::Stuck)
 }
 
-/// A schedule that something else is made of: found sooner, and not the best that there is.
-pub fn guide(lifetimes: &Lifetimes, target: &Target) -> Result<Schedule, CannotSchedule> {
-    let mut best = None;
-    improve(&mut best, &Problem::of(lifetimes, target, None)?, &TASTES[..1], 2);
-    best.ok_or(CannotSchedule::Stuck)
-}
-
 /// Tries tastes, each a few times over with the pace of the time before, until nothing waits.
 fn improve(best: &mut Option<Schedule>, problem: &Problem, tastes: &[Taste], passes: usize) {
     for taste in tastes {

@@ -111,9 +111,9 @@ pub fn read(folder: &Path, rig: &Rig) -> Result<Lifetimes, String> {
         });
     }
     let mut held = Vec::new();
-    for row in 0..count {
+    for (row, written) in written.into_iter().enumerate() {
         let bytes = tensors.number(row, "bytes")?;
-        let clean = rig.clean_drops && !written[row];
+        let clean = rig.clean_drops && !written;
         let kind = match tensors.text(row, "kind")? {
             "weight" if clean => Kind::Weight,
             "weight" => Kind::State,

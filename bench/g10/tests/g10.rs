@@ -25,7 +25,7 @@ fn problem(seed: u64) -> (Lifetimes, Target) {
     let device = (all * (30 + seed * 7 % 60) / 100).max(largest * 5 / 4);
     let host = [0, all / 4, all, 4 * all][seed as usize % 4];
     let (bus, disk) = (16_000_000_000, [1_000_000_000, 4_000_000_000, 16_000_000_000][seed as usize % 3]);
-    let rig = Rig { device, host, bus, disk, host_to_disk: seed % 5 == 0, clean_drops: false };
+    let rig = Rig { device, host, bus, disk, host_to_disk: seed.is_multiple_of(5), clean_drops: false };
     (lifetimes, target(&rig))
 }
 

@@ -55,6 +55,7 @@ const DOWNHILL: &[(&str, &[&str])] = &[
     ("compiler/Cargo.toml", &["berth", "berth-runtime-exec"]),
     ("runtime-exec/Cargo.toml", &["berth", "berth-compiler"]),
     ("tests/oracle/Cargo.toml", &["berth", "berth-runtime-exec"]),
+    ("bench/g10/Cargo.toml", &["berth", "berth-runtime-exec"]),
     ("xtask/Cargo.toml", &["berth", "berth-ir", "berth-compiler", "berth-runtime-exec"]),
 ];
 

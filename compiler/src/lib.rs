@@ -19,6 +19,7 @@ pub mod residency;
 pub mod rewrite;
 mod share;
 pub mod simulate;
+pub mod spill;
 pub mod stay;
 pub mod stream;
 pub mod task_model;

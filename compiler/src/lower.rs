@@ -695,6 +695,7 @@ impl Lowering<'_> {
                 workspace: cost::workspace(engine, &op.kind, &operands, &results).saturating_add(inside),
                 cost: cost::estimate(target, engine, flops, bytes, dtype),
             });
+            task.workspace = inside;
             if let Some(first) = costs.next() {
                 (task.cost, task.workspace) = (first.cost, first.workspace);
             }

@@ -25,8 +25,8 @@ use berth_ir::units::{Bytes, Nanos};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
-/// Steps that a simulation looks at: two to fill the pipeline, two to take the mean of, one between.
-pub const STEPS: usize = 5;
+/// Steps that a simulation looks at: two to fill the pipeline, one between, two to take the mean of, one behind them.
+pub const STEPS: usize = 6;
 
 /// The least room for what comes early, as a part of a typical weight, and how many times it is doubled at most.
 const LEAD_PART: u64 = 64;

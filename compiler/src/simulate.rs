@@ -322,13 +322,19 @@ impl<'p> World<'p> {
         events.sort_by_key(|e| (e.end, e.start, e.step));
         let prologue = if steps > 0 { 0 } else { step_end[0] };
         let first_step = Nanos(step_end.get(1).copied().unwrap_or(prologue));
-        // The mean of the last two steps: a program whose steps take turns still has one figure.
+        // The mean of two steps: a program whose steps take turns still has one figure. Not of the last, which has the links
+        // to itself.
         let step = match steps {
             0 => 0,
             1 | 2 => step_end[steps] - step_end[steps - 1],
-            _ => (step_end[steps] - step_end[steps - 2]).div_ceil(2),
+            3 => (step_end[3] - step_end[1]).div_ceil(2),
+            _ => (step_end[steps - 1] - step_end[steps - 3]).div_ceil(2),
         };
         let runs = runs.div_ceil(last as u64);
+        // In the long run none is shorter than what one server does in it, though a few may be while others catch up.
+        let mut served = vec![0u64; self.tracks.len()];
+        self.work[1].iter().for_each(|w| served[w.server] = served[w.server].saturating_add(w.time));
+        let step = step.max(served.into_iter().max().unwrap_or(0));
         let step = if steps <= 1 { first_step } else { Nanos(step) };
         let busy = program.tasks.iter().map(|t| t.cost.0).fold(0, u64::saturating_add);
         let (stall, idle) = (step.0.saturating_sub(busy), step.0.saturating_sub(runs));

@@ -204,7 +204,7 @@ fn check(target: &Target, plan: &Plan, who: &str) -> Result<(), TestCaseError> {
         return Err(TestCaseError::fail(format!("{who}: {}\n{text}", found[0])));
     }
     let least = bound(target, &plan.program).time;
-    // Times are whole nanoseconds, and a step's is the mean of two.
+    // Times are whole nanoseconds.
     prop_assert!(
         least.0 <= plan.timeline.step.0 + 1,
         "{who}: a step takes {:?}, its bound is {least:?}",

@@ -41,7 +41,17 @@ impl Maker {
         let name = format!("{}.task", self.lifetimes.tasks.len());
         let (reads, writes) = (reads.to_vec(), writes.to_vec());
         let (rows, in_place) = (Vec::new(), Vec::new());
-        self.lifetimes.tasks.push(Task { name, ops: Vec::new(), reads, writes, rows, in_place, workspace, cost });
+        self.lifetimes.tasks.push(Task {
+            name,
+            ops: Vec::new(),
+            reads,
+            writes,
+            rows,
+            in_place,
+            workspace,
+            cost,
+            others: Vec::new(),
+        });
     }
 }
 

@@ -108,6 +108,7 @@ pub fn read(folder: &Path, rig: &Rig) -> Result<Lifetimes, String> {
             in_place: vec![],
             workspace,
             cost,
+            others: vec![],
         });
     }
     let mut held = Vec::new();

@@ -96,6 +96,7 @@ fn the_bound_is_what_a_lane_must_move() {
         in_place: Vec::new(),
         workspace: 0,
         cost: Nanos(10),
+        others: Vec::new(),
     };
     let lifetimes = Lifetimes {
         model: String::new(),

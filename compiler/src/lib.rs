@@ -12,6 +12,7 @@ pub mod import;
 pub mod layers;
 pub mod lower;
 pub mod machine;
+pub mod margin;
 pub mod offset;
 pub mod order;
 pub mod plan;

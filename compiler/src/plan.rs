@@ -47,6 +47,13 @@ const HALVINGS: usize = 10;
 /// Times that the least room is looked for from the bottom again.
 const LEAST_ROUNDS: usize = 8;
 
+/// Tasks that are placed and simulated in one search, counted again for each choice that is tried: some hundred choices of
+/// a model of a thousand tasks, a few of one of a hundred thousand.
+const SEARCH_WORK: usize = 800_000;
+
+/// Choices that are tried of the largest models all the same.
+const TRIED_MIN: usize = 4;
+
 /// Weights of which a part is tried to be held.
 const PARTLY_MAX: usize = 8;
 
@@ -70,6 +77,8 @@ pub struct Plan {
     pub below: u64,
     /// What no program with these tasks beats, whichever engines that may run them do.
     pub bound: TimeBound,
+    /// What it was made of.
+    pub(crate) choice: Choice,
 }
 
 /// Why there is no plan.
@@ -254,6 +263,7 @@ fn summary(site: &Site, tried: Tried) -> Plan {
         bound: bound(site.machine.target, &program),
         program,
         timeline: tried.timeline,
+        choice: tried.choice,
     }
 }
 
@@ -298,6 +308,11 @@ impl<'a> Site<'a> {
         let program = self.emit(&choice.host, &placed);
         let timeline = timeline(self.machine.target, &program, steps(self.mode));
         summary(self, Tried { choice, placed, program, timeline })
+    }
+
+    /// How many choices a search may try.
+    fn choices(&self) -> usize {
+        (SEARCH_WORK / self.positions()).max(TRIED_MIN)
     }
 
     fn weights(&self) -> Vec<bool> {
@@ -639,10 +654,12 @@ impl<'a> Site<'a> {
                     best = self.faster(best, choice, placed);
                 }
             }
+            let left = std::cell::Cell::new(self.choices());
             let attempt = |best: Option<Tried>, order: usize, window: u64| {
-                if best.as_ref().is_some_and(|b| b.is_enough(self)) {
+                if left.get() == 0 || best.as_ref().is_some_and(|b| b.is_enough(self)) {
                     return (best, None);
                 }
+                left.set(left.get() - 1);
                 let pinned = self.most_pinned(&Choice { window, ..base.clone() }, &orders[order]);
                 let Some((choice, placed)) = pinned else { return (best, None) };
                 let tried = self.faster(None, choice, placed);
@@ -688,9 +705,8 @@ impl<'a> Site<'a> {
             (Some(lower), Some(home)) => lower.present_rate() > home.present_rate(),
             _ => false,
         };
-        let (Some(tier), true, Some(placed)) = (self.machine.lower, faster, self.fits_in(base, self.room())) else {
-            return vec![none];
-        };
+        let Some(tier) = self.machine.lower.filter(|_| faster) else { return vec![none] };
+        let Some(placed) = self.fits_in(base, self.room()) else { return vec![none] };
         let mut room = tier.room().0.saturating_sub(placed.lower.height);
         let mut some = none.clone();
         let total = |kept: &[bool]| kept.iter().filter(|k| **k).count();
@@ -709,7 +725,10 @@ impl<'a> Site<'a> {
     fn windows(&self) -> Vec<u64> {
         let most = self.lifetimes.total(Kind::Weight).min(self.room());
         let doubling = std::iter::successors(Some((self.bulk() / LEAD_PART).max(1)), |w| w.checked_mul(2));
-        std::iter::once(0).chain(doubling.take_while(|w| *w <= most).take(WINDOWS_MAX)).collect()
+        let all: Vec<u64> = std::iter::once(0).chain(doubling.take_while(|w| *w <= most).take(WINDOWS_MAX)).collect();
+        // Of the largest models a few, from all over.
+        let stride = (2 * all.len()).div_ceil(self.choices());
+        all.into_iter().skip(stride / 2).step_by(stride).collect()
     }
 
     /// The size of weight in which the middle byte of all weights lies.
@@ -828,7 +847,7 @@ impl<'a> Site<'a> {
         let uses = self.lifetimes.uses();
         let mut weights: Vec<usize> = self.spread_order();
         weights.retain(|t| !best.choice.pinned[*t] && self.divides(*t));
-        weights.truncate(PARTLY_MAX);
+        weights.truncate(PARTLY_MAX.min(self.choices() / 4));
         let whole = Choice { window: 0, ..best.choice.clone() };
         let load = load_curve(&stays(self.lifetimes, &self.machine, &whole), Level::Device, self.positions(), grain);
         for tensor in weights {
@@ -848,6 +867,17 @@ impl<'a> Site<'a> {
         best
     }
 
+    /// The step of a choice with as many more weights staying as there is room for.
+    pub fn widened(&self, choice: &Choice) -> Option<Nanos> {
+        let choice = Choice { partly: None, ..choice.clone() };
+        let order = self.small_first(self.spread_order());
+        let tried = self.lowerings(&choice).into_iter().filter_map(|lowered| {
+            let (choice, placed) = self.most_pinned(&Choice { lowered, ..choice.clone() }, &order)?;
+            Some(self.faster(None, choice, placed)?.timeline.step)
+        });
+        tried.min()
+    }
+
     /// Whether a weight can be brought in parts: not what is turned or made on the way.
     fn divides(&self, tensor: usize) -> bool {
         let made =
@@ -865,7 +895,7 @@ impl<'a> Site<'a> {
             }
         }
         gaps.sort_unstable();
-        for (_, tensor, i) in gaps.into_iter().take(KEPT_GAPS_MAX) {
+        for (_, tensor, i) in gaps.into_iter().take(KEPT_GAPS_MAX.min(self.choices())) {
             choice.kept.insert((tensor, i));
             if self.fits(&choice).is_none() {
                 choice.kept.remove(&(tensor, i));

@@ -18,8 +18,10 @@ use std::collections::BTreeMap;
 /// Times through the step that choose addresses: the second has the end of the step in view.
 const PASSES: i64 = 2;
 
-/// Places that are looked at for one stay.
+/// Places that are looked at for one stay: at most, at least, and for all stays of a pass together.
 const PLACES_MAX: usize = 64;
+const PLACES_MIN: usize = 6;
+const PLACES_WORK: usize = 100_000;
 
 /// Parts of one stay.
 const PARTS_MAX: usize = 32;
@@ -174,6 +176,8 @@ struct Zone<'a> {
     ended: Vec<u64>,
     /// The position at hand, counted from the first pass on.
     when: i64,
+    /// Places that are looked at for one stay.
+    places: usize,
 }
 
 impl<'a> Zone<'a> {
@@ -197,6 +201,7 @@ impl<'a> Zone<'a> {
             now: 0,
             ended: vec![0; lifetimes.tasks.len()],
             when: 0,
+            places: (PLACES_WORK / stays.iter().filter(|s| streams(s)).count().max(1)).clamp(PLACES_MIN, PLACES_MAX),
         }
     }
 
@@ -304,7 +309,7 @@ impl<'a> Zone<'a> {
         places.retain(|at| (self.floor..=last).contains(at));
         places.sort_unstable();
         places.dedup();
-        let stride = places.len().div_ceil(PLACES_MAX).max(1);
+        let stride = places.len().div_ceil(self.places).max(1);
         let weigh = |at: u64| {
             let parts = self.parts(i, at)?;
             let latest = parts.iter().map(|p| p.until).max().unwrap_or(i64::MIN);

@@ -29,8 +29,7 @@ pub fn compile(args: &cli::Compile) -> Outcome {
     if let Some(path) = &args.output {
         files::write_program(path, &proved)?;
     }
-    files::print(
-        &Summary::new(&stem(&args.model), &budgeted.target, &plan, if args.measure { "measured" } else { "estimated" }),
-        args.format,
-    )
+    let costs = if args.measure { "measured" } else { "estimated" };
+    let summary = Summary::new(&stem(&args.model), &budgeted.target, &plan, costs);
+    files::print(&summary.with_margins(&lowered.lifetimes, &budgeted.target, &plan), args.format)
 }

@@ -1,0 +1,116 @@
+//! Says what a little more of the machine would buy: a GiB of a memory, a tenth of a link's rate.
+//!
+//! Reads:    lifetimes, target, a plan for it.
+//! Decides:  nothing that is run: for each it plans about the plan at hand, and simulates.
+//! Promises: no step that is longer than the plan's; what is said was planned, not extrapolated.
+//! Why:      what a plan does with a little more is near what it does, so the choice at hand is widened and not searched
+//!           again: more weights stay, the same window streams. Where two engines share the tasks, they are shared again.
+
+use crate::plan::{Plan, STEPS, Site};
+use crate::simulate::timeline;
+use berth_ir::lifetime::Lifetimes;
+use berth_ir::program::Mode;
+use berth_ir::target::{LinkState, Target};
+use berth_ir::units::{Bytes, BytesPerSec, Nanos};
+
+/// What is added to a memory.
+const MORE: u64 = 1 << 30;
+
+/// What is added to a rate: one part in so many.
+const FASTER_PART: u64 = 10;
+
+/// Of a step, the part below which waiting does not count: two per cent.
+const WAITING_PART: u64 = 50;
+
+/// One thing more, and the step with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Margin {
+    /// Of what: a tier for a GiB more, a link for a tenth more of its rate.
+    pub of: Of,
+    /// Predicted time of a step.
+    pub step: Nanos,
+}
+
+/// A part of a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// A memory, by name; one GiB more.
+    Tier(String),
+    /// A link, by name; a tenth more of its rate.
+    Link(String),
+}
+
+/// What sets a step's time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// The engine all but never waits.
+    Compute,
+    /// A faster link would help more than as much more memory.
+    Link,
+    /// More memory would help more than as much of a faster link.
+    Capacity,
+}
+
+/// What each memory that a program uses and each link that it uses would buy with a little more.
+pub fn margins(lifetimes: &Lifetimes, target: &Target, plan: &Plan) -> Vec<Margin> {
+    let at_most = |step: Nanos| step.min(plan.timeline.step);
+    let mut all = Vec::new();
+    for arena in &plan.program.arenas {
+        let step = widened(lifetimes, &larger(target, &arena.tier), plan).unwrap_or(plan.timeline.step);
+        all.push(Margin { of: Of::Tier(arena.tier.clone()), step: at_most(step) });
+    }
+    let body = plan.program.bodies.first().map_or("", |b| &b.name);
+    let used = plan.program.facts.traffic.iter().filter(|t| t.part == body && t.bytes > 0);
+    for traffic in used {
+        let step = timeline(&faster(target, &traffic.link), &plan.program, STEPS).step;
+        all.push(Margin { of: Of::Link(traffic.link.clone()), step: at_most(step) });
+    }
+    all
+}
+
+/// What sets the time of a plan's step: a tenth of the device's memory is weighed against a tenth of a link's rate.
+pub fn limit(target: &Target, plan: &Plan, margins: &[Margin]) -> Limit {
+    let step = plan.timeline.step;
+    if plan.timeline.idle.0 <= step.0 / WAITING_PART {
+        return Limit::Compute;
+    }
+    let saved = |m: &Margin| step.0 - m.step.0.min(step.0);
+    let link = margins.iter().filter(|m| matches!(m.of, Of::Link(_))).map(saved).max().unwrap_or(0);
+    let device = margins.iter().find(|m| matches!(&m.of, Of::Tier(t) if t == target.device())).map_or(0, saved);
+    let room = target.tier(target.device()).map_or(0, |t| t.room().0);
+    let tenth = u128::from(device) * u128::from(room / FASTER_PART) / u128::from(MORE);
+    if tenth > u128::from(link) { Limit::Capacity } else { Limit::Link }
+}
+
+/// The step of a plan's choice with as much more staying as a larger machine has room for.
+fn widened(lifetimes: &Lifetimes, target: &Target, plan: &Plan) -> Option<Nanos> {
+    if plan.choice.host.contains(&true) {
+        // Other tasks may run elsewhere then; with few windows for each assignment that is soon found.
+        return Some(crate::plan::plan(lifetimes, target, Mode::Loop).ok()?.timeline.step);
+    }
+    Site::new(lifetimes, target, Mode::Loop).ok()?.widened(&plan.choice)
+}
+
+/// The target with a GiB more of a tier.
+fn larger(target: &Target, tier: &str) -> Target {
+    let mut target = target.clone();
+    if let Some(tier) = target.tier_mut(tier) {
+        let room = tier.room().0;
+        tier.budget = Some(Bytes(room.saturating_add(MORE)));
+        tier.capacity = Bytes(tier.capacity.0.saturating_add(MORE));
+    }
+    target
+}
+
+/// The target with a link that is a tenth faster.
+fn faster(target: &Target, link: &str) -> Target {
+    let more = |rate: BytesPerSec| BytesPerSec(rate.0.saturating_add(rate.0 / FASTER_PART));
+    let mut target = target.clone();
+    for link in target.links.iter_mut().filter(|l| l.name == link) {
+        link.rate = more(link.rate);
+        if let LinkState::Degraded(rate) = &mut link.state {
+            *rate = more(*rate);
+        }
+    }
+    target
+}

@@ -615,7 +615,8 @@ impl<'a> Site<'a> {
         for lowered in self.lowerings(base) {
             let base = Choice { lowered, ..base.clone() };
             // Nothing pinned, as many layers ahead as fit, two at the most.
-            let ahead = two_layers(self.lifetimes).into_iter().map(|window| Choice { window, ..base.clone() });
+            let ahead =
+                two_layers(self.lifetimes, &base.pinned).into_iter().map(|window| Choice { window, ..base.clone() });
             let mut ahead = ahead.filter_map(|choice| Some((choice.clone(), self.fits_in(&choice, self.room())?)));
             if let Some((choice, placed)) = ahead.next() {
                 best = self.faster(best, choice, placed);

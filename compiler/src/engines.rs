@@ -46,7 +46,6 @@ struct Unit {
 #[derive(Clone, Copy)]
 enum Way {
     Spread,
-    First,
     Last,
 }
 
@@ -83,8 +82,8 @@ struct Split<'s, 'a> {
 }
 
 impl Split<'_, '_> {
-    /// Climbs from a number of units, spread, to better ones, in strides that halve; beside it the fewest of the last, and of
-    /// the first, that leave nothing to stream, as a static split of layers has it. Then looks closer at the best of them.
+    /// Climbs from a number of units, spread, to better ones, in strides that halve; beside it the fewest of the last that
+    /// leave nothing to stream, as a static split of layers has it. Then looks closer at the best of them.
     fn best(&self, start: usize) -> Option<(Lifetimes, Tried)> {
         let all = self.worth.len();
         let mut best: Option<(Lifetimes, Tried)> = None;
@@ -101,9 +100,7 @@ impl Split<'_, '_> {
             stride /= 2;
         }
         for count in self.static_split() {
-            for way in [Way::Last, Way::First] {
-                keep(&mut best, self.tried(&self.host(way, count)));
-            }
+            keep(&mut best, self.tried(&self.host(Way::Last, count)));
         }
         let (lifetimes, tried) = best?;
         self.closer(&lifetimes, tried)
@@ -158,7 +155,6 @@ impl Split<'_, '_> {
         for (n, unit) in self.worth.iter().enumerate() {
             let chosen = match way {
                 Way::Spread => (n + 1) * count / all > n * count / all,
-                Way::First => n < count,
                 Way::Last => n + count >= all,
             };
             if chosen {

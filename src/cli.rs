@@ -29,6 +29,11 @@ pub enum Command {
     /// Say when each instruction of a program would run
     Simulate(Simulate),
     /// Compare berth's program with what people do today, bound beside
+    ///
+    /// All go through the same verifier and simulator: `look-ahead` streams every weight, a layer ahead; `uniform` keeps the
+    /// same part of each layer and streams the rest so; `-ngl` keeps the layers that fit and has the host's cores compute
+    /// the others; `device_map` keeps the layers that fit and copies the others in when they are wanted; `clairvoyant` and
+    /// `LRU` bring each weight when it is wanted, and let go what is used furthest ahead, or was used longest ago.
     Compare(Compare),
     /// Run a model or a program, inside a memory cap
     Run(Run),

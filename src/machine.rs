@@ -1,7 +1,8 @@
 //! Which machine, and what may be used of it: presets, files, `--memory`.
 
 use crate::failure::Failure;
-use berth_compiler::plan::{Least, PlanError, extremes};
+use berth_compiler::plan::{PlanError, extremes};
+use berth_compiler::room::Least;
 use berth_ir::Target;
 use berth_ir::lifetime::Lifetimes;
 use berth_ir::units::Bytes;

@@ -63,7 +63,7 @@ pub(crate) fn split(site: &Site) -> Option<(Lifetimes, Tried)> {
 }
 
 /// Lifetimes with the costs of the engines that tasks are assigned to.
-fn assigned(lifetimes: &Lifetimes, engine: &str, host: &[bool]) -> Lifetimes {
+pub(crate) fn assigned(lifetimes: &Lifetimes, engine: &str, host: &[bool]) -> Lifetimes {
     let mut assigned = lifetimes.clone();
     for (task, _) in assigned.tasks.iter_mut().zip(host).filter(|(_, host)| **host) {
         if let Some(other) = task.on(engine).cloned() {

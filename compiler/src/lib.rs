@@ -18,6 +18,7 @@ pub mod order;
 pub mod plan;
 pub mod residency;
 pub mod rewrite;
+pub mod room;
 mod share;
 pub mod simulate;
 pub mod spill;

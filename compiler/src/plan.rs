@@ -15,13 +15,14 @@ use crate::layers::two_layers;
 use crate::machine::{CannotPlan, Machine};
 use crate::offset::{Offsets, pack};
 use crate::residency::{Choice, stays};
+use crate::room::{Least, NoRoom};
 use crate::simulate::{Timeline, timeline};
 use crate::stay::{Arrival, Level, Stay, load_curve};
 use crate::stream::{Streamed, early, place, streams};
 use berth_ir::lifetime::{Lifetimes, TensorId};
 use berth_ir::program::{Kind, Mode, Program};
 use berth_ir::target::Target;
-use berth_ir::units::{Bytes, Nanos};
+use berth_ir::units::Nanos;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
@@ -93,68 +94,6 @@ pub enum PlanError {
     /// The device is too small.
     #[error("{0}")]
     NoRoom(Box<NoRoom>),
-}
-
-/// The least capacity that works, and what sets it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NoRoom {
-    /// The tier that is too small.
-    pub tier: String,
-    /// What it has.
-    pub room: u64,
-    /// The least.
-    pub least: Least,
-}
-
-/// The least capacity of the device that a plan was found for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Least {
-    /// Bytes of the arena.
-    pub bytes: u64,
-    /// No plan with these tasks can do with less.
-    pub bound: u64,
-    /// The task at which most is held.
-    pub task: String,
-    /// What is held there: the task's operands first, then what else must stay, with bytes.
-    pub held: Vec<(String, u64)>,
-    /// Whether activations were put aside in a lower memory.
-    pub spills: bool,
-    /// Bytes that the lower memory needs for that.
-    pub lower: u64,
-}
-
-impl std::fmt::Display for NoRoom {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let least = &self.least;
-        let short = least.bytes.saturating_sub(self.room);
-        writeln!(f, "{} is {} too small at task `{}`", self.tier, exact(short), least.task)?;
-        let held: Vec<String> =
-            least.held.iter().take(6).map(|(n, b)| format!("`{n}` {}", Bytes(*b).human())).collect();
-        let more = least.held.len().saturating_sub(held.len());
-        let more = if more == 0 { String::new() } else { format!(", and {more} more") };
-        writeln!(f, "  capacity {}, needed {}: {}{more}", exact(self.room), exact(least.bytes), held.join(", "))?;
-        let (tier, needed) = (&self.tier, least.bytes);
-        match (least.spills, least.lower) {
-            (true, 0) => write!(
-                f,
-                "  help: give it `--memory {tier}={needed}B`, the least with every operand brought for its task alone"
-            ),
-            (true, lower) => write!(
-                f,
-                "  help: give it `--memory {tier}={needed}B`, with {} of a lower memory for what is put aside",
-                exact(lower)
-            ),
-            (false, _) => write!(
-                f,
-                "  help: give it `--memory {tier}={needed}B`, the least with activations staying where they are; with a lower memory (such as `--memory dram=1GiB`) they could be put aside"
-            ),
-        }
-    }
-}
-
-/// Bytes exactly, and for people where that is another number.
-fn exact(bytes: u64) -> String {
-    if bytes < 1024 { format!("{bytes} B") } else { format!("{bytes} B ({})", Bytes(bytes).human()) }
 }
 
 /// A choice with its stays and addresses.
@@ -630,7 +569,8 @@ impl<'a> Site<'a> {
         for lowered in self.lowerings(base) {
             let base = Choice { lowered, ..base.clone() };
             // Nothing pinned, as many layers ahead as fit, two at the most.
-            let ahead = two_layers(self.lifetimes).into_iter().map(|window| Choice { window, ..base.clone() });
+            let ahead =
+                two_layers(self.lifetimes, &base.pinned).into_iter().map(|window| Choice { window, ..base.clone() });
             let mut ahead = ahead.filter_map(|choice| Some((choice.clone(), self.fits_in(&choice, self.room())?)));
             if let Some((choice, placed)) = ahead.next() {
                 best = self.faster(best, choice, placed);

@@ -5,11 +5,12 @@ use crate::commands::{planned, proved, stem};
 use crate::failure::{Failure, Outcome};
 use crate::summary::{Summary, ratio};
 use crate::{files, machine, model};
-use berth_compiler::baseline::{look_ahead, lru};
+use berth_compiler::baseline::STRATEGIES;
 use berth_compiler::plan::Plan;
 use berth_ir::program::Mode;
 use berth_ir::units::{Bytes, Nanos};
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 #[derive(Serialize)]
 struct Table {
@@ -24,31 +25,38 @@ struct Table {
 #[derive(Serialize)]
 struct Row {
     strategy: &'static str,
-    /// Nothing where the strategy does not fit.
+    /// Nothing where the strategy gives no program.
     figures: Option<Summary>,
+    /// Why it gives none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
 }
 
 impl std::fmt::Display for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "{} on {}, simulated; bound {}", self.model, self.target, Nanos(self.bound_nanos).human())?;
-        write!(f, "{:<12}{:>12}{:>12}{:>14}{:>14}{:>10}", "", "step", "stall", "bytes in", "peak", "/ bound")?;
+        let links: BTreeSet<&String> =
+            self.rows.iter().flat_map(|r| &r.figures).flat_map(|s| s.traffic.keys()).collect();
+        write!(f, "{:<12}{:>12}{:>12}{:>14}{:>10}", "", "step", "stall", "peak", "/ bound")?;
+        links.iter().try_for_each(|link| write!(f, "{:>14}", format!("by {link}")))?;
         for row in &self.rows {
             let Some(s) = &row.figures else {
-                write!(f, "\n{:<12}{:>12}", row.strategy, "does not fit")?;
+                write!(f, "\n{:<12}  {}", row.strategy, row.reason.as_deref().unwrap_or(""))?;
                 continue;
             };
-            let bytes: u64 = s.traffic.values().sum();
             let peak = s.peak.get(&self.device).copied().unwrap_or(0);
             write!(
                 f,
-                "\n{:<12}{:>12}{:>12}{:>14}{:>14}{:>10}",
+                "\n{:<12}{:>12}{:>12}{:>14}{:>10}",
                 row.strategy,
                 Nanos(s.predicted_nanos).human(),
                 Nanos(s.stall_nanos).human(),
-                Bytes(bytes).human(),
                 Bytes(peak).human(),
                 ratio(s.predicted_nanos, self.bound_nanos)
             )?;
+            for link in &links {
+                write!(f, "{:>14}", Bytes(s.traffic.get(*link).copied().unwrap_or(0)).human())?;
+            }
         }
         Ok(())
     }
@@ -68,15 +76,16 @@ pub fn compare(args: &cli::Compare) -> Outcome {
     let (plan, _) = planned(&lowered, &target)?;
     let ours = figures(&plan);
     let bound_nanos = ours.bound_nanos;
-    let mut rows = vec![Row { strategy: "berth", figures: Some(ours) }];
-    for (strategy, make) in [("look-ahead", look_ahead as fn(&_, &_, _) -> _), ("LRU", lru)] {
-        let plan: Option<Plan> = make(&lowered.lifetimes, &target, Mode::Loop);
-        if let Some(plan) = &plan {
+    let mut rows = vec![Row { strategy: "berth", figures: Some(ours), reason: None }];
+    for (strategy, make) in STRATEGIES {
+        let made = make(&lowered.lifetimes, &target, Mode::Loop);
+        if let Ok(plan) = &made {
             proved(&target, plan.program.clone(), Some(&lowered.facts)).map_err(|e| {
                 Failure::unfit(format!("a bug of berth: the program of {strategy} was refused\n{}", e.paragraph))
             })?;
         }
-        rows.push(Row { strategy, figures: plan.as_ref().map(figures) });
+        let reason = made.as_ref().err().map(ToString::to_string);
+        rows.push(Row { strategy, figures: made.ok().as_ref().map(figures), reason });
     }
     let (device, target) = (target.device().to_owned(), target.name.clone());
     files::print(&Table { model: name, target, device, bound_nanos, rows }, args.format)

@@ -89,7 +89,7 @@ impl ModelReport {
         model: String,
         lifetimes: &Lifetimes,
         device: &str,
-        least: &berth_compiler::plan::Least,
+        least: &berth_compiler::room::Least,
         full: u64,
     ) -> ModelReport {
         let load = lifetimes.load();

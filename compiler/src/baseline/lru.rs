@@ -1,12 +1,12 @@
-//! What people do today, as programs: they go through the same verifier and simulator as berth's own.
+//! Demand LRU: what paging does.
 //!
 //! Reads:    lifetimes, target.
-//! Decides:  residency and transfer by a rule of thumb.
-//! Promises: a program that the verifier accepts; or nothing where the rule does not fit.
-//! Why:      demand LRU is what paging does; one layer of look-ahead, all streamed, is what ZeRO-Inference and
-//!           Accelerate's prefetch do.
+//! Decides:  when each weight comes and goes: it is brought when a task needs it, and the least recently used goes when
+//!           there is no room.
+//! Promises: a program that the verifier accepts; or nothing where it does not fit.
+//! Why:      it is what happens where nobody plans.
 
-use crate::layers::two_layers;
+use super::{ROOMS, Unfit};
 use crate::machine::Machine;
 use crate::plan::{Plan, plan_choice, plan_stays};
 use crate::residency::{Choice, stays};
@@ -16,21 +16,12 @@ use berth_ir::program::{Kind, Mode};
 use berth_ir::target::Target;
 use std::collections::BTreeSet;
 
-/// All weights streamed, those of the next layer brought while this one computes; where two layers do not fit, as much
-/// look-ahead as does.
-pub fn look_ahead(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Option<Plan> {
-    two_layers(lifetimes).into_iter().find_map(|window| {
-        let choice = Choice { window, ..Choice::least(lifetimes) };
-        plan_choice(lifetimes, target, mode, &choice)
-    })
-}
-
 /// Weights are brought when a task needs them and the least recently used go when there is no room.
 ///
 /// The cache holds whole tensors. What it holds follows from two passes over the step; the second, which starts as it
 /// ends, is the loop. Where fragments keep the result from fitting, the cache is given less.
-pub fn lru(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Option<Plan> {
-    let machine = Machine::of(target).ok()?;
+pub fn lru(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Plan, Unfit> {
+    let machine = Machine::of(target).map_err(|_| Unfit::Room)?;
     let least = Choice { demand: true, ..Choice::least(lifetimes) };
     let rest = stays(lifetimes, &machine, &least);
     let rest: Vec<Stay> = rest
@@ -39,15 +30,15 @@ pub fn lru(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Option<Plan> {
         .collect();
     let load = crate::stay::load_curve(&rest, Level::Device, lifetimes.tasks.len(), machine.device.alignment);
     let room = machine.device.room().0;
-    for percent in [100u128, 97, 93, 88, 80, 70, 60, 50, 35, 20, 0] {
+    for percent in ROOMS {
         let cached = cached(lifetimes, &machine, &load, (u128::from(room) * percent / 100) as u64);
         let mut all = rest.clone();
         all.extend(cached);
         if let Some(plan) = plan_stays(lifetimes, target, mode, through_lower(lifetimes, &machine, all)) {
-            return Some(plan);
+            return Ok(plan);
         }
     }
-    plan_choice(lifetimes, target, mode, &least)
+    plan_choice(lifetimes, target, mode, &least).ok_or(Unfit::Room)
 }
 
 /// The stays of weights under LRU with this much room, of which `load` is taken by other tensors.

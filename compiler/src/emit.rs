@@ -254,7 +254,7 @@ impl Emitter<'_> {
 
     /// The last uses of a stay: its last run, and all copies and fetches out of it.
     fn until(&self, i: usize) -> Vec<String> {
-        let last_run = self.stays[i].uses.iter().max().map(|p| self.runs[*p].clone());
+        let last_run = self.stays[i].uses.iter().max().map(|p| self.run_at(*p).to_owned());
         last_run.into_iter().chain(self.ends_beside_runs(i)).collect()
     }
 
@@ -275,11 +275,17 @@ impl Emitter<'_> {
         let (mut before, mut after) = (vec![Vec::new(); positions], vec![Vec::new(); positions]);
         for (i, stay) in self.stays.iter().enumerate() {
             match stay.arrives {
-                Arrival::Home { .. } | Arrival::Stay { .. } if stay.forever => prologue.push(self.copy(i)),
+                Arrival::Home { .. } | Arrival::Stay { .. } if stay.forever => prologue.push(self.copy(i, true)),
                 Arrival::Stay { from, .. } if self.stays[from].level == Level::Device => {
-                    after[stay.from as usize].push(self.copy(i));
+                    after[stay.from as usize].push(self.copy(i, false));
                 }
-                Arrival::Home { .. } | Arrival::Stay { .. } => before[stay.uses[0]].push(self.copy(i)),
+                Arrival::Home { .. } | Arrival::Stay { .. } => {
+                    // What the first step finds of the step before it.
+                    if stay.crosses(positions as i64) {
+                        prologue.push(self.copy(i, true));
+                    }
+                    before[stay.uses[0]].push(self.copy(i, false));
+                }
                 Arrival::Feed => before[stay.uses[0]].push(self.feed(i)),
                 Arrival::Run(_) | Arrival::Scratch => {}
             }
@@ -303,26 +309,32 @@ impl Emitter<'_> {
         let mut all = vec![Vec::new(); self.lifetimes.tasks.len()];
         for (i, stay) in self.stays.iter().enumerate() {
             for p in &stay.uses {
-                all[*p].push(i);
+                all[*p % self.runs.len()].push(i);
             }
         }
         all
     }
 
-    fn copy(&self, i: usize) -> Instruction {
+    /// A use, by position; those in the next step lie behind the last of this one.
+    fn run_at(&self, position: usize) -> &str {
+        &self.runs[position % self.runs.len()]
+    }
+
+    /// The copy that brings a stay, in each step or in the prologue.
+    fn copy(&self, i: usize, first: bool) -> Instruction {
         let stay = &self.stays[i];
         let machine = self.machine;
-        let mut after = self.freed_by(i);
+        let mut after = if first { Vec::new() } else { self.freed_by(i) };
         let (from, demand) = match stay.arrives {
             Arrival::Stay { from, demand } => {
-                after.extend(self.made_by(from, stay.forever));
+                after.extend(self.made_by(from, first));
                 (Place::Berth(self.names[from].berth.clone()), demand)
             }
             Arrival::Home { demand } => (Place::Home, demand),
             Arrival::Run(_) | Arrival::Feed | Arrival::Scratch => (Place::Home, false),
         };
         let wanted = stay.uses.first().map(|p| self.runs[*p].clone());
-        if let (true, Some(p)) = (demand && !stay.forever, stay.uses.first()) {
+        if let (true, Some(p)) = (demand && !first, stay.uses.first()) {
             after.push(match p.checked_sub(1) {
                 Some(before) => After::this(self.runs[before].clone()),
                 None => After::previous(self.runs[self.runs.len() - 1].clone()),
@@ -345,7 +357,7 @@ impl Emitter<'_> {
             extent: Extent::Whole,
             queue: link.map_or(String::new(), |l| l.name.clone()),
             class: if demand { Class::Demand } else { Class::Planned },
-            wanted: if stay.forever { None } else { wanted },
+            wanted: if first { None } else { wanted },
             after: tidy(after),
         }
     }
@@ -378,6 +390,10 @@ impl Emitter<'_> {
                     after.extend(self.freed_by(i).into_iter().filter(|a| !a.name.starts_with("run ")));
                 }
                 _ if stay.uses[0] == position => after.extend(self.made_by(i, false)),
+                // In the first step it is the prologue that brought it.
+                _ if stay.uses.iter().find(|p| **p >= self.runs.len()) == Some(&(position + self.runs.len())) => {
+                    after.extend(self.names[i].arrival.as_deref().map(After::previous));
+                }
                 _ => {}
             }
         }
@@ -422,7 +438,9 @@ impl Emitter<'_> {
         for &(j, steps) in &self.holders[i] {
             if let Some(p) = self.stays[j].uses.iter().max() {
                 let at = *p as i64 - i64::from(steps) * period;
-                last_run = last_run.max(Some((at, &self.runs[*p], steps)));
+                // What ends in the step after its own has held the bytes since the step before.
+                let steps = steps.saturating_sub((*p as i64 / period) as u32);
+                last_run = last_run.max(Some((at, self.run_at(*p), steps)));
             }
             after.extend(self.ends_beside_runs(j).map(|name| After { name, steps }));
         }

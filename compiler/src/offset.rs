@@ -53,7 +53,8 @@ pub fn pack(stays: &[&Stay], positions: usize, alignment: u64, capacity: u64) ->
 /// Addresses within the capacity by an exact search, where stays are few, none lasts over the edge of the step, and so
 /// much work finds some.
 fn searched(stays: &[&Stay], positions: usize, alignment: u64, capacity: u64) -> Option<Offsets> {
-    if stays.len() > SEARCHED_MAX || stays.iter().any(|s| s.from < 0 && !s.forever) {
+    let inside = |s: &&Stay| s.forever || (s.from >= 0 && s.to < positions as i64);
+    if stays.len() > SEARCHED_MAX || !stays.iter().all(inside) {
         return None;
     }
     let held: Vec<usize> = (0..stays.len()).filter(|i| stays[*i].bytes > 0).collect();
@@ -84,7 +85,8 @@ fn pack_by(stays: &[&Stay], positions: usize, alignment: u64, key: fn(&Stay) -> 
     let (mut near, mut taken) = (Vec::new(), Vec::new());
     for i in order {
         let bytes = stays[i].bytes.next_multiple_of(alignment);
-        let spans = spans(stays[i], positions as i64);
+        let spans: Vec<(u64, u64)> =
+            stays[i].spans(positions as i64).map(|(from, to)| (from as u64, to as u64)).collect();
         near.clear();
         placed.near(&spans, &mut near);
         taken.clear();
@@ -98,15 +100,6 @@ fn pack_by(stays: &[&Stay], positions: usize, alignment: u64, key: fn(&Stay) -> 
         }
     }
     Offsets { at, height }
-}
-
-/// The positions of a step at which a stay holds its bytes, as half-open ranges.
-fn spans(stay: &Stay, period: i64) -> Vec<(u64, u64)> {
-    let end = stay.to as u64 + 1;
-    match u64::try_from(stay.from) {
-        Ok(from) => vec![(from, end)],
-        Err(_) => vec![(0, end), ((stay.from + period).max(0) as u64, period as u64)],
-    }
 }
 
 /// The tightest gap that holds `bytes` between taken ranges sorted by start; above all of them where none does.

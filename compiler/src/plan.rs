@@ -127,7 +127,7 @@ pub(crate) struct Site<'a> {
     pub machine: Machine<'a>,
     pub mode: Mode,
     /// By position: the engine of the lower memory runs the task.
-    host: Vec<bool>,
+    pub host: Vec<bool>,
     /// The last addresses of what is no weight: most choices differ in weights alone.
     values: RefCell<Option<(Vec<Stay>, Offsets)>>,
 }
@@ -233,7 +233,7 @@ impl<'a> Site<'a> {
         let base = self.base().map_err(|room| PlanError::NoRoom(Box::new(room)))?;
         // The base fits, and it is the first that is tried: there is a best.
         let best = self.search(&base).and_then(|best| self.kept(best));
-        best.map(|best| self.hold_a_part(best)).ok_or(PlanError::Empty)
+        best.map(|best| self.hold_a_part(self.improved(best))).ok_or(PlanError::Empty)
     }
 
     /// The faster of what was found and the same with weights kept between their uses.
@@ -250,7 +250,7 @@ impl<'a> Site<'a> {
     }
 
     /// How many choices a search may try.
-    fn choices(&self) -> usize {
+    pub fn choices(&self) -> usize {
         (SEARCH_WORK / self.positions()).max(TRIED_MIN)
     }
 
@@ -272,7 +272,7 @@ impl<'a> Site<'a> {
     }
 
     /// Addresses in the lower memory; nothing where it is too small.
-    fn lower(&self, stays: &[Stay]) -> Option<Offsets> {
+    pub fn lower(&self, stays: &[Stay]) -> Option<Offsets> {
         let stays: Vec<&Stay> = stays.iter().filter(|s| s.level == Level::Lower).collect();
         let Some(tier) = self.machine.lower else { return Some(Offsets { at: Vec::new(), height: 0 }) };
         let lower = pack(&stays, self.positions(), tier.alignment, tier.room().0);
@@ -315,7 +315,7 @@ impl<'a> Site<'a> {
         let lower = self.lower(&stays)?;
         let streamed = match moves {
             true => place(self.lifetimes, &self.machine, &stays, at, floor, room)?,
-            false => Streamed { stays, at },
+            false => Streamed { stays, at, step: 0 },
         };
         Some(self.placed(streamed, lower))
     }
@@ -365,8 +365,8 @@ impl<'a> Site<'a> {
         Some(self.placed(streamed, lower))
     }
 
-    fn placed(&self, streamed: Streamed, lower: Offsets) -> Placed {
-        let Streamed { stays, at } = streamed;
+    pub fn placed(&self, streamed: Streamed, lower: Offsets) -> Placed {
+        let Streamed { stays, at, .. } = streamed;
         let device = stays.iter().zip(&at).filter(|(s, _)| s.level == Level::Device);
         let height = device.clone().map(|(s, at)| at + s.bytes).max().unwrap_or(0);
         let device = Offsets { at: device.map(|(_, at)| *at).collect(), height };

@@ -20,7 +20,8 @@ pub struct Choice {
     pub pinned: Vec<bool>,
     /// A streamed weight of which so many bytes never leave.
     pub partly: Option<(TensorId, u64)>,
-    /// Gaps (tensor, index of the use before) over which a streamed weight stays from one use to the next.
+    /// Gaps (tensor, index of the use before, of those on the device) over which a streamed weight stays from one use to the
+    /// next; the gap behind its last use ends with its first use in the next step.
     pub kept: BTreeSet<(TensorId, usize)>,
     /// By tensor: its bytes are kept in the lower memory and streamed from there.
     pub lowered: Vec<bool>,
@@ -108,7 +109,8 @@ fn weight(
     if uses.is_empty() {
         return;
     }
-    if choice.pinned[tensor.index()] {
+    let always = (0..uses.len()).all(|i| choice.kept.contains(&(tensor, i)));
+    if choice.pinned[tensor.index()] || always {
         all.push(Stay { forever: true, arrives, ..stay(tensor, bytes, 0, last, uses) });
         return;
     }
@@ -118,14 +120,32 @@ fn weight(
         let part = Some((0, held));
         all.push(Stay { forever: true, arrives, part, ..stay(tensor, held, 0, last, uses.clone()) });
     }
-    let mut part: Vec<usize> = Vec::new();
-    for (i, position) in uses.iter().enumerate() {
-        part.push(*position);
-        if i + 1 == uses.len() || !choice.kept.contains(&(tensor, i)) {
-            let part = std::mem::take(&mut part);
-            all.push(Stay { arrives, part: rest, ..stay(tensor, bytes - held, part[0], *position, part) });
+    for uses in runs(&uses, lifetimes.tasks.len(), |i| choice.kept.contains(&(tensor, i))) {
+        let (from, to) = (uses[0], uses[uses.len() - 1]);
+        all.push(Stay { arrives, part: rest, ..stay(tensor, bytes - held, from, to, uses) });
+    }
+}
+
+/// Uses in runs between which a weight goes, in the order of their first uses; a run that crosses the edge of the step has
+/// the positions of its uses in the next step behind the last of this one.
+fn runs(uses: &[usize], period: usize, kept: impl Fn(usize) -> bool) -> Vec<Vec<usize>> {
+    let count = uses.len();
+    let Some(start) = (0..count).find(|i| !kept(*i)).map(|i| i + 1) else { return vec![uses.to_vec()] };
+    let mut runs = vec![Vec::new()];
+    for n in start..start + count {
+        let last = runs.len() - 1;
+        let turn = if start < count { n / count * period } else { 0 };
+        runs[last].push(uses[n % count] + turn);
+        if !kept(n % count) && n + 1 < start + count {
+            runs.push(Vec::new());
         }
     }
+    // Those that begin in the next step are there in this one too.
+    for run in runs.iter_mut().filter(|run| run[0] >= period) {
+        run.iter_mut().for_each(|p| *p -= period);
+    }
+    runs.sort();
+    runs
 }
 
 /// A tensor that a task or the caller writes: in the memory of who uses it first one stay, or one for each run of uses

@@ -13,8 +13,9 @@ pub enum Level {
 
 /// One stay of a tensor in a memory. It becomes one berth.
 ///
-/// Positions count tasks of a step. Uses lie in the step itself; `from` may be negative, which means the step before:
-/// the bytes are reserved, and the copy may begin, that early. A stay is shorter than a step.
+/// Positions count tasks of a step. Its first use lies in the step itself; `from` may be negative, which means the step
+/// before: the bytes are reserved, and the copy may begin, that early. Later uses of a weight may lie in the next step,
+/// behind the last position of this one. A stay is shorter than a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stay {
     /// Who stays.
@@ -63,12 +64,25 @@ pub enum Arrival {
 }
 
 impl Stay {
+    /// Whether it lasts from one step into the next: its first instance is there before the first step.
+    pub fn crosses(&self, period: i64) -> bool {
+        self.to >= period && !self.forever
+    }
+
     /// Whether two stays ever hold bytes at the same time, steps repeating every `period` positions.
     pub fn meets(&self, other: &Stay, period: i64) -> bool {
         if self.forever || other.forever {
             return true;
         }
         [-period, 0, period].iter().any(|k| self.from <= other.to + k && other.from + k <= self.to)
+    }
+
+    /// The positions of a step at which it holds its bytes, as half-open ranges: two where it begins in the step before or
+    /// ends in the next.
+    pub fn spans(&self, period: i64) -> impl Iterator<Item = (i64, i64)> + use<> {
+        let (from, end) = (self.from, self.to + 1);
+        let parts = [(from + period, period), (from.max(0), end.min(period)), (0, end - period)];
+        parts.into_iter().filter(|(from, to)| from < to)
     }
 }
 
@@ -84,11 +98,10 @@ pub fn load_curve(stays: &[Stay], level: Level, positions: usize, alignment: u64
         let bytes = stay.bytes.next_multiple_of(alignment);
         if stay.forever {
             add(0, period - 1, bytes);
-        } else if stay.from < 0 {
-            add(0, stay.to, bytes);
-            add(stay.from + period, period - 1, bytes);
         } else {
-            add(stay.from, stay.to, bytes);
+            for (from, to) in stay.spans(period) {
+                add(from, to - 1, bytes);
+            }
         }
     }
     let mut load = 0i128;

@@ -36,6 +36,8 @@ pub struct Streamed {
     pub stays: Vec<Stay>,
     /// By index of the stay; those of the lower memory keep what was given.
     pub at: Vec<u64>,
+    /// Nanoseconds of a step, by the model of link and engine that chose them.
+    pub step: u64,
 }
 
 /// Whether a stay of the device is brought in each step.
@@ -211,7 +213,9 @@ impl<'a> Zone<'a> {
         let (fixed, moving) = by_position(self.stays, self.lifetimes.tasks.len());
         let passes = choices.max(1) + 1;
         let mut parts: Vec<Vec<Part>> = vec![Vec::new(); self.stays.len()];
+        let mut begun = 0;
         for pass in 0..passes {
+            begun = self.now;
             for position in 0..self.lifetimes.tasks.len() {
                 self.when = pass * self.period() + position as i64;
                 for i in &fixed[position] {
@@ -219,7 +223,8 @@ impl<'a> Zone<'a> {
                 }
                 let mut ready = self.now;
                 for i in &moving[position] {
-                    if pass < choices {
+                    // What crosses the edge of the step keeps its address: those before it have been placed about it.
+                    if pass < choices && !(pass > 0 && self.stays[*i].crosses(self.period())) {
                         self.at[*i] = self.choose(*i, &fixed)?;
                     }
                     let found = self.parts(*i, self.at[*i])?;
@@ -231,7 +236,8 @@ impl<'a> Zone<'a> {
                 self.ended[position] = self.now;
             }
         }
-        Some(divided(self.stays, &self.at, &parts, (passes - 1) * self.period()))
+        let step = self.now - begun;
+        Some(Streamed { step, ..divided(self.stays, &self.at, &parts, (passes - 1) * self.period()) })
     }
 
     fn period(&self) -> i64 {
@@ -324,7 +330,7 @@ impl<'a> Zone<'a> {
 
     /// Ranges that stays with an address take while a streamed one is used.
     fn blocked(&self, stay: &Stay, fixed: &[Vec<usize>]) -> Vec<(u64, u64)> {
-        let later = fixed.iter().take(stay.to as usize + 1).skip(stay.uses[0] + 1).flatten();
+        let later = (stay.uses[0] + 1..=stay.to as usize).flat_map(|p| &fixed[p % fixed.len()]);
         later.map(|i| (self.at[*i], self.at[*i] + self.size(&self.stays[*i]))).collect()
     }
 

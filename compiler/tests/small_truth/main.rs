@@ -1,22 +1,27 @@
 //! Small instances where capacity binds, beside their exact optimum: the planner is near it, and no bound is above it.
 //!
 //! Sizes are whole units, a unit crosses the link in one slot, tasks take whole slots. Then the least time of a step is
-//! that of a shortest path through the states (which task, how much of it is left, units held of each weight).
+//! that of a shortest path through the states (which task, how much of it is left, units held of each weight), were units
+//! to lie anywhere and anew in each step. Where a program needs more, the addresses are tried in all ways (`exact`).
+
+mod exact;
 
 use berth_compiler::bound::bound;
-use berth_compiler::plan::plan;
+use berth_compiler::plan::{STEPS, plan};
+use berth_compiler::simulate::simulate;
 use berth_ir::lifetime::{Lifetimes, Task, Tensor, TensorId};
 use berth_ir::program::{Home, Kind, Mode};
 use berth_ir::units::{Bytes, Nanos};
+use berth_ir::verify::verify;
 use berth_ir::{DType, Expr, Target};
 use std::collections::BTreeMap;
 
 const UNIT: u64 = 1 << 20;
 const SLOT: u64 = 1 << 20;
 const INSTANCES: u64 = 500;
-/// Instances that must be within 3 % of the optimum. What is missed most is a weight that should stay over the edge of the
-/// step and go within it: stays do not last from one step into the next.
-const NEAR_PERCENT: u64 = 80;
+/// Instances that must be within 3 % of the optimum of programs, and within 3 % of what it would be without addresses.
+const NEAR_PERCENT: u64 = 95;
+const NEAR_ANYWHERE_PERCENT: u64 = 93;
 /// Steps after which the exact search counts, and those that it takes the mean of.
 const LEAD_IN: u8 = 3;
 const COUNTED: u8 = 4;
@@ -258,23 +263,28 @@ impl Search<'_> {
 
 #[test]
 fn plans_of_small_instances_are_near_the_optimum_and_bounds_below_it() {
-    let mut ratios: Vec<(f64, f64, u64)> = Vec::new();
+    let (mut near, mut near_whole, mut near_finest) = (0, 0, 0);
     for seed in 0..INSTANCES {
         let instance = Instance::random(seed);
         let (lifetimes, target) = (instance.lifetimes(), instance.target());
         let plan = plan(&lifetimes, &target, Mode::Loop).unwrap_or_else(|e| panic!("{instance:?}: {e}"));
-        let (whole, finest) = (instance.optimum(true) * SLOT, instance.optimum(false) * SLOT);
-        let step = plan.timeline.step.0 * u64::from(COUNTED);
         let least = bound(&target, &plan.program).time.0 * u64::from(COUNTED);
-        assert!(least <= finest && finest <= whole, "{instance:?}: bound {least}, optimum {finest}, {whole}");
-        ratios.push((step as f64 / whole as f64, step as f64 / finest as f64, seed));
+        let program = verify(&target, plan.program, None).unwrap_or_else(|v| panic!("{instance:?}: {v:?}"));
+        assert_eq!(simulate(&target, &program, STEPS).step, plan.timeline.step);
+        let (whole, finest) = (instance.optimum(true), instance.optimum(false));
+        let step = plan.timeline.step.0 * u64::from(COUNTED);
+        assert!(least <= finest * SLOT && finest * SLOT <= step, "{instance:?}: {least}, optimum {finest}, step {step}");
+        let within = |optimum: u64| step * 100 <= optimum * SLOT * 103;
+        let exact = if within(finest) { finest } else { exact::optimum(&instance, finest) };
+        if !within(exact) {
+            println!("seed {seed}: {:.3} of {exact} slots: {instance:?}", step as f64 / (exact * SLOT) as f64);
+        }
+        near += u64::from(within(exact));
+        near_whole += u64::from(within(whole));
+        near_finest += u64::from(within(finest));
     }
-    ratios.sort_by(|a, b| b.0.total_cmp(&a.0));
-    for (whole, finest, seed) in ratios.iter().take(10) {
-        println!("{whole:.3} {finest:.3} {seed} {:?}", Instance::random(*seed));
-    }
-    let near = ratios.iter().filter(|(whole, ..)| *whole <= 1.03).count();
-    let near_finest = ratios.iter().filter(|(_, finest, _)| *finest <= 1.03).count();
-    println!("within 3 % of the optimum: {near} of {INSTANCES}, were units to lie anywhere {near_finest}");
-    assert!(near as u64 * 100 >= NEAR_PERCENT * INSTANCES);
+    println!("within 3 % of the optimum: {near} of {INSTANCES}");
+    println!("were addresses no matter: {near_whole}, and were weights held in part: {near_finest}");
+    assert!(near * 100 >= NEAR_PERCENT * INSTANCES);
+    assert!(near_whole * 100 >= NEAR_ANYWHERE_PERCENT * INSTANCES);
 }

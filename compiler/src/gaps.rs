@@ -1,0 +1,144 @@
+//! Chooses gap by gap which weights stay between their uses: over all gaps where they are few, else by climbing.
+//!
+//! Reads:    the best found with whole weights that stay or stream, lifetimes, target.
+//! Decides:  for each gap between two uses of a weight, the one over the edge of the step too, whether it stays.
+//! Promises: never slower than what was found before; each that counts has addresses and was simulated.
+//! Why:      a weight that is used twice may be worth its room between some of its uses only; and which weights stay
+//!           decides where the link can work ahead, which no count of bytes says.
+
+use crate::plan::{Site, Tried};
+use crate::places;
+use crate::residency::{Choice, stays};
+use crate::stay::Level;
+use berth_ir::lifetime::TensorId;
+use berth_ir::program::{Kind, Mode};
+use berth_ir::units::Bytes;
+use std::collections::BTreeSet;
+
+/// Gaps of which all sets are tried.
+const ALL_MAX: usize = 12;
+
+/// Ways in which stays are tried to lie, over all sets.
+const WAYS: usize = 20 * places::WAYS_MAX;
+
+/// Of the choices that a search may try, the part for climbing.
+const CLIMB_PART: usize = 8;
+
+/// Gaps on either side that one is exchanged with.
+const NEIGHBOURS: usize = 4;
+
+/// A gap behind one use of a weight: its tensor and the index of the use, of those on the device.
+type Gap = (TensorId, usize);
+
+impl Site<'_> {
+    /// The faster of a program and those with other gaps in which weights stay.
+    pub(crate) fn improved(&self, best: Tried) -> Tried {
+        let gaps = self.gaps();
+        if self.mode != Mode::Loop || gaps.is_empty() || best.is_enough(self) {
+            return best;
+        }
+        let kept = self.kept_by(&best.choice, &gaps);
+        let base = Choice {
+            pinned: vec![false; best.choice.pinned.len()],
+            partly: None,
+            window: 0,
+            kept: BTreeSet::new(),
+            ..best.choice.clone()
+        };
+        match gaps.len() <= ALL_MAX.min(self.choices().ilog2() as usize) {
+            true => self.all_sets(best, &base, &gaps),
+            false => self.climbed(best, &base, &gaps, kept),
+        }
+    }
+
+    /// All gaps of weights that the device uses, in the order of the uses before them.
+    fn gaps(&self) -> Vec<Gap> {
+        let mut gaps = Vec::new();
+        for (index, uses) in self.lifetimes.uses().iter().enumerate() {
+            let tensor = &self.lifetimes.tensors[index];
+            if tensor.kind == Kind::Weight && tensor.bytes > 0 {
+                let here = uses.iter().filter(|p| !self.host[**p]).enumerate();
+                gaps.extend(here.map(|(i, p)| (*p, (TensorId(index as u32), i))));
+            }
+        }
+        gaps.sort_unstable();
+        gaps.into_iter().map(|(_, gap)| gap).collect()
+    }
+
+    /// By gap, whether a choice has the weight stay over it.
+    fn kept_by(&self, choice: &Choice, gaps: &[Gap]) -> Vec<bool> {
+        gaps.iter().map(|gap| choice.pinned[gap.0.index()] || choice.kept.contains(gap)).collect()
+    }
+
+    /// The fastest of all sets of gaps, those first of which fewest bytes must come.
+    fn all_sets(&self, mut best: Tried, base: &Choice, gaps: &[Gap]) -> Tried {
+        let bytes = |set: u32| -> u64 {
+            let gone = gaps.iter().enumerate().filter(|(n, _)| set >> n & 1 == 0);
+            gone.map(|(_, gap)| self.lifetimes.tensor(gap.0).bytes).fold(0, u64::saturating_add)
+        };
+        let mut sets: Vec<(u64, u32)> = (0..1u32 << gaps.len()).map(|set| (bytes(set), set)).collect();
+        sets.sort_unstable();
+        let rate = self.machine.rate_into_device();
+        let mut ways = WAYS;
+        for (bytes, set) in sets {
+            if best.is_enough(self) || Bytes(bytes).at(rate) >= best.timeline.step {
+                break;
+            }
+            let kept = gaps.iter().enumerate().filter(|(n, _)| set >> n & 1 == 1).map(|(_, gap)| *gap).collect();
+            let choice = Choice { kept, ..base.clone() };
+            best = self.no_slower(best, choice.clone());
+            best = self.anywhere(best, choice, &mut ways);
+        }
+        best
+    }
+
+    /// The faster of a program and a choice with addresses tried in all ways.
+    fn anywhere(&self, best: Tried, choice: Choice, ways: &mut usize) -> Tried {
+        let stays = stays(self.lifetimes, &self.machine, &choice);
+        let Some(lower) = self.lower(&stays).filter(|_| *ways > 0) else { return best };
+        let grain = self.machine.device.alignment;
+        let mut floor = 0;
+        let at = stays.iter().map(|s| {
+            let below = floor;
+            floor += if s.forever && s.level == Level::Device { s.bytes.next_multiple_of(grain) } else { 0 };
+            below
+        });
+        let at: Vec<u64> = at.collect();
+        let found = places::best(self.lifetimes, &self.machine, &stays, at, (floor, self.room()), ways);
+        let tried = found.and_then(|streamed| self.faster(None, choice, self.placed(streamed, lower)));
+        tried.filter(|tried| tried.timeline.step < best.timeline.step).unwrap_or(best)
+    }
+
+    /// Turns gaps over one by one, and exchanges them with their neighbours, as long as that helps.
+    fn climbed(&self, mut best: Tried, base: &Choice, gaps: &[Gap], mut kept: Vec<bool>) -> Tried {
+        let mut left = self.choices() / CLIMB_PART;
+        let set = |kept: &[bool]| -> BTreeSet<Gap> {
+            gaps.iter().zip(kept).filter(|(_, kept)| **kept).map(|(gap, _)| *gap).collect()
+        };
+        for n in 0..gaps.len() {
+            let near = (n + 1..gaps.len()).filter(|m| kept[*m] != kept[n]).take(NEIGHBOURS);
+            let moves: Vec<Vec<usize>> = std::iter::once(vec![n]).chain(near.map(|m| vec![n, m])).collect();
+            for turned in moves {
+                if left == 0 || best.is_enough(self) {
+                    return best;
+                }
+                left -= 1;
+                turned.iter().for_each(|m| kept[*m] = !kept[*m]);
+                let step = best.timeline.step;
+                best = self.no_slower(best, Choice { kept: set(&kept), ..base.clone() });
+                if best.timeline.step < step {
+                    break;
+                }
+                turned.iter().for_each(|m| kept[*m] = !kept[*m]);
+            }
+        }
+        best
+    }
+
+    /// The faster of a program and a choice, if that fits.
+    fn no_slower(&self, best: Tried, choice: Choice) -> Tried {
+        let Some(placed) = self.fits(&choice) else { return best };
+        let tried = self.faster(None, choice, placed);
+        tried.filter(|tried| tried.timeline.step < best.timeline.step).unwrap_or(best)
+    }
+}

@@ -19,8 +19,8 @@ struct Bar<'a> {
 pub fn json(predicted: &[Event], measured: &[Seen]) -> Vec<u8> {
     let mut events = Vec::new();
     let predicted = predicted.iter().map(|e| Bar {
-        name: &e.name,
-        track: &e.track,
+        name: e.name,
+        track: e.track,
         step: e.step,
         start: e.start.0,
         end: e.end.0,

@@ -25,6 +25,7 @@ mod share;
 pub mod simulate;
 pub mod spill;
 pub mod stay;
+mod step;
 pub mod stream;
 pub mod task_model;
 pub mod twins;

@@ -8,6 +8,7 @@
 
 use crate::plan::{Plan, STEPS, Site};
 use crate::simulate::timeline;
+use crate::step::Step;
 use berth_ir::lifetime::Lifetimes;
 use berth_ir::program::Mode;
 use berth_ir::target::{LinkState, Target};
@@ -62,7 +63,8 @@ pub fn margins(lifetimes: &Lifetimes, target: &Target, plan: &Plan) -> Vec<Margi
     let body = plan.program.bodies.first().map_or("", |b| &b.name);
     let used = plan.program.facts.traffic.iter().filter(|t| t.part == body && t.bytes > 0);
     for traffic in used {
-        let step = timeline(&faster(target, &traffic.link), &plan.program, STEPS).step;
+        let target = faster(target, &traffic.link);
+        let step = timeline(&target, &Step::of_program(&target, &plan.program), STEPS).step;
         all.push(Margin { of: Of::Link(traffic.link.clone()), step: at_most(step) });
     }
     all

@@ -9,7 +9,7 @@
 //!           worth its room is found by trying: window sizes double, each with as much pinned as then fits.
 
 use crate::bound::{TimeBound, bound};
-use crate::emit::{emit, with_facts};
+use crate::emit::{Emitter, with_facts};
 use crate::engines;
 use crate::layers::two_layers;
 use crate::machine::{CannotPlan, Machine};
@@ -108,7 +108,6 @@ pub(crate) struct Placed {
 pub(crate) struct Tried {
     pub choice: Choice,
     placed: Placed,
-    program: Program,
     pub timeline: Timeline,
 }
 
@@ -185,7 +184,8 @@ fn steps(mode: Mode) -> usize {
 
 fn summary(site: &Site, tried: Tried) -> Plan {
     let (lifetimes, stays) = (site.lifetimes, &tried.placed.stays);
-    let program = with_facts(site.machine.target, tried.program);
+    let program = site.emitter(&tried.choice.host, &tried.placed).program(site.mode);
+    let program = with_facts(site.machine.target, program);
     let weight = |s: &&Stay| s.arrives != Arrival::Scratch && lifetimes.tensor(s.tensor).kind == Kind::Weight;
     let bytes = |keep: &dyn Fn(&&Stay) -> bool| stays.iter().filter(|s| keep(s)).map(|s| s.bytes).sum();
     let device = |s: &&Stay| s.level == Level::Device;
@@ -244,9 +244,8 @@ impl<'a> Site<'a> {
 
     /// A choice as a plan.
     fn planned(&self, choice: Choice, placed: Placed) -> Plan {
-        let program = self.emit(&choice.host, &placed);
-        let timeline = timeline(self.machine.target, &program, steps(self.mode));
-        summary(self, Tried { choice, placed, program, timeline })
+        let timeline = self.timeline(&choice, &placed);
+        summary(self, Tried { choice, placed, timeline })
     }
 
     /// How many choices a search may try.
@@ -401,16 +400,19 @@ impl<'a> Site<'a> {
 
     /// The faster of the best so far and a choice that fits so.
     pub fn faster(&self, best: Option<Tried>, choice: Choice, placed: Placed) -> Option<Tried> {
-        let program = self.emit(&choice.host, &placed);
-        let timeline = timeline(self.machine.target, &program, steps(self.mode));
+        let timeline = self.timeline(&choice, &placed);
         match best {
             Some(best) if best.timeline.step <= timeline.step => Some(best),
-            _ => Some(Tried { choice, placed, program, timeline }),
+            _ => Some(Tried { choice, placed, timeline }),
         }
     }
 
-    fn emit(&self, host: &[bool], placed: &Placed) -> Program {
-        emit(self.lifetimes, &self.machine, host, &placed.stays, &placed.device, &placed.lower, self.mode)
+    fn timeline(&self, choice: &Choice, placed: &Placed) -> Timeline {
+        timeline(self.machine.target, &self.emitter(&choice.host, placed).step(), steps(self.mode))
+    }
+
+    fn emitter<'b>(&'b self, host: &'b [bool], placed: &'b Placed) -> Emitter<'b> {
+        Emitter::new(self.lifetimes, &self.machine, host, &placed.stays, &placed.device, &placed.lower)
     }
 
     /// The gentlest choice that fits at all: nothing pinned, nothing ahead, as little put aside as does.

@@ -13,7 +13,7 @@ use berth_compiler::cost::with_measured;
 use berth_compiler::import::Model;
 use berth_compiler::lower::{Boundary, Lowered};
 use berth_compiler::plan::{Plan, STEPS};
-use berth_compiler::simulate::{Timeline, simulate};
+use berth_compiler::simulate::events;
 use berth_ir::expr::Binding;
 use berth_ir::graph::Graph;
 use berth_ir::program::{Numerics, Program};
@@ -103,7 +103,6 @@ struct Ready {
     target: Target,
     program: Verified<Program>,
     summary: Option<Summary>,
-    timeline: Timeline,
 }
 
 /// Runs it.
@@ -357,8 +356,7 @@ fn ready_given(program: Program, target: Target, lowered: &Lowered) -> Result<Re
     }
     let program = proved(&target, program, Some(&lowered.facts))?;
     let target = target.budgeted(&program.header.memory);
-    let timeline = simulate(&target, &program, STEPS);
-    Ok(Ready { target, program, summary: None, timeline })
+    Ok(Ready { target, program, summary: None })
 }
 
 /// A model, planned with what was measured of its tasks.
@@ -366,7 +364,7 @@ fn ready_planned(args: &cli::Run, target: &Target, lowered: &Lowered) -> Result<
     let budgeted = machine::budget(target, &args.machine.memory, &lowered.lifetimes)?;
     let (plan, program): (Plan, _) = planned(lowered, &budgeted.target)?;
     let summary = Summary::new(&stem(&args.file), &budgeted.target, &plan, "measured");
-    Ok(Ready { target: budgeted.target, program, summary: Some(summary), timeline: plan.timeline })
+    Ok(Ready { target: budgeted.target, program, summary: Some(summary) })
 }
 
 /// Inputs by tensor, outputs as they come.
@@ -441,7 +439,7 @@ fn finish(
     against: Option<Vec<Array>>,
 ) -> Outcome {
     if let Some(path) = &args.trace {
-        files::write(path, &trace::json(&ready.timeline.events, &seen))?;
+        files::write(path, &trace::json(&events(&ready.target, &ready.program, STEPS), &seen))?;
     }
     if let Some(path) = &args.save {
         files::write_program(path, &ready.program)?;

@@ -6,7 +6,7 @@ use crate::failure::Outcome;
 use crate::summary::{ratio, traffic};
 use crate::{files, machine, trace};
 use berth_compiler::bound::bound;
-use berth_compiler::simulate::simulate as run;
+use berth_compiler::simulate::{events, simulate as run};
 use berth_ir::units::{Bytes, Nanos};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -45,7 +45,7 @@ pub fn simulate(args: &cli::Simulate) -> Outcome {
     let target = target.budgeted(&program.header.memory);
     let timeline = run(&target, &program, args.steps as usize);
     if let Some(path) = &args.trace {
-        files::write(path, &trace::json(&timeline.events, &[]))?;
+        files::write(path, &trace::json(&events(&target, &program, args.steps as usize), &[]))?;
     }
     let report = Report {
         target: target.name.clone(),

@@ -1,0 +1,367 @@
+//! Works out the instructions of stays and offsets, and what each of them waits for.
+//!
+//! Reads:    lifetimes, machine, stays, offsets.
+//! Decides:  nothing; every `after` follows from who held the bytes before and who made them.
+//! Promises: a program that the verifier accepts, if stays that meet share no byte.
+//! Why:      an edge only where it is needed: the last holder of each byte, and the source of each copy. Instructions have
+//!           numbers here: a choice that is only simulated needs no names (`work`), and one that is kept gets them once
+//!           (`write`).
+
+mod work;
+mod write;
+
+use crate::machine::Machine;
+use crate::offset::Offsets;
+use crate::stay::{Arrival, Level, Stay};
+use crate::step::{Lines, Wait};
+use berth_ir::lifetime::Lifetimes;
+use berth_ir::program::*;
+use berth_ir::target::{Link, Target};
+use std::collections::BTreeMap;
+
+/// The name of the only body.
+pub const BODY: &str = "step";
+
+/// Stays with addresses, and what is asked of them often.
+pub(crate) struct Emitter<'a> {
+    lifetimes: &'a Lifetimes,
+    machine: &'a Machine<'a>,
+    host: &'a [bool],
+    stays: &'a [Stay],
+    offsets: Vec<u64>,
+    /// What both memories need.
+    heights: (u64, u64),
+    /// Stays that are copied out of a stay: by index of the source.
+    copies_out: Vec<Vec<usize>>,
+    /// For each stay those that held its bytes last before it, and how many steps back.
+    holders: Vec<Vec<(usize, u32)>>,
+    /// The stays that each task uses.
+    by_position: Vec<Vec<usize>>,
+}
+
+/// An instruction, by what it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Act {
+    /// The copy or the feed that brings a stay.
+    Bring(usize),
+    /// The task at a position.
+    Run(usize),
+    /// The caller reads a stay.
+    Fetch(usize),
+}
+
+/// The program with what can be counted of it. Where it is broken the verifier says so; then nothing is counted.
+pub fn with_facts(target: &Target, mut program: Program) -> Program {
+    program.facts = berth_ir::verify::facts(target, &program).unwrap_or_default();
+    program
+}
+
+/// Offsets of both levels in the order of all stays.
+fn spread(stays: &[Stay], device: &Offsets, lower: &Offsets) -> Vec<u64> {
+    let (mut device, mut lower) = (device.at.iter(), lower.at.iter());
+    let next = |s: &Stay| match s.level {
+        Level::Device => device.next(),
+        Level::Lower => lower.next(),
+    };
+    stays.iter().map(next).map(|at| at.copied().unwrap_or(0)).collect()
+}
+
+/// For each stay those that held its bytes last before it, each with how many steps back: 0 or 1.
+///
+/// Goes through two steps in the order in which stays begin, and keeps for each byte who has it.
+fn last_holders(stays: &[Stay], offsets: &[u64], period: i64) -> Vec<Vec<(usize, u32)>> {
+    let mut all = vec![Vec::new(); stays.len()];
+    for level in [Level::Device, Level::Lower] {
+        let here = |i: &usize| stays[*i].level == level && !stays[*i].forever && stays[*i].bytes > 0;
+        let mut order: Vec<usize> = (0..stays.len()).filter(here).collect();
+        order.sort_by_key(|i| (stays[*i].from, *i));
+        // The second step begins before the first has ended where stays begin ahead of their step.
+        let shifted = |step: i64| order.iter().map(move |i| (step, *i));
+        let mut both: Vec<(i64, usize)> = shifted(0).chain(shifted(1)).collect();
+        both.sort_by_key(|(step, i)| (stays[*i].from + step * period, *step, *i));
+        let mut held: BTreeMap<u64, (u64, i64, usize)> = BTreeMap::new();
+        for (step, i) in both {
+            let (from, to) = (offsets[i], offsets[i] + stays[i].bytes);
+            split(&mut held, from);
+            split(&mut held, to);
+            let before: Vec<(u64, (u64, i64, usize))> = held.range(from..to).map(|(k, v)| (*k, *v)).collect();
+            for (start, (_, earlier, j)) in before {
+                held.remove(&start);
+                let back = (j, (step - earlier) as u32);
+                if step == 1 && !all[i].contains(&back) {
+                    all[i].push(back);
+                }
+            }
+            held.insert(from, (to, step, i));
+        }
+    }
+    all
+}
+
+/// Cuts the range that crosses an address in two.
+fn split(held: &mut BTreeMap<u64, (u64, i64, usize)>, at: u64) {
+    let crossing = held.range(..at).next_back().filter(|(_, (to, ..))| *to > at).map(|(from, v)| (*from, *v));
+    if let Some((from, (to, step, i))) = crossing {
+        held.insert(from, (at, step, i));
+        held.insert(at, (to, step, i));
+    }
+}
+
+/// The same line in this step.
+fn this(line: u32) -> Wait {
+    Wait { line, steps: 0 }
+}
+
+/// The same line in the step before.
+fn previous(line: u32) -> Wait {
+    Wait { line, steps: 1 }
+}
+
+impl<'a> Emitter<'a> {
+    /// `host` says by position which tasks the engine of the lower memory runs.
+    pub fn new(
+        lifetimes: &'a Lifetimes,
+        machine: &'a Machine,
+        host: &'a [bool],
+        stays: &'a [Stay],
+        device: &Offsets,
+        lower: &Offsets,
+    ) -> Emitter<'a> {
+        let offsets = spread(stays, device, lower);
+        let holders = last_holders(stays, &offsets, lifetimes.tasks.len() as i64);
+        let mut copies_out = vec![Vec::new(); stays.len()];
+        let mut by_position = vec![Vec::new(); lifetimes.tasks.len()];
+        for (i, stay) in stays.iter().enumerate() {
+            if let Arrival::Stay { from, .. } = stay.arrives {
+                copies_out[from].push(i);
+            }
+            stay.uses.iter().for_each(|p| by_position[*p % lifetimes.tasks.len()].push(i));
+        }
+        let heights = (device.height, lower.height);
+        Emitter { lifetimes, machine, host, stays, offsets, heights, copies_out, holders, by_position }
+    }
+
+    /// Instructions that there may be; each number is below.
+    fn numbers(&self) -> usize {
+        2 * self.stays.len() + self.lifetimes.tasks.len()
+    }
+
+    fn bring(&self, stay: usize) -> u32 {
+        stay as u32
+    }
+
+    /// Of a position in the next step, its run in this one.
+    fn run(&self, position: usize) -> u32 {
+        (self.stays.len() + position % self.lifetimes.tasks.len()) as u32
+    }
+
+    fn fetch(&self, stay: usize) -> u32 {
+        (self.stays.len() + self.lifetimes.tasks.len() + stay) as u32
+    }
+
+    /// What the instruction with a number does.
+    fn act(&self, number: u32) -> Act {
+        let (number, runs) = (number as usize, self.stays.len());
+        let fetches = runs + self.lifetimes.tasks.len();
+        match number {
+            n if n < runs => Act::Bring(n),
+            n if n < fetches => Act::Run(n - runs),
+            n => Act::Fetch(n - fetches),
+        }
+    }
+
+    /// The instruction that brings a stay; nothing where a task writes it.
+    fn arrival(&self, i: usize) -> Option<u32> {
+        match self.stays[i].arrives {
+            Arrival::Home { .. } | Arrival::Stay { .. } | Arrival::Feed => Some(self.bring(i)),
+            Arrival::Run(_) | Arrival::Scratch => None,
+        }
+    }
+
+    /// The last uses of a stay: its last run, and all copies and fetches out of it.
+    fn until(&self, i: usize) -> impl Iterator<Item = u32> {
+        let last_run = self.stays[i].uses.iter().max().map(|p| self.run(*p));
+        last_run.into_iter().chain(self.ends_beside_runs(i))
+    }
+
+    /// Copies and fetches out of a stay; what wrote it where nothing else uses it.
+    fn ends_beside_runs(&self, i: usize) -> impl Iterator<Item = u32> {
+        let stay = &self.stays[i];
+        let unused = !stay.fetched && self.copies_out[i].is_empty() && stay.uses.is_empty();
+        let written = self.arrival(i).filter(|_| unused);
+        let copies = self.copies_out[i].iter().map(|c| self.bring(*c));
+        stay.fetched.then(|| self.fetch(i)).into_iter().chain(copies).chain(written)
+    }
+
+    /// The instructions of the prologue and of the body. For each position: what is brought for it, what is fed, its run,
+    /// what is fetched, what is put aside after it.
+    fn lines(&self) -> [Lines; 2] {
+        let mut prologue = Lines::default();
+        // By position: before its run, at it, after it.
+        let mut order: Vec<(usize, u8, Act)> = Vec::with_capacity(self.numbers());
+        for (i, stay) in self.stays.iter().enumerate() {
+            match stay.arrives {
+                Arrival::Home { .. } | Arrival::Stay { .. } if stay.forever => {
+                    prologue.push(self.bring(i), self.first_waits(i));
+                }
+                Arrival::Stay { from, .. } if self.stays[from].level == Level::Device => {
+                    order.push((stay.from as usize, 2, Act::Bring(i)));
+                }
+                Arrival::Home { .. } | Arrival::Stay { .. } | Arrival::Feed => {
+                    // What the first step finds of the step before it.
+                    if stay.crosses(self.lifetimes.tasks.len() as i64) {
+                        prologue.push(self.bring(i), self.first_waits(i));
+                    }
+                    order.push((stay.uses[0], 0, Act::Bring(i)));
+                }
+                Arrival::Run(_) | Arrival::Scratch => {}
+            }
+            if let (true, Some(written)) = (stay.fetched, stay.uses.first()) {
+                order.push((*written, 2, Act::Fetch(i)));
+            }
+        }
+        order.extend((0..self.lifetimes.tasks.len()).map(|p| (p, 1, Act::Run(p))));
+        order.sort_by_key(|(position, turn, _)| (*position, *turn));
+        let mut body = Lines::default();
+        for (_, _, act) in order {
+            let number = match act {
+                Act::Bring(i) => self.bring(i),
+                Act::Run(p) => self.run(p),
+                Act::Fetch(i) => self.fetch(i),
+            };
+            body.push(number, self.waits(act));
+        }
+        [prologue, body]
+    }
+
+    /// What must have ended before an instruction starts, each once; of the same instruction in this step and the one
+    /// before, this step's suffices.
+    fn waits(&self, act: Act) -> Vec<Wait> {
+        let mut after = match act {
+            Act::Bring(i) if self.stays[i].arrives == Arrival::Feed => self.freed_by(i),
+            Act::Bring(i) => self.copy_waits(i),
+            Act::Run(p) => self.run_waits(p),
+            Act::Fetch(i) => self.stays[i].uses.first().map(|p| this(self.run(*p))).into_iter().collect(),
+        };
+        after.sort_unstable();
+        after.dedup_by_key(|wait| wait.line);
+        after
+    }
+
+    /// The same for the copy that brings a stay in the prologue, where nothing has held its bytes.
+    fn first_waits(&self, i: usize) -> Option<Wait> {
+        match self.stays[i].arrives {
+            Arrival::Stay { from, .. } => self.made_by(from, true),
+            _ => None,
+        }
+    }
+
+    fn copy_waits(&self, i: usize) -> Vec<Wait> {
+        let stay = &self.stays[i];
+        let mut after = self.freed_by(i);
+        if let Arrival::Stay { from, .. } = stay.arrives {
+            after.extend(self.made_by(from, false));
+        }
+        if let (true, Some(p)) = (self.on_demand(i), stay.uses.first()) {
+            after.push(match p.checked_sub(1) {
+                Some(before) => this(self.run(before)),
+                None => previous(self.run(self.lifetimes.tasks.len() - 1)),
+            });
+        }
+        after
+    }
+
+    fn run_waits(&self, position: usize) -> Vec<Wait> {
+        let mut after = Vec::new();
+        for i in self.bound(position).into_iter().flatten() {
+            let stay = &self.stays[i];
+            match stay.arrives {
+                Arrival::Run(p) if p != position => {}
+                // What it writes must be free; runs before it have ended by the engine's order.
+                Arrival::Run(_) | Arrival::Scratch => {
+                    let freed = self.freed_by(i).into_iter();
+                    after.extend(freed.filter(|wait| !matches!(self.act(wait.line), Act::Run(_))));
+                }
+                _ if stay.uses[0] == position => after.extend(self.made_by(i, false)),
+                // In the first step it is the prologue that brought it.
+                _ if stay.uses.iter().find(|p| **p >= self.lifetimes.tasks.len())
+                    == Some(&(position + self.lifetimes.tasks.len())) =>
+                {
+                    after.push(previous(self.bring(i)));
+                }
+                _ => {}
+            }
+        }
+        after
+    }
+
+    /// Whether the engine waits for a copy.
+    fn on_demand(&self, i: usize) -> bool {
+        match self.stays[i].arrives {
+            Arrival::Home { demand } | Arrival::Stay { demand, .. } => demand,
+            Arrival::Run(_) | Arrival::Feed | Arrival::Scratch => false,
+        }
+    }
+
+    /// The link of a copy.
+    fn link(&self, i: usize) -> Option<&'a Link> {
+        let (stay, machine) = (&self.stays[i], self.machine);
+        let below = matches!(stay.arrives, Arrival::Stay { .. });
+        match (below, stay.level) {
+            (false, Level::Device) => machine.home_to_device,
+            (false, Level::Lower) => machine.home_to_lower,
+            (true, Level::Device) => machine.lower_to_device,
+            (true, Level::Lower) => machine.device_to_lower,
+        }
+    }
+
+    /// The stays that a run binds: of each operand its parts, which stand one behind the other, in order; then its scratch.
+    fn bound(&self, position: usize) -> Vec<Vec<usize>> {
+        let (task, stays) = (&self.lifetimes.tasks[position], &self.by_position[position]);
+        let scratch = |i: &&usize| self.stays[**i].arrives == Arrival::Scratch;
+        let parts = |tensor| -> Vec<usize> {
+            let here = stays.iter().filter(|i| !scratch(i) && self.stays[**i].tensor == tensor);
+            here.copied().collect()
+        };
+        let operands = task.reads.iter().chain(&task.writes).map(|t| parts(*t)).filter(|p| !p.is_empty());
+        operands.chain(stays.iter().filter(scratch).map(|i| vec![*i])).collect()
+    }
+
+    /// What must have ended before a stay's bytes may be read.
+    fn made_by(&self, i: usize, in_prologue: bool) -> Option<Wait> {
+        let stay = &self.stays[i];
+        match (stay.arrives, self.arrival(i)) {
+            (Arrival::Run(p), _) => Some(this(self.run(p))),
+            (_, Some(line)) if stay.forever && !in_prologue => Some(previous(line)),
+            (_, Some(line)) => Some(this(line)),
+            (_, None) => None,
+        }
+    }
+
+    /// What must have ended before a stay may be written: the ends of those that held its bytes last.
+    fn freed_by(&self, i: usize) -> Vec<Wait> {
+        let stay = &self.stays[i];
+        if stay.forever {
+            return Vec::new();
+        }
+        if stay.bytes == 0 {
+            // It shares no byte with anything; only its own last instance is before it.
+            return self.until(i).map(previous).collect();
+        }
+        let period = self.lifetimes.tasks.len() as i64;
+        // Runs end in order: of all that held the bytes, the last one says it for the others.
+        let mut last_run: Option<(i64, Wait)> = None;
+        let mut after = Vec::new();
+        for &(j, steps) in &self.holders[i] {
+            if let Some(p) = self.stays[j].uses.iter().max() {
+                let at = *p as i64 - i64::from(steps) * period;
+                // What ends in the step after its own has held the bytes since the step before.
+                let steps = steps.saturating_sub((*p as i64 / period) as u32);
+                last_run = last_run.max(Some((at, Wait { line: self.run(*p), steps })));
+            }
+            after.extend(self.ends_beside_runs(j).map(|line| Wait { line, steps }));
+        }
+        after.extend(last_run.map(|(_, wait)| wait));
+        after
+    }
+}

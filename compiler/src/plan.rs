@@ -8,6 +8,7 @@
 //!           a set of weights is pinned and the rest streams ahead through what room is left. How much look-ahead is
 //!           worth its room is found by trying: window sizes double, each with as much pinned as then fits.
 
+use crate::below::STAGES;
 use crate::bound::{TimeBound, bound};
 use crate::emit::{Emitter, with_facts};
 use crate::engines;
@@ -272,10 +273,25 @@ impl<'a> Site<'a> {
 
     /// Addresses in the lower memory; nothing where it is too small.
     pub fn lower(&self, stays: &[Stay]) -> Option<Offsets> {
-        let stays: Vec<&Stay> = stays.iter().filter(|s| s.level == Level::Lower).collect();
         let Some(tier) = self.machine.lower else { return Some(Offsets { at: Vec::new(), height: 0 }) };
-        let lower = pack(&stays, self.positions(), tier.alignment, tier.room().0);
-        (lower.height <= tier.room().0).then_some(lower)
+        let here = || stays.iter().filter(|s| s.level == Level::Lower);
+        let kept: Vec<&Stay> = here().filter(|s| !s.stage).collect();
+        let Offsets { at, mut height } = pack(&kept, self.positions(), tier.alignment, tier.room().0);
+        // Above what never leaves lies what is on its way to the device before the first step, in turns.
+        let size = |s: &Stay| s.bytes.next_multiple_of(tier.alignment);
+        let slot = here().filter(|s| s.stage).map(size).max().unwrap_or(0);
+        let floor: u64 = kept.iter().filter(|s| s.forever).map(|s| size(s)).sum();
+        let (mut at, mut stages) = (at.into_iter(), 0);
+        let all = here().map(|s| {
+            if s.stage {
+                let offset = floor + slot * (stages % STAGES) as u64;
+                (stages, height) = (stages + 1, height.max(offset + s.bytes));
+                return offset;
+            }
+            at.next().unwrap_or(0)
+        });
+        let at = all.collect();
+        (height <= tier.room().0).then_some(Offsets { at, height })
     }
 
     /// Addresses for a choice: what never leaves lies below, then what tasks write, and what streams goes where it can be

@@ -5,8 +5,9 @@
 //! Promises: each task finds its operands in its engine's memory at its position; no stay is longer than a step.
 //! Why:      next use, not recency: what is put aside is what is wanted last (Belady 1966), gap by gap.
 
+use crate::below::{Passing, passing};
 use crate::machine::Machine;
-use crate::stay::{Arrival, Level, Stay};
+use crate::stay::{Arrival, Level, Stay, load_curve};
 use berth_ir::lifetime::{Lifetimes, TensorId};
 use berth_ir::program::Kind;
 use std::collections::BTreeSet;
@@ -42,6 +43,11 @@ impl Choice {
         Choice { host, pinned: none.clone(), partly: None, kept, lowered: none, window: 0, aside, demand: false }
     }
 
+    /// Whether a weight that the device uses so many times never leaves it.
+    pub fn holds(&self, tensor: TensorId, uses: usize) -> bool {
+        uses > 0 && (self.pinned[tensor.index()] || (0..uses).all(|i| self.kept.contains(&(tensor, i))))
+    }
+
     /// The memory that the task at this position computes in.
     pub fn level(&self, position: usize) -> Level {
         if self.host[position] { Level::Lower } else { Level::Device }
@@ -51,13 +57,15 @@ impl Choice {
 /// All stays of a choice.
 pub fn stays(lifetimes: &Lifetimes, machine: &Machine, choice: &Choice) -> Vec<Stay> {
     let mut all = Vec::new();
-    for (index, uses) in lifetimes.uses().into_iter().enumerate() {
+    let uses = lifetimes.uses();
+    let passing = through(lifetimes, machine, choice, &uses);
+    for (index, uses) in uses.into_iter().enumerate() {
         let tensor = TensorId(index as u32);
         if uses.is_empty() {
             continue;
         }
         match lifetimes.tensor(tensor).kind {
-            Kind::Weight => weight(&mut all, lifetimes, machine, choice, tensor, uses),
+            Kind::Weight => weight(&mut all, lifetimes, machine, choice, &passing, tensor, uses),
             _ => value(&mut all, lifetimes, choice, tensor, uses),
         }
     }
@@ -68,8 +76,30 @@ pub fn stays(lifetimes: &Lifetimes, machine: &Machine, choice: &Choice) -> Vec<S
         let (level, arrives) = (choice.level(position), Arrival::Scratch);
         all.push(Stay { level, arrives, ..stay(tensor, bytes, position, position, vec![position]) });
     }
-    lead(&mut all, lifetimes.tasks.len(), choice.window);
+    lead(&mut all, lifetimes.tasks.len(), choice.window, streamed);
+    lead(&mut all, lifetimes.tasks.len(), passing.window, passes);
     all
+}
+
+/// Which weights pass through the memory below.
+fn through(lifetimes: &Lifetimes, machine: &Machine, choice: &Choice, uses: &[Vec<usize>]) -> Passing {
+    if machine.home_to_device.is_some() {
+        return Passing::default();
+    }
+    let count = lifetimes.tensors.len();
+    let (mut forever, mut below, mut values) = (vec![false; count], vec![false; count], Vec::new());
+    for (index, uses) in uses.iter().enumerate().filter(|(_, uses)| !uses.is_empty()) {
+        let tensor = TensorId(index as u32);
+        if lifetimes.tensor(tensor).kind == Kind::Weight {
+            let (host, device) = uses.iter().partition::<Vec<usize>, _>(|p| choice.host[**p]);
+            (forever[index], below[index]) = (choice.holds(tensor, device.len()), !host.is_empty());
+        } else {
+            value(&mut values, lifetimes, choice, tensor, uses.clone());
+        }
+    }
+    let tier = machine.lower.map_or(1, |tier| tier.alignment);
+    let values = load_curve(&values, Level::Lower, lifetimes.tasks.len(), tier).into_iter().max();
+    passing(lifetimes, machine, &forever, &below, values.unwrap_or(0))
 }
 
 fn stay(tensor: TensorId, bytes: u64, from: usize, to: usize, uses: Vec<usize>) -> Stay {
@@ -79,6 +109,7 @@ fn stay(tensor: TensorId, bytes: u64, from: usize, to: usize, uses: Vec<usize>) 
         from: from as i64,
         to: to as i64,
         forever: false,
+        stage: false,
         arrives: Arrival::Home { demand: false },
         uses,
         fetched: false,
@@ -92,6 +123,7 @@ fn weight(
     lifetimes: &Lifetimes,
     machine: &Machine,
     choice: &Choice,
+    passing: &Passing,
     tensor: TensorId,
     uses: Vec<usize>,
 ) {
@@ -99,18 +131,24 @@ fn weight(
     let last = lifetimes.tasks.len() - 1;
     let demand = choice.demand;
     let (below, uses): (Vec<usize>, Vec<usize>) = uses.into_iter().partition(|p| choice.host[*p]);
-    // A lower memory that stands between files and the device holds every weight; what its engine reads never leaves it.
-    let through = choice.lowered[tensor.index()] || machine.home_to_device.is_none() || !below.is_empty();
+    // A lower memory that stands between files and the device keeps a weight or has it pass through; what its engine reads
+    // never leaves it.
+    let passes = passing.passes(tensor);
+    let kept_below = choice.lowered[tensor.index()] || machine.home_to_device.is_none() || !below.is_empty();
     let mut arrives = Arrival::Home { demand };
-    if through {
+    if kept_below && !passes {
         all.push(Stay { level: Level::Lower, forever: true, ..stay(tensor, bytes, 0, last, below) });
         arrives = Arrival::Stay { from: all.len() - 1, demand };
     }
     if uses.is_empty() {
         return;
     }
-    let always = (0..uses.len()).all(|i| choice.kept.contains(&(tensor, i)));
-    if choice.pinned[tensor.index()] || always {
+    let stage = |all: &mut Vec<Stay>| {
+        all.push(Stay { level: Level::Lower, forever: true, stage: true, ..stay(tensor, bytes, 0, last, Vec::new()) });
+        Arrival::Stay { from: all.len() - 1, demand }
+    };
+    if choice.holds(tensor, uses.len()) {
+        let arrives = if passes { stage(all) } else { arrives };
         all.push(Stay { forever: true, arrives, ..stay(tensor, bytes, 0, last, uses) });
         return;
     }
@@ -118,10 +156,17 @@ fn weight(
     let rest = if held > 0 { Some((held, bytes)) } else { None };
     if held > 0 {
         let part = Some((0, held));
+        let arrives = if passes { stage(all) } else { arrives };
         all.push(Stay { forever: true, arrives, part, ..stay(tensor, held, 0, last, uses.clone()) });
     }
-    for uses in runs(&uses, lifetimes.tasks.len(), |i| choice.kept.contains(&(tensor, i))) {
+    // What passes through below is there once in each step: none of it lasts over the step's edge.
+    let kept = |i: usize| choice.kept.contains(&(tensor, i)) && !(passes && i + 1 == uses.len());
+    for uses in runs(&uses, lifetimes.tasks.len(), kept) {
         let (from, to) = (uses[0], uses[uses.len() - 1]);
+        if passes {
+            all.push(Stay { level: Level::Lower, ..stay(tensor, bytes, from, from, Vec::new()) });
+            arrives = Arrival::Stay { from: all.len() - 1, demand };
+        }
         all.push(Stay { arrives, part: rest, ..stay(tensor, bytes - held, from, to, uses) });
     }
 }
@@ -196,18 +241,25 @@ fn value(all: &mut Vec<Stay>, lifetimes: &Lifetimes, choice: &Choice, tensor: Te
     }
 }
 
-/// Moves the start of what is streamed ahead of its use, until a window of bytes waits.
-fn lead(all: &mut [Stay], positions: usize, window: u64) {
+/// Whether a stay on the device is brought in each step.
+fn streamed(stay: &Stay) -> bool {
+    let moves = matches!(stay.arrives, Arrival::Home { .. } | Arrival::Stay { .. });
+    stay.level == Level::Device && !stay.forever && moves
+}
+
+/// Whether a stay is one of a weight that passes through the memory below in each step.
+fn passes(stay: &Stay) -> bool {
+    stay.level == Level::Lower && !stay.forever && matches!(stay.arrives, Arrival::Home { .. })
+}
+
+/// Moves the start of some stays ahead of their use, until a window of bytes waits.
+fn lead(all: &mut [Stay], positions: usize, window: u64, which: fn(&Stay) -> bool) {
     if window == 0 {
         return;
     }
     let period = positions as i64;
-    let streamed = |s: &Stay| {
-        let moves = matches!(s.arrives, Arrival::Home { .. } | Arrival::Stay { .. });
-        s.level == Level::Device && !s.forever && moves
-    };
-    let mut order: Vec<usize> = (0..all.len()).filter(|i| streamed(&all[*i])).collect();
-    order.sort_by_key(|i| (all[*i].uses[0], *i));
+    let mut order: Vec<usize> = (0..all.len()).filter(|i| which(&all[*i])).collect();
+    order.sort_by_key(|i| (all[*i].wanted(), *i));
     let count = order.len();
     // The stays before this one in the order, around the loop, whose bytes wait together with it.
     let (mut first, mut waiting) = (0usize, 0u64);
@@ -222,7 +274,7 @@ fn lead(all: &mut [Stay], positions: usize, window: u64) {
             continue;
         }
         let stay = at(n);
-        let use_at = all[stay].uses[0] as i64;
+        let use_at = all[stay].wanted();
         let turns = |m: usize| ((n / count) as i64 - (m / count) as i64) * period;
         // It may begin once the one before the first that waits has been used.
         let start = match first.checked_sub(1) {
@@ -239,6 +291,7 @@ fn lead(all: &mut [Stay], positions: usize, window: u64) {
 /// put aside.
 pub(crate) fn source_end(all: &[Stay], stay: usize) -> i64 {
     match all[stay].arrives {
+        Arrival::Stay { from, .. } if passes(&all[from]) => all[from].from,
         Arrival::Stay { from, .. } if !all[from].forever => {
             // It must be there, and the previous stay of the same tensor on the device have ended: they would meet.
             let earlier = all.iter().filter(|s| s.tensor == all[stay].tensor && s.level == Level::Device);

@@ -28,6 +28,8 @@ pub struct Stay {
     pub to: i64,
     /// It never leaves: brought once before the first step, there in all steps.
     pub forever: bool,
+    /// It is below only on its way to the device before the first step; what never leaves else.
+    pub stage: bool,
     /// How the bytes get there.
     pub arrives: Arrival,
     /// Tasks that use it in place.
@@ -67,6 +69,11 @@ impl Stay {
     /// Whether it lasts from one step into the next: its first instance is there before the first step.
     pub fn crosses(&self, period: i64) -> bool {
         self.to >= period && !self.forever
+    }
+
+    /// The position that it must be there for: its first use, or that of what is copied from it.
+    pub fn wanted(&self) -> i64 {
+        self.uses.first().map_or(self.to, |p| *p as i64)
     }
 
     /// Whether two stays ever hold bytes at the same time, steps repeating every `period` positions.

@@ -296,6 +296,21 @@ proptest! {
     }
 
     #[test]
+    fn weights_pass_through_a_memory_that_cannot_hold_them(layers in 12usize..40, weight in 200_000u64..2_000_000, device in 10u64..60, below in 10u64..90) {
+        let mut lifetimes = decoder(layers, weight, 1_000_000_000);
+        lifetimes.tasks.iter_mut().for_each(|t| t.others.clear());
+        let total = (layers as u64 + 1) * weight;
+        let room = |percent: u64, least: u64| (total * percent / 100).max(least * weight + 8_192);
+        let target = machine(false, &[("device", room(device, 2)), ("dram", room(below, 6))]);
+        for mode in [Mode::Loop, Mode::Once] {
+            let made = plan(&lifetimes, &target, mode).map_err(|e| TestCaseError::fail(format!("{mode:?}: {e}")))?;
+            check(&target, &made, "berth")?;
+            let ratio = made.timeline.step.0 as f64 / made.bound.time.0 as f64;
+            println!("{layers} {weight} {device} {below} {ratio:.3}");
+        }
+    }
+
+    #[test]
     fn packed_stays_share_no_byte(raw in prop::collection::vec((0i64..40, 0i64..40, 0u64..500, any::<bool>()), 0..60)) {
         let stays: Vec<Stay> = raw.iter().map(|(to, length, bytes, forever)| Stay {
             tensor: TensorId(0),
@@ -303,6 +318,7 @@ proptest! {
             from: if *forever { 0 } else { (to - length).max(to - 39) },
             to: if *forever { 39 } else { *to },
             forever: *forever,
+            stage: false,
             arrives: Arrival::Feed,
             uses: Vec::new(),
             fetched: false,

@@ -86,6 +86,7 @@ fn steady(lifetimes: &Lifetimes, residences: &[(TensorId, Vec<i64>)], period: i6
         from,
         to,
         forever,
+        stage: false,
         arrives: Arrival::Home { demand: true },
         uses,
         fetched: false,

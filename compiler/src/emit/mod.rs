@@ -10,6 +10,7 @@
 mod work;
 mod write;
 
+use crate::below::STAGES;
 use crate::machine::Machine;
 use crate::offset::Offsets;
 use crate::stay::{Arrival, Level, Stay};
@@ -35,6 +36,8 @@ pub(crate) struct Emitter<'a> {
     copies_out: Vec<Vec<usize>>,
     /// For each stay those that held its bytes last before it, and how many steps back.
     holders: Vec<Vec<(usize, u32)>>,
+    /// Stays that are below only before the first step, in order.
+    stages: Vec<usize>,
     /// The stays that each task uses.
     by_position: Vec<Vec<usize>>,
 }
@@ -138,7 +141,8 @@ impl<'a> Emitter<'a> {
             stay.uses.iter().for_each(|p| by_position[*p % lifetimes.tasks.len()].push(i));
         }
         let heights = (device.height, lower.height);
-        Emitter { lifetimes, machine, host, stays, offsets, heights, copies_out, holders, by_position }
+        let stages = (0..stays.len()).filter(|i| stays[*i].stage).collect();
+        Emitter { lifetimes, machine, host, stays, offsets, heights, copies_out, holders, stages, by_position }
     }
 
     /// Instructions that there may be; each number is below.
@@ -212,7 +216,7 @@ impl<'a> Emitter<'a> {
                     if stay.crosses(self.lifetimes.tasks.len() as i64) {
                         prologue.push(self.bring(i), self.first_waits(i));
                     }
-                    order.push((stay.uses[0], 0, Act::Bring(i)));
+                    order.push((stay.wanted() as usize, 0, Act::Bring(i)));
                 }
                 Arrival::Run(_) | Arrival::Scratch => {}
             }
@@ -248,11 +252,15 @@ impl<'a> Emitter<'a> {
         after
     }
 
-    /// The same for the copy that brings a stay in the prologue, where nothing has held its bytes.
-    fn first_waits(&self, i: usize) -> Option<Wait> {
+    /// The same for the copy that brings a stay in the prologue, where nothing has held its bytes but what was there on its
+    /// way to the device.
+    fn first_waits(&self, i: usize) -> Vec<Wait> {
         match self.stays[i].arrives {
-            Arrival::Stay { from, .. } => self.made_by(from, true),
-            _ => None,
+            Arrival::Stay { from, .. } => self.made_by(from, true).into_iter().collect(),
+            _ => {
+                let stage = self.stages.binary_search(&i).ok().and_then(|n| n.checked_sub(STAGES));
+                stage.into_iter().flat_map(|n| self.ends_beside_runs(self.stages[n])).map(this).collect()
+            }
         }
     }
 
@@ -362,6 +370,18 @@ impl<'a> Emitter<'a> {
             after.extend(self.ends_beside_runs(j).map(|line| Wait { line, steps }));
         }
         after.extend(last_run.map(|(_, wait)| wait));
+        if stay.level == Level::Lower {
+            after.extend(self.staged_at(i));
+        }
         after
+    }
+
+    /// What leaves a stay's bytes before the first step, last of what was there on its way to the device.
+    fn staged_at(&self, i: usize) -> impl Iterator<Item = Wait> {
+        let bytes = |i: usize| self.offsets[i]..self.offsets[i] + self.stays[i].bytes;
+        let here = bytes(i);
+        let last = self.stages.iter().rev().take(STAGES).copied();
+        let last = last.filter(move |s| bytes(*s).start < here.end && here.start < bytes(*s).end);
+        last.flat_map(|s| self.ends_beside_runs(s)).map(previous)
     }
 }

@@ -156,7 +156,7 @@ impl Emitter<'_> {
             arena: self.tier(stay.level),
             offset: self.offsets[i],
             bytes: stay.bytes,
-            until: if stay.forever {
+            until: if stay.forever && !stay.stage {
                 Vec::new()
             } else {
                 self.until(i).map(|u| self.name(names, u).to_owned()).collect()
@@ -190,7 +190,8 @@ impl Emitter<'_> {
             }
             Act::Bring(i) => {
                 let stay = &self.stays[i];
-                let wanted = stay.uses.first().filter(|_| !first);
+                let through = matches!(stay.arrives, Arrival::Home { .. }).then_some(stay.to as usize);
+                let wanted = stay.uses.first().copied().or(through).filter(|_| !first);
                 Instruction::Copy {
                     name,
                     from: match stay.arrives {
@@ -201,7 +202,7 @@ impl Emitter<'_> {
                     extent: Extent::Whole,
                     queue: self.link(i).map_or(String::new(), |l| l.name.clone()),
                     class: self.class(i),
-                    wanted: wanted.map(|p| names.runs[*p].clone()),
+                    wanted: wanted.map(|p| names.runs[p].clone()),
                     after,
                 }
             }

@@ -1,0 +1,66 @@
+//! Chooses which weights the memory below the device keeps, where files are read into that memory alone and it is too small
+//! for all of them.
+//!
+//! Reads:    lifetimes, machine, which weights never leave the device, what else lies below.
+//! Decides:  by weight, whether it only passes through on its way to the device; how many bytes of those may wait there.
+//! Promises: what is kept, what else lies below and what waits fit together, but for fragments.
+//! Why:      what does not fit must be read in each step whichever it is, so the disk is the bottleneck and works evenly
+//!           only if what it reads is spread evenly over the step. What never leaves the device needs no room below.
+
+use crate::machine::Machine;
+use berth_ir::lifetime::{Lifetimes, TensorId};
+use berth_ir::program::Kind;
+
+/// The part of the memory below in which weights wait that pass through, where two of the largest need less.
+const WAITING_PART: u64 = 16;
+
+/// Weights on their way to the device before the first step that are below at a time, where others wait later.
+pub const STAGES: usize = 2;
+
+/// Which weights pass through the memory below.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Passing {
+    /// By tensor; empty where none does.
+    through: Vec<bool>,
+    /// Bytes of them that may wait for their use.
+    pub window: u64,
+}
+
+impl Passing {
+    /// Whether a weight is not kept below.
+    pub fn passes(&self, tensor: TensorId) -> bool {
+        self.through.get(tensor.index()).copied().unwrap_or(false)
+    }
+}
+
+/// Chooses them. `forever` says by tensor what never leaves the device, `below` what tasks read in the memory below, and
+/// `values` how many bytes lie there beside weights.
+pub fn passing(lifetimes: &Lifetimes, machine: &Machine, forever: &[bool], below: &[bool], values: u64) -> Passing {
+    let Some(tier) = machine.lower.filter(|_| machine.home_to_device.is_none()) else { return Passing::default() };
+    let weight = |t: &usize| lifetimes.tensors[*t].kind == Kind::Weight;
+    let size = |t: usize| lifetimes.tensors[t].bytes.next_multiple_of(tier.alignment);
+    let weights: Vec<usize> = (0..lifetimes.tensors.len()).filter(weight).collect();
+    // Fragments of what is no weight.
+    let room = tier.room().0.saturating_sub(values).saturating_sub(values / 8);
+    let total = weights.iter().map(|t| size(*t)).fold(0, u64::saturating_add);
+    if total <= room {
+        return Passing::default();
+    }
+    let largest = weights.iter().map(|t| size(*t)).max().unwrap_or(0);
+    let window = (2 * largest).max(tier.room().0 / WAITING_PART);
+    let mut left = room.saturating_sub(window);
+    let mut through = vec![false; lifetimes.tensors.len()];
+    // What is read below first, then an evenly spread part of the others.
+    let mut order: Vec<(bool, u64, usize)> = weights
+        .iter()
+        .enumerate()
+        .map(|(n, t)| (!below[*t], (n as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15), *t))
+        .collect();
+    order.sort_unstable();
+    for (_, _, tensor) in order {
+        let kept = below[tensor] || (!forever[tensor] && size(tensor) <= left);
+        through[tensor] = !kept;
+        left = left.saturating_sub(if kept { size(tensor) } else { 0 });
+    }
+    Passing { through, window: window.saturating_sub(largest) }
+}

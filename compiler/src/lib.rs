@@ -15,6 +15,7 @@ pub mod machine;
 pub mod margin;
 pub mod offset;
 pub mod order;
+mod pinning;
 pub mod plan;
 pub mod residency;
 pub mod rewrite;

@@ -17,6 +17,7 @@ pub mod machine;
 pub mod margin;
 pub mod offset;
 pub mod order;
+mod pinning;
 pub mod places;
 pub mod plan;
 pub mod residency;

@@ -6,12 +6,14 @@
 //! Why:      what a plan does with a little more is near what it does, so the choice at hand is widened and not searched
 //!           again: more weights stay, the same window streams. Where two engines share the tasks, they are shared again.
 
+use crate::engines;
+use crate::machine::Machine;
 use crate::plan::{Plan, STEPS, Site};
 use crate::simulate::timeline;
 use crate::step::Step;
-use berth_ir::lifetime::Lifetimes;
+use berth_ir::lifetime::{Lifetimes, Task};
 use berth_ir::program::Mode;
-use berth_ir::target::{LinkState, Target};
+use berth_ir::target::{LinkState, Target, Tier};
 use berth_ir::units::{Bytes, BytesPerSec, Nanos};
 
 /// What is added to a memory.
@@ -57,7 +59,11 @@ pub fn margins(lifetimes: &Lifetimes, target: &Target, plan: &Plan) -> Vec<Margi
     let at_most = |step: Nanos| step.min(plan.timeline.step);
     let mut all = Vec::new();
     for arena in &plan.program.arenas {
-        let step = widened(lifetimes, &larger(target, &arena.tier), plan).unwrap_or(plan.timeline.step);
+        let larger = larger(target, &arena.tier);
+        let step = match is_enough(lifetimes, target, &larger, &arena.tier, plan) {
+            true => plan.timeline.step,
+            false => widened(lifetimes, &larger, plan).unwrap_or(plan.timeline.step),
+        };
         all.push(Margin { of: Of::Tier(arena.tier.clone()), step: at_most(step) });
     }
     let body = plan.program.bodies.first().map_or("", |b| &b.name);
@@ -91,6 +97,23 @@ fn widened(lifetimes: &Lifetimes, target: &Target, plan: &Plan) -> Option<Nanos>
         return Some(crate::plan::plan(lifetimes, target, Mode::Loop).ok()?.timeline.step);
     }
     Site::new(lifetimes, target, Mode::Loop).ok()?.widened(&plan.choice)
+}
+
+/// Whether a larger tier has nothing to give, so that nothing need be planned: no plan with it is faster; or a memory below
+/// the device has room for everything twice as it is, and what is planned with two engines would be what was planned.
+fn is_enough(lifetimes: &Lifetimes, target: &Target, larger: &Target, tier: &str, plan: &Plan) -> bool {
+    let (Ok(before), Ok(after)) = (Machine::of(target), Machine::of(larger)) else { return false };
+    if engines::bound(lifetimes, &after, Mode::Loop).is_some_and(|bound| plan.timeline.step <= bound.time) {
+        return true;
+    }
+    let lower = before.lower.filter(|lower| lower.name == tier && after.lower.is_some_and(|l| l.name == tier));
+    let spent = |lower: &Tier| {
+        let size = |bytes: u64| u128::from(bytes).next_multiple_of(u128::from(lower.alignment.max(1)));
+        let tensors = lifetimes.tensors.iter().map(|t| size(t.bytes)).sum::<u128>();
+        let scratch = |t: &Task| t.others.iter().map(|o| o.workspace).chain([t.workspace]).map(size).sum::<u128>();
+        2 * (tensors + lifetimes.tasks.iter().map(scratch).sum::<u128>())
+    };
+    plan.choice.host.contains(&true) && lower.is_some_and(|lower| spent(lower) <= u128::from(lower.room().0))
 }
 
 /// The target with a GiB more of a tier.

@@ -15,6 +15,7 @@ use crate::engines;
 use crate::layers::two_layers;
 use crate::machine::{CannotPlan, Machine};
 use crate::offset::{Offsets, pack};
+use crate::pinning::Pinning;
 use crate::residency::{Choice, stays};
 use crate::room::{Least, NoRoom};
 use crate::simulate::{Timeline, timeline};
@@ -446,24 +447,22 @@ impl<'a> Site<'a> {
 
     /// The first rung of the ladder that fits in a room.
     pub fn first_rung(&self, room: u64) -> Option<(Choice, Placed)> {
-        self.ladder(room).into_iter().find_map(|choice| {
+        self.ladder(room).find_map(|choice| {
             let placed = self.fits_in(&choice, room)?;
             Some((choice, placed))
         })
     }
 
     /// Choices that need less and less: nothing put aside, then what is wanted last, then all but a task's operands.
-    fn ladder(&self, room: u64) -> Vec<Choice> {
+    fn ladder(&self, room: u64) -> impl Iterator<Item = Choice> {
         let least = self.least_choice();
-        let mut rungs = vec![least.clone()];
-        if self.machine.can_spill() {
-            for percent in [100, 95, 90, 80, 65, 50, 25, 0] {
-                let budget = (u128::from(room) * percent / 100) as u64;
-                rungs.push(Choice { aside: self.aside(budget, false), ..least.clone() });
-            }
-            rungs.push(Choice { aside: self.aside(0, true), ..least });
-        }
-        rungs
+        let budget = move |percent: u128| (u128::from(room) * percent / 100) as u64;
+        let rungs = [100, 95, 90, 80, 65, 50, 25, 0].map(|percent| (budget(percent), false));
+        let rungs = rungs.into_iter().chain([(0, true)]).filter(|_| self.machine.can_spill());
+        let aside = least.clone();
+        let rungs =
+            rungs.map(move |(budget, adjacent)| Choice { aside: self.aside(budget, adjacent), ..aside.clone() });
+        std::iter::once(least).chain(rungs)
     }
 
     /// Gaps to put a tensor aside in, so that at each task what stays fits a budget: those wanted last go first (Belady).
@@ -749,15 +748,16 @@ impl<'a> Site<'a> {
             order[..count].iter().for_each(|t| pinned[*t] = true);
             Choice { pinned, ..choice.clone() }
         };
-        let under = |c: &Choice| self.height(c) <= self.room();
+        let heights = self.heights(choice, order);
+        let under = |count: usize| heights.height(count).saturating_add(choice.window) <= self.room();
         // The load grows with each weight pinned (its stay lengthens), so the most that fits is found by halving.
         let (mut low, mut high) = (0, order.len());
-        if !under(&with(0)) {
+        if !under(0) {
             return None;
         }
         while low < high {
             let middle = (low + high).div_ceil(2);
-            if under(&with(middle)) { low = middle } else { high = middle - 1 }
+            if under(middle) { low = middle } else { high = middle - 1 }
         }
         // Fragments may cost a little more: step back in growing strides until addresses are found too.
         let mut stride = 1;
@@ -776,7 +776,7 @@ impl<'a> Site<'a> {
         let mut best = with(low);
         // Smaller ones may still fit in what is left: by load, then checked once.
         let mut more = best.clone();
-        let mut slack = self.room() - self.height(&best).min(self.room());
+        let mut slack = self.room() - heights.height(low).saturating_add(choice.window).min(self.room());
         for tensor in &order[low..] {
             let size = self.size(TensorId(*tensor as u32));
             if size <= slack {
@@ -792,11 +792,13 @@ impl<'a> Site<'a> {
         Some((best, placed))
     }
 
-    /// The highest load of a choice, beside what it leaves for bytes that come early.
-    fn height(&self, choice: &Choice) -> u64 {
+    /// The highest load of a choice as more weights of an order are pinned, without what comes early.
+    fn heights(&self, choice: &Choice, order: &[usize]) -> Pinning {
         let stays = stays(self.lifetimes, &self.machine, &Choice { window: 0, ..choice.clone() });
-        let load = load_curve(&stays, Level::Device, self.positions(), self.machine.device.alignment);
-        load.into_iter().max().unwrap_or(0).saturating_add(choice.window)
+        // One that is pinned already changes nothing.
+        let bytes = |t: usize| if choice.pinned[t] { None } else { Some(self.lifetimes.tensors[t].bytes) };
+        let order: Vec<(usize, Option<u64>)> = order.iter().map(|t| (*t, bytes(*t))).collect();
+        Pinning::of(&stays, &order, self.positions(), self.machine.device.alignment)
     }
 
     /// The faster of a program and those in which as much as fits of one more weight never leaves.

@@ -10,7 +10,7 @@ use crate::machine::Machine;
 use crate::stay::{Arrival, Level, Stay, load_curve};
 use berth_ir::lifetime::{Lifetimes, TensorId};
 use berth_ir::program::Kind;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a plan may choose.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -261,6 +261,7 @@ fn lead(all: &mut [Stay], positions: usize, window: u64, which: fn(&Stay) -> boo
     let mut order: Vec<usize> = (0..all.len()).filter(|i| which(&all[*i])).collect();
     order.sort_by_key(|i| (all[*i].wanted(), *i));
     let count = order.len();
+    let sources = source_ends(all);
     // The stays before this one in the order, around the loop, whose bytes wait together with it.
     let (mut first, mut waiting) = (0usize, 0u64);
     let at = |n: usize| order[n % count];
@@ -282,22 +283,30 @@ fn lead(all: &mut [Stay], positions: usize, window: u64, which: fn(&Stay) -> boo
             None => use_at - period + 1,
         };
         let own_end = all[stay].to - period + 1;
-        let source = source_end(all, stay);
-        all[stay].from = start.max(own_end).max(source).min(use_at);
+        all[stay].from = start.max(own_end).max(sources[stay]).min(use_at);
     }
 }
 
-/// The first position at which a stay's source can be copied from: once it is made, and behind the use after which it was
-/// put aside.
-pub(crate) fn source_end(all: &[Stay], stay: usize) -> i64 {
-    match all[stay].arrives {
+/// For each stay the first position at which its source can be copied from: once it is made, and behind the use after
+/// which it was put aside.
+pub(crate) fn source_ends(all: &[Stay]) -> Vec<i64> {
+    // It must be there, and the previous stay of the same tensor on the device have ended: they would meet.
+    let moved = |s: &Stay| matches!(s.arrives, Arrival::Stay { from, .. } if !all[from].forever && !passes(&all[from]));
+    let returning: BTreeSet<TensorId> = all.iter().filter(|s| moved(s)).map(|s| s.tensor).collect();
+    let mut ends: BTreeMap<TensorId, Vec<i64>> = BTreeMap::new();
+    for stay in all.iter().filter(|s| s.level == Level::Device && returning.contains(&s.tensor)) {
+        ends.entry(stay.tensor).or_default().push(stay.to);
+    }
+    ends.values_mut().for_each(|ends| ends.sort_unstable());
+    let end = |stay: &Stay| match stay.arrives {
         Arrival::Stay { from, .. } if passes(&all[from]) => all[from].from,
         Arrival::Stay { from, .. } if !all[from].forever => {
-            // It must be there, and the previous stay of the same tensor on the device have ended: they would meet.
-            let earlier = all.iter().filter(|s| s.tensor == all[stay].tensor && s.level == Level::Device);
-            let ends = earlier.filter(|s| s.to < all[stay].uses[0] as i64).map(|s| s.to + 1);
-            ends.max().unwrap_or(i64::MIN).max(all[from].from)
+            let ends = ends.get(&stay.tensor).map_or(&[][..], Vec::as_slice);
+            let used = stay.uses.first().map_or(i64::MIN, |p| *p as i64);
+            let before = ends.partition_point(|to| *to < used);
+            before.checked_sub(1).map_or(i64::MIN, |last| ends[last] + 1).max(all[from].from)
         }
         _ => i64::MIN,
-    }
+    };
+    all.iter().map(end).collect()
 }

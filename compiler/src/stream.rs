@@ -131,7 +131,25 @@ struct Lane {
     free: u64,
 }
 
+/// For how long a part occupies its link.
+fn moving(link: &Link, part: &Part) -> u64 {
+    Bytes(part.to - part.from).at(link.present_rate()).0.saturating_add(link.submit.0)
+}
+
 impl Lane {
+    /// When that would end which is asked for so, as [`Lane::ask`] has it.
+    fn end(&self, from: u64, time: u64) -> u64 {
+        let (mut left, mut end) = (time, 0);
+        for (start, stop) in &self.idle {
+            let begin = from.max(*start);
+            let taken = stop.saturating_sub(begin).min(left);
+            if taken > 0 {
+                (left, end) = (left - taken, begin + taken);
+            }
+        }
+        if left > 0 || end == 0 { self.free.max(from).saturating_add(left) } else { end }
+    }
+
     /// Takes the first idle time from `from` on, in pieces if need be; when that ends.
     fn ask(&mut self, from: u64, time: u64) -> u64 {
         let mut left = time;
@@ -178,8 +196,12 @@ struct Zone<'a> {
     ended: Vec<u64>,
     /// The position at hand, counted from the first pass on.
     when: i64,
+    /// The first position of its pass.
+    pass: i64,
     /// Places that are looked at for one stay.
     places: usize,
+    /// By stay: the first position at which its source can be copied from.
+    sources: Vec<i64>,
 }
 
 impl<'a> Zone<'a> {
@@ -203,6 +225,8 @@ impl<'a> Zone<'a> {
             now: 0,
             ended: vec![0; lifetimes.tasks.len()],
             when: 0,
+            pass: 0,
+            sources: crate::residency::source_ends(stays),
             places: (PLACES_WORK / stays.iter().filter(|s| streams(s)).count().max(1)).clamp(PLACES_MIN, PLACES_MAX),
         }
     }
@@ -217,7 +241,8 @@ impl<'a> Zone<'a> {
         for pass in 0..passes {
             begun = self.now;
             for position in 0..self.lifetimes.tasks.len() {
-                self.when = pass * self.period() + position as i64;
+                self.pass = pass * self.period();
+                self.when = self.pass + position as i64;
                 for i in &fixed[position] {
                     self.hold(*i);
                 }
@@ -252,7 +277,17 @@ impl<'a> Zone<'a> {
     fn time(&self, until: i64) -> u64 {
         match until <= self.when - self.period() {
             true => 0,
-            false => self.ended[(until - 1).rem_euclid(self.period()) as usize],
+            false => self.ended[self.position(until - 1)],
+        }
+    }
+
+    /// The position in its step of one that is counted from the first pass on. Most lie in this pass or the one before.
+    fn position(&self, counted: i64) -> usize {
+        let (at, period) = (counted - self.pass, self.period());
+        match at {
+            _ if (0..period).contains(&at) => at as usize,
+            _ if (-period..0).contains(&at) => (at + period) as usize,
+            _ => at.rem_euclid(period) as usize,
         }
     }
 
@@ -319,7 +354,7 @@ impl<'a> Zone<'a> {
         let weigh = |at: u64| {
             let parts = self.parts(i, at)?;
             let latest = parts.iter().map(|p| p.until).max().unwrap_or(i64::MIN);
-            let there = self.brought(i, &parts).0.saturating_add(self.link(stay).map_or(0, |l| l.latency.0));
+            let there = self.there(i, &parts).saturating_add(self.link(stay).map_or(0, |l| l.latency.0));
             Some((there.max(self.now), latest, at))
         };
         let best = places.iter().step_by(stride).copied().filter(free).filter_map(weigh).min();
@@ -394,16 +429,25 @@ impl<'a> Zone<'a> {
         parts
     }
 
+    /// When a stay's last part would be there.
+    fn there(&self, i: usize, parts: &[Part]) -> u64 {
+        match (parts, self.link(&self.stays[i])) {
+            ([part], Some(link)) => {
+                let lane = self.lanes.get(link.name.as_str());
+                let (from, time) = (self.time(part.until), moving(link, part));
+                lane.map_or(from.saturating_add(time), |lane| lane.end(from, time))
+            }
+            _ => self.brought(i, parts).0,
+        }
+    }
+
     /// When a stay's last part would be there, and what its link has then been asked for.
     fn brought(&self, i: usize, parts: &[Part]) -> (u64, Lane) {
         let Some(link) = self.link(&self.stays[i]) else { return (0, Lane::default()) };
         let mut lane = self.lanes.get(link.name.as_str()).cloned().unwrap_or_default();
         let mut parts: Vec<&Part> = parts.iter().collect();
         parts.sort_by_key(|p| p.until);
-        let ends = parts.iter().map(|part| {
-            let moving = Bytes(part.to - part.from).at(link.present_rate()).0;
-            lane.ask(self.time(part.until), moving.saturating_add(link.submit.0))
-        });
+        let ends = parts.iter().map(|part| lane.ask(self.time(part.until), moving(link, part)));
         let end = ends.max().unwrap_or(0);
         (end, lane)
     }
@@ -418,7 +462,22 @@ impl<'a> Zone<'a> {
 
     /// The first position at which a stay's source can be copied from.
     fn source_end(&self, i: usize) -> i64 {
-        let source = crate::residency::source_end(self.stays, i);
+        let source = self.sources[i];
         if source == i64::MIN { source } else { self.when - self.stays[i].uses[0] as i64 + source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_says_when_it_would_end_what_it_is_asked_for() {
+        let mut lane = Lane::default();
+        for n in 0..200u64 {
+            let (from, time) = (n * 37 % 500 + n, n * 13 % 40);
+            let said = lane.end(from, time);
+            assert_eq!(said, lane.ask(from, time), "asked for {time} from {from} on");
+        }
     }
 }

@@ -18,11 +18,14 @@ pub fn compile(args: &cli::Compile) -> Outcome {
     let dims = model::dims(&args.bound.dims)?;
     let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;
     let mut lowered = model::lowered(&graph, &dims, &target)?;
+    // Of a large model these are a good part of the memory that planning and proving take.
+    drop((graph, opened));
     if args.measure {
         let options = EngineOptions { library: None, threads: args.threads as usize };
         let mut engine = OrtEngine::open(&options).map_err(Failure::bad)?;
         lowered.lifetimes = with_measured(lowered.lifetimes.clone(), &costs(&lowered, &mut engine)?);
     }
+    lowered.codes = Vec::new();
     machine::restrict(&target, args.machine.engines.as_deref(), &mut lowered.lifetimes)?;
     let budgeted = machine::budget(&target, &args.machine.memory, &lowered.lifetimes)?;
     let (plan, proved) = planned(&lowered, &budgeted.target)?;

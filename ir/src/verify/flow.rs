@@ -422,64 +422,66 @@ impl Flow<'_, '_> {
     }
 
     /// What the berths that live on hold when a position has ended: by berth, pieces with versions.
+    ///
+    /// A berth has one life that lives on at most: the next begins when all that ends it has ended.
     fn edge(&self, position: usize) -> BTreeMap<usize, Vec<Piece>> {
-        let mut all: BTreeMap<usize, (usize, Vec<Piece>)> = BTreeMap::new();
-        for (berth, life, piece) in &self.log {
-            if self.order.position(piece.writer) > position {
-                continue;
-            }
-            let held = all.entry(*berth).or_insert_with(|| (*life, Vec::new()));
-            if held.0 != *life {
-                *held = (*life, Vec::new());
-            }
-            put(&mut held.1, piece.clone());
+        let lives_on = |life: &Life| life.open || life.ends.iter().any(|end| self.order.position(*end) > position);
+        let lives_on: Vec<bool> = self.lives.iter().map(lives_on).collect();
+        let mut all: BTreeMap<usize, Vec<Piece>> = BTreeMap::new();
+        let written = |piece: &Piece| self.order.position(piece.writer) <= position;
+        for (berth, _, piece) in self.log.iter().filter(|(_, life, piece)| lives_on[*life] && written(piece)) {
+            put(all.entry(*berth).or_default(), piece.clone());
         }
-        let lives_on = |life: usize| {
-            let Life { ends, open, .. } = &self.lives[life];
-            *open || ends.iter().any(|end| self.order.position(*end) > position)
-        };
-        all.into_iter().filter(|(_, (life, _))| lives_on(*life)).map(|(berth, (_, pieces))| (berth, pieces)).collect()
+        all
     }
 
     /// Rules 7 (states are kept), 9 and 14, at the edges between positions.
     fn edges(&mut self, ends: &mut Ends) {
         let units: Vec<Role> = self.order.walk.iter().map(|u| self.index.units[*u].role).collect();
-        let edges: Vec<_> = (0..units.len()).map(|p| self.edge(p)).collect();
-        for (position, edge) in edges.iter().enumerate() {
-            self.check_states(position, edge);
-        }
+        let mut before = BTreeMap::new();
         for (position, unit) in units.iter().enumerate() {
+            let after = self.edge(position);
+            self.check_states(position, &after);
             if let Role::Body(body) = unit {
-                self.same_end(*body, position, &edges[position], ends);
+                self.same_end(*body, position, &after, ends);
             }
+            if position > 0 {
+                self.check_start(&units, position, &before, &after);
+            }
+            before = after;
         }
+    }
+
+    /// Rules 9 and 14: what a step finds it leaves.
+    fn check_start(
+        &mut self,
+        units: &[Role],
+        position: usize,
+        before: &BTreeMap<usize, Vec<Piece>>,
+        after: &BTreeMap<usize, Vec<Piece>>,
+    ) {
         let looped = self.index.program.header.mode == Mode::Loop;
-        for position in 1..units.len() {
-            let (before, after) = (&edges[position - 1], &edges[position]);
-            let same = |berth: &usize| {
-                let start = self.relative(*berth, before.get(berth), position - 1);
-                (start.is_empty(), start == self.relative(*berth, after.get(berth), position))
-            };
-            let mut differ: BTreeSet<&usize> = BTreeSet::new();
-            match (units[position - 1], units[position]) {
-                // The first step may find less than it leaves: what it loads and keeps. What it finds it leaves.
-                (Role::Prologue | Role::Transition { .. }, Role::Body(_)) if looped => {
-                    differ.extend(before.keys().filter(|berth| !matches!(same(berth), (true, _) | (_, true))));
+        let same = |berth: &usize| {
+            let start = self.relative(*berth, before.get(berth), position - 1);
+            (start.is_empty(), start == self.relative(*berth, after.get(berth), position))
+        };
+        let mut differ: BTreeSet<&usize> = BTreeSet::new();
+        match (units[position - 1], units[position]) {
+            // The first step may find less than it leaves: what it loads and keeps. What it finds it leaves.
+            (Role::Prologue | Role::Transition { .. }, Role::Body(_)) if looped => {
+                differ.extend(before.keys().filter(|berth| !matches!(same(berth), (true, _) | (_, true))));
+            }
+            _ => {}
+        }
+        for berth in differ {
+            let berth = self.berth_name(*berth);
+            self.found.insert(match (units[position - 1], units[position]) {
+                (Role::Transition { .. }, _) => {
+                    let transition = self.index.units[self.order.walk[position - 1]].name.to_owned();
+                    Violation::TransitionEdge { transition, berth }
                 }
-                _ => {}
-            }
-            for berth in differ {
-                let berth = self.berth_name(*berth);
-                self.found.insert(match (units[position - 1], units[position]) {
-                    (Role::Transition { .. }, _) => {
-                        let transition = self.index.units[self.order.walk[position - 1]].name.to_owned();
-                        Violation::TransitionEdge { transition, berth }
-                    }
-                    _ => {
-                        Violation::LoopEdge { body: self.index.units[self.order.walk[position]].name.to_owned(), berth }
-                    }
-                });
-            }
+                _ => Violation::LoopEdge { body: self.index.units[self.order.walk[position]].name.to_owned(), berth },
+            });
         }
     }
 

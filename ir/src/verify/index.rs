@@ -31,7 +31,8 @@ impl Part {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
     Packed,
-    Pitched { rows: Expr, bytes: Expr, pitch: Expr },
+    /// Rows, bytes of each, pitch; boxed, as few copies have them and each piece of a walk has a layout.
+    Pitched(Box<[Expr; 3]>),
 }
 
 pub(super) struct BerthIx {
@@ -555,7 +556,7 @@ fn index_extent(
     }
     let layout = |pitch: &Expr| match pitch == row {
         true => Layout::Packed,
-        false => Layout::Pitched { rows: rows.clone(), bytes: row.clone(), pitch: pitch.clone() },
+        false => Layout::Pitched(Box::new([rows.clone(), row.clone(), pitch.clone()])),
     };
     (range, bytes, layout(from_pitch), layout(to_pitch))
 }

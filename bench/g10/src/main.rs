@@ -4,7 +4,7 @@
 
 use berth_bench_g10::check::{Tally, check};
 use berth_bench_g10::read::{Rig, read, target};
-use berth_compiler::spill::{bound, schedule};
+use berth_compiler::spill::{bound, bound_with_clean_drops, schedule};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -80,15 +80,25 @@ fn run(folder: &Path, sweeps: bool) -> Result<(), String> {
             found.fraction, found.bound, gb[0], gb[1], gb[2], gb[3], found.seconds
         );
     }
+    println!("\nwith a rule unbent, which G10's machine does not allow:");
     println!(
-        "\nwith a rule unbent, which G10's machine does not allow: clean weights dropped; host memory emptied to disk"
+        "weights that no kernel writes dropped; clean copies kept below, at most; host memory emptied to disk and back"
     );
-    println!("{:<18} {:>8} {:>8} {:>8}", "case", "strict", "drops", "to disk");
+    println!("{:<18} {:>8} {:>8} {:>8} {:>8}", "case", "strict", "drops", "clean <=", "to disk");
     for case in &cases {
         let strict = outcome(case, &Rig::default())?.fraction;
         let drops = outcome(case, &Rig { clean_drops: true, ..Rig::default() })?.fraction;
-        let to_disk = outcome(case, &Rig { host_to_disk: true, ..Rig::default() })?.fraction;
-        println!("{:<18} {strict:>8.4} {drops:>8.4} {to_disk:>8.4}", name(case));
+        let lifetimes = read(case, &Rig::default())?;
+        let clean = bound_with_clean_drops(&lifetimes, &target(&Rig::default())).map_err(|e| e.to_string())?;
+        let ideal = lifetimes.tasks.iter().map(|t| t.cost.0).sum::<u64>() as f64;
+        // Who may bend a rule need not.
+        let to_disk = outcome(case, &Rig { host_to_disk: true, ..Rig::default() })?.fraction.max(strict);
+        println!(
+            "{:<18} {strict:>8.4} {:>8.4} {:>8.4} {to_disk:>8.4}",
+            name(case),
+            drops.max(strict),
+            ideal / clean.0 as f64
+        );
     }
     let mut falls = Vec::new();
     if sweeps {

@@ -23,7 +23,7 @@ pub struct Rig {
     pub bus: u64,
     /// Bytes per second of the disk, each way, inside the bus.
     pub disk: u64,
-    /// Host memory can be emptied to the disk. G10 cannot do that.
+    /// Host memory can be emptied to the disk and filled from it, at the disk's rate, which is shared. G10 cannot do that.
     pub host_to_disk: bool,
     /// Weights that no kernel writes are kept by the disk and dropped. G10 writes them back.
     pub clean_drops: bool,
@@ -169,16 +169,25 @@ pub fn target(rig: &Rig) -> Target {
         launch: Nanos(0),
         widens: vec![],
     };
+    let disk = rig.disk.min(rig.bus);
     let mut links = vec![
         link("in", "host", "hbm", rig.bus, Some("bus-in")),
         link("out", "hbm", "host", rig.bus, Some("bus-out")),
-        link("ssd-in", "ssd", "hbm", rig.disk.min(rig.bus), Some("bus-in")),
-        link("ssd-out", "hbm", "ssd", rig.disk.min(rig.bus), Some("bus-out")),
+        link("ssd-in", "ssd", "hbm", disk, Some("bus-in")),
+        link("ssd-out", "hbm", "ssd", disk, Some("bus-out")),
     ];
     if rig.host_to_disk {
-        // Host memory to disk and back does not use the device's bus.
-        links.push(link("host-ssd", "host", "ssd", rig.disk, None));
-        links.push(link("ssd-host", "ssd", "host", rig.disk, None));
+        // A link is in one group: here in the disk's, each way. So that the bus carries no more than it can, the host's
+        // links get what the disk's may leave of it.
+        let rest = rig.bus.saturating_sub(disk).max(1);
+        links = vec![
+            link("in", "host", "hbm", rest, None),
+            link("out", "hbm", "host", rest, None),
+            link("ssd-in", "ssd", "hbm", disk, Some("disk-read")),
+            link("ssd-out", "hbm", "ssd", disk, Some("disk-write")),
+            link("ssd-host", "ssd", "host", disk, Some("disk-read")),
+            link("host-ssd", "host", "ssd", disk, Some("disk-write")),
+        ];
     }
     Target {
         name: "g10".into(),

@@ -7,6 +7,9 @@
 //!           where, what moves and what the rest of the step will hold. A few tries differ in how eagerly bytes return.
 
 mod bound;
+mod cholesky;
+mod fluid;
+mod interior;
 mod problem;
 mod replay;
 mod rules;
@@ -17,7 +20,7 @@ use berth_ir::lifetime::{Lifetimes, TensorId};
 use berth_ir::target::Target;
 use berth_ir::units::Nanos;
 use problem::Problem;
-use rules::{Pace, Run, STEPS, Taste};
+use rules::{Pace, Quotas, Run, STEPS, Taste};
 
 /// How eagerly bytes return to the device: hundredths of a rate that must be needed. Measured on five training steps; the
 /// first alone is within 0.3 % of the best on each.
@@ -25,6 +28,12 @@ const TASTES: [Taste; 3] = [Taste { late: 60 }, Taste { late: 30 }, Taste { late
 
 /// Times that a step is planned with the times of the one before.
 const PASSES: usize = 3;
+
+/// The same with quotas.
+const PASSES_GUIDED: usize = 2;
+
+/// A step that is longer than its bound by less than one part in so many is not tried to be bettered.
+const ENOUGH: u64 = 1_000;
 
 /// Lower rates that are tried for the slowest tier.
 const RUNGS_MAX: usize = 3;
@@ -84,24 +93,52 @@ pub enum CannotSchedule {
 /// faster than another can do what that one does, so it is never slower for being planned for more eagerly.
 pub fn schedule(lifetimes: &Lifetimes, target: &Target, piece: Option<u64>) -> Result<Schedule, CannotSchedule> {
     let problem = Problem::of(lifetimes, target, piece)?;
+    let direct = problem.direct();
     let mut best = None;
-    improve(&mut best, &problem, &TASTES, PASSES);
-    for rate in problem.rungs().into_iter().take(RUNGS_MAX) {
-        improve(&mut best, &problem.paced(rate), &TASTES[..1], 2);
+    plan(&mut best, &direct, &TASTES[1..]);
+    if direct.lanes.len() < problem.lanes.len() {
+        // What joins two lower tiers may help, and is no reason to be slower.
+        plan(&mut best, &problem, &[]);
     }
     best.ok_or(CannotSchedule::Stuck)
 }
 
-/// Tries tastes, each a few times over with the pace of the time before, until nothing waits.
-fn improve(best: &mut Option<Schedule>, problem: &Problem, tastes: &[Taste], passes: usize) {
+/// Betters a schedule, if it can: by the load alone, then by what the best flow of bytes gives the slower tiers; and where
+/// there are more tastes, by those and at lower rates.
+fn plan(best: &mut Option<Schedule>, problem: &Problem, more: &[Taste]) {
+    improve(best, problem, &TASTES[..1], PASSES, None, problem.busy());
+    if best.as_ref().is_some_and(|best| best.step.0 <= problem.busy()) {
+        return;
+    }
+    let forecast = bound::forecast(problem);
+    let enough = forecast.bound.saturating_add(forecast.bound / ENOUGH);
+    improve(best, problem, &TASTES[..1], PASSES_GUIDED, Some(&forecast.quotas), enough);
+    if more.is_empty() {
+        return;
+    }
+    improve(best, problem, more, PASSES, None, enough);
+    for rate in problem.rungs().into_iter().take(RUNGS_MAX) {
+        improve(best, &problem.paced(rate), &TASTES[..1], 2, None, enough);
+    }
+}
+
+/// Tries tastes, each a few times over with the pace of the time before, until a step takes no longer than `enough`.
+fn improve(
+    best: &mut Option<Schedule>,
+    problem: &Problem,
+    tastes: &[Taste],
+    passes: usize,
+    quotas: Option<&Quotas>,
+    enough: u64,
+) {
     for taste in tastes {
         let mut pace = Pace::ideal(problem);
         for _ in 0..passes {
             let least = best.as_ref().map_or(u64::MAX, |b| b.step.0);
-            if least <= problem.busy() {
+            if least <= enough {
                 return;
             }
-            let Some((found, next)) = attempt(problem, &pace, *taste, least) else { break };
+            let Some((found, next)) = attempt(problem, &pace, *taste, quotas, least) else { break };
             pace = next;
             if let Some(found) = found.filter(|f| f.step.0 < least) {
                 *best = Some(found);
@@ -110,26 +147,46 @@ fn improve(best: &mut Option<Schedule>, problem: &Problem, tastes: &[Taste], pas
     }
 }
 
-/// A step time that no schedule beats. `reached` is that of one that was found: the nearer, the sooner a bound is found.
+/// A step time that no schedule beats. `reached` is that of one that was found.
 pub fn bound(lifetimes: &Lifetimes, target: &Target, reached: Nanos) -> Result<Nanos, CannotSchedule> {
-    Ok(Nanos(bound::bound(&Problem::of(lifetimes, target, None)?, reached.0)))
+    let problem = Problem::of(lifetimes, target, None)?;
+    let busy = problem.busy();
+    Ok(Nanos(if reached.0 <= busy { busy } else { bound::forecast(&problem).bound.min(reached.0) }))
+}
+
+/// The same where a memory below may keep what it held until that is written, so that it need not be moved there again.
+pub fn bound_with_clean_drops(lifetimes: &Lifetimes, target: &Target) -> Result<Nanos, CannotSchedule> {
+    let problem = Problem::of(lifetimes, target, None)?.with_clean_drops(lifetimes);
+    Ok(Nanos(bound::forecast(&problem).bound))
 }
 
 /// One run: its steady step if it has one of less than `least`, and its pace for the next run. Nothing where it got stuck.
-fn attempt(problem: &Problem, pace: &Pace, taste: Taste, least: u64) -> Option<(Option<Schedule>, Pace)> {
-    let mut run = Run::new(problem, pace.clone(), taste);
-    if !run.steps(STEPS) {
+fn attempt(
+    problem: &Problem,
+    pace: &Pace,
+    taste: Taste,
+    quotas: Option<&Quotas>,
+    least: u64,
+) -> Option<(Option<Schedule>, Pace)> {
+    let mut run = Run::new(problem, pace.clone(), taste, quotas);
+    let count = problem.tasks.len();
+    let recorded = STEPS - 3;
+    // Until the recorded step's end is known: if it is too long, the rest is not run.
+    if !run.tasks((recorded + 1) * count as u64 + 1) {
         return None;
     }
-    let (world, recorded) = (run.world, STEPS - 3);
-    let (moved, starts) = replay::record(problem, &world, recorded);
-    let count = problem.tasks.len();
-    let at = |step: u64| world.starts[step as usize * count];
+    let starts = replay::starts(problem, &run.world, recorded);
+    let at = |step: u64| run.world.starts[step as usize * count];
     let step = at(recorded + 1) - at(recorded);
-    let next = Pace { starts: starts.clone(), step };
+    let next = Pace { starts, step };
     if step >= least {
         return Some((None, next));
     }
+    if !run.tasks(STEPS * count as u64) {
+        return None;
+    }
+    let world = run.world;
+    let (moved, starts) = replay::record(problem, &world, recorded);
     if replay::alike(problem, &world, recorded) {
         return Some((Some(finish(problem, &moved, &starts, step)), next));
     }

@@ -49,6 +49,8 @@ pub struct Item {
     pub lasts: bool,
     /// The tier that always holds it: it is dropped, not written back.
     pub home: Option<usize>,
+    /// By gap, which follows the use of that index: a tier below may still hold what it held in the gap before.
+    pub clean: Vec<bool>,
 }
 
 /// One link in one direction.
@@ -122,7 +124,8 @@ impl Problem {
             let home = tensor.home.as_ref().filter(|_| tensor.kind == Kind::Weight).and_then(|h| at(&h.tier));
             let home = home.filter(|_| !uses.is_empty()).map(|home| near(home, tensor.bytes));
             let lasts = matches!(tensor.kind, Kind::Weight | Kind::State);
-            items.push(Item { bytes: tensor.bytes, uses, lasts, home });
+            let clean = vec![false; uses.len()];
+            items.push(Item { bytes: tensor.bytes, uses, lasts, home, clean });
         }
         let mut tasks: Vec<Work> = Vec::new();
         let mut seen = vec![0; items.len()];
@@ -157,6 +160,23 @@ impl Problem {
     /// Tiers below the device.
     pub fn lower(&self) -> usize {
         self.room.len() - 1
+    }
+
+    /// The same where a tier below may keep what it held until it is written: a gap after a use that only reads it, with
+    /// a gap before it, can leave at no cost.
+    pub fn with_clean_drops(mut self, lifetimes: &Lifetimes) -> Problem {
+        for (t, item) in self.items.iter_mut().enumerate() {
+            let reads = |at: usize| lifetimes.tasks[at].writes.iter().all(|w| w.index() != t);
+            item.clean = item.uses.iter().enumerate().map(|(i, at)| (i > 0 || item.lasts) && reads(*at)).collect();
+        }
+        self
+    }
+
+    /// The same without what joins two tiers below the device.
+    pub fn direct(&self) -> Problem {
+        let mut direct = self.clone();
+        direct.lanes.retain(|l| l.from == 0 || l.to == 0);
+        direct
     }
 
     /// The time of a step in which nothing waits.

@@ -36,8 +36,14 @@ pub fn record(problem: &Problem, world: &World, step: u64) -> (Vec<Moved>, Vec<u
     let mut moved: Vec<Moved> =
         moved.map(|m| Moved { step: 0, start: m.start - base, end: m.end - base, ..*m }).collect();
     moved.sort_by_key(|m| (m.start, m.end, m.lane, m.item, m.gap, m.bytes));
+    (moved, starts(problem, world, step))
+}
+
+/// When the tasks of a step started, from the start of the step.
+pub fn starts(problem: &Problem, world: &World, step: u64) -> Vec<u64> {
+    let count = problem.tasks.len();
     let starts = &world.starts[step as usize * count..(step as usize + 1) * count];
-    (moved, starts.iter().map(|s| s - base).collect())
+    starts.iter().map(|s| s - starts[0]).collect()
 }
 
 /// Whether two steps, one after the other, are alike.

@@ -14,8 +14,12 @@ use super::world::World;
 /// Steps that are run: to settle, to be recorded, to end what the recorded one began.
 pub const STEPS: u64 = 5;
 
-/// Tensors that are looked at for one copy, at most.
+/// Tensors that are looked at for one copy, at most; and where quotas say which.
 const VICTIMS_MAX: usize = 32;
+const QUOTAS_MAX: usize = 400;
+
+/// By item, use and tier: bytes that are to be there in the gap after that use.
+pub type Quotas = [Vec<Vec<u64>>];
 
 /// What the tries differ in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +60,10 @@ pub struct Run<'p> {
     /// The world, at its end when the run is over.
     pub world: World<'p>,
     pace: Pace,
+    /// By item, use and tier: bytes that are to be there in the gap after that use; nothing: as the load says.
+    quotas: Option<&'p Quotas>,
+    /// By tier and item: what of its quota has not left yet in the gap at hand.
+    left: Vec<Vec<u64>>,
     /// By tier but the last: load less what is below this tier, and the room of all down to this one.
     load: Vec<Tree>,
     live: Vec<i64>,
@@ -67,12 +75,14 @@ pub struct Run<'p> {
     drain: Vec<u64>,
     outward: Vec<usize>,
     inward: Vec<usize>,
+    /// Lanes between two tiers below the device.
+    between: Vec<usize>,
     wake: Option<u64>,
 }
 
 impl<'p> Run<'p> {
-    /// Runs a number of steps; nothing where it gets stuck.
-    pub fn new(problem: &'p Problem, pace: Pace, taste: Taste) -> Run<'p> {
+    /// A world in which nothing has run.
+    pub fn new(problem: &'p Problem, pace: Pace, taste: Taste, quotas: Option<&'p Quotas>) -> Run<'p> {
         let lower = problem.lower();
         let live = problem.live();
         let mut sum = 0i64;
@@ -108,9 +118,14 @@ impl<'p> Run<'p> {
             due: due.collect(),
             away: vec![0; lower],
             world: World::new(problem),
+            quotas,
+            left: vec![vec![0; problem.items.len()]; lower + 1],
             drain,
             outward,
             inward,
+            between: (0..problem.lanes.len())
+                .filter(|l| problem.lanes[*l].from > 0 && problem.lanes[*l].to > 0)
+                .collect(),
             live,
             pace,
             wake: None,
@@ -178,9 +193,8 @@ impl<'p> Run<'p> {
         low
     }
 
-    /// Runs so many steps; says whether it got through.
-    pub fn steps(&mut self, steps: u64) -> bool {
-        let end = steps * self.live.len() as u64;
+    /// Runs until so many tasks have ended, from the start; says whether it got there.
+    pub fn tasks(&mut self, end: u64) -> bool {
         loop {
             loop {
                 self.decide();
@@ -205,6 +219,12 @@ impl<'p> Run<'p> {
         let count = self.live.len() as u64;
         let live = self.live[(at % count) as usize];
         self.load.iter_mut().for_each(|load| load.set(at, live));
+        if let Some(quotas) = self.quotas {
+            for (item, index) in &self.world.problem.tasks[(at % count) as usize].needs {
+                let quotas = &quotas[*item][*index];
+                self.left.iter_mut().zip(quotas).for_each(|(left, quota)| left[*item] = *quota);
+            }
+        }
         let arrives = self.pace.at(at + count);
         for ((due, away), rate) in self.due.iter_mut().zip(&self.away).zip(&self.drain) {
             due.set(at, away - (u128::from(arrives) * u128::from(*rate) / 1_000_000_000) as i64);
@@ -219,6 +239,9 @@ impl<'p> Run<'p> {
         }
         for lane in 0..self.inward.len() {
             self.fetch(self.inward[lane]);
+        }
+        for lane in 0..self.between.len() {
+            self.shift(self.between[lane]);
         }
     }
 
@@ -247,6 +270,7 @@ impl<'p> Run<'p> {
         }
         if let Some((item, bytes, from, next)) = self.victim(lane).or_else(|| self.last_resort(lane)) {
             let tier = self.world.problem.lanes[lane].to;
+            self.left[tier][item] = self.left[tier][item].saturating_sub(bytes);
             self.world.start_copy(lane, item, bytes);
             self.absent(tier, from, next, bytes as i64);
         }
@@ -259,11 +283,19 @@ impl<'p> Run<'p> {
         let l = &problem.lanes[lane];
         let (free, rate) = (self.world.free(l.to), self.world.rate(lane));
         let back = self.inward.iter().map(|l| &problem.lanes[*l]).find(|back| back.from == l.to)?.rate;
-        for (next, item) in self.world.idle.iter().rev().take(VICTIMS_MAX) {
-            let most = self.world.items[*item].here.min(l.piece).min(free);
+        let (count, above) = match self.quotas {
+            Some(_) => (QUOTAS_MAX, 0),
+            None => (VICTIMS_MAX, l.to - 1),
+        };
+        for (next, item) in self.world.idle.iter().rev().take(count) {
+            let allowed = self.allowed(*item, l.to) / l.grain * l.grain;
+            if allowed == 0 && self.quotas.is_some() {
+                continue;
+            }
+            let most = allowed.min(l.piece).min(free);
             let end = self.world.now + l.submit + l.latency + time(most, rate);
             let from = self.first_after(end, *next);
-            let excess = self.load[l.to - 1].max(from, *next) - self.room[l.to - 1];
+            let excess = self.load[above].max(from, *next) - self.room[above];
             if most == 0 || from >= *next || excess <= 0 {
                 return None;
             }
@@ -273,6 +305,17 @@ impl<'p> Run<'p> {
             }
         }
         None
+    }
+
+    /// What of a tensor may go to a tier: to the fastest, what no slower one is to have; to those, what they are to have.
+    fn allowed(&self, item: usize, tier: usize) -> u64 {
+        let here = self.world.items[item].here;
+        let fastest = self.outward.last().is_none_or(|lane| self.world.problem.lanes[*lane].to == tier);
+        match (self.quotas, fastest) {
+            (None, _) => here,
+            (Some(_), true) => here.saturating_sub(self.left[tier + 1..].iter().map(|left| left[item]).sum()),
+            (Some(_), false) => here.min(self.left[tier][item]),
+        }
     }
 
     /// The same where the next task waits for room: what is used last, whether it can return in time or not, and to any
@@ -291,6 +334,61 @@ impl<'p> Run<'p> {
         let most = self.world.items[item].here.min(l.piece).min(self.world.free(l.to));
         let bytes = most.min((excess as u64).next_multiple_of(l.grain));
         (bytes > 0).then_some((item, bytes, position, next))
+    }
+
+    /// Begins to move bytes between two tiers below the device, if the lane is idle and it is worth it.
+    fn shift(&mut self, lane: usize) {
+        if !self.world.is_idle(lane) {
+            return;
+        }
+        let (from, to) = (self.world.problem.lanes[lane].from, self.world.problem.lanes[lane].to);
+        let found = if to > from { self.sinks(lane) } else { self.rises(lane) };
+        if let Some((item, bytes, next)) = found {
+            let position = self.world.position;
+            self.world.start_copy(lane, item, bytes);
+            self.absent(from, position, next, -(bytes as i64));
+            self.absent(to, position, next, bytes as i64);
+        }
+    }
+
+    /// What is needed last, where the tiers above will hold too much until then, and can return in time.
+    fn sinks(&self, lane: usize) -> Option<(usize, u64, u64)> {
+        let problem = self.world.problem;
+        let l = &problem.lanes[lane];
+        let (free, rate) = (self.world.free(l.to), self.world.rate(lane));
+        let back = self.inward.iter().map(|l| &problem.lanes[*l]).find(|back| back.from == l.to)?.rate;
+        let (next, item) = self.world.away[l.from - 1].last().copied()?;
+        let most = self.world.items[item].below[l.from - 1].min(l.piece).min(free);
+        let end = self.world.now + l.submit + l.latency + time(most, rate);
+        let from = self.first_after(end, next);
+        let excess = self.load[l.to - 1].max(from, next) - self.room[l.to - 1];
+        if from >= next || excess <= 0 || problem.items[item].home == Some(l.from) {
+            return None;
+        }
+        let bytes = most.min((excess as u64).next_multiple_of(l.grain));
+        let returns = end + time(bytes, back) <= self.expected(next);
+        (bytes > 0 && returns).then_some((item, bytes, next))
+    }
+
+    /// What is needed first and has time to come up in two hops, if the tiers above have room for it until then.
+    fn rises(&self, lane: usize) -> Option<(usize, u64, u64)> {
+        let problem = self.world.problem;
+        let l = &problem.lanes[lane];
+        let position = self.world.position;
+        let up = self.inward.iter().map(|l| &problem.lanes[*l]).find(|up| up.from == l.to)?;
+        for (next, item) in self.world.away[l.from - 1].iter().take(VICTIMS_MAX).copied() {
+            let most = self.world.items[item].below[l.from - 1].min(l.piece);
+            let end = self.world.now + l.submit + l.latency + time(most, self.world.rate(lane)) + time(most, up.rate);
+            if next <= position || end > self.expected(next) {
+                continue;
+            }
+            let above = self.room[l.from - 1] - self.load[l.from - 1].max(position, next);
+            let room = self.world.free(l.to).min(above.max(0) as u64);
+            let bytes = if most <= room { most } else { room / l.grain * l.grain };
+            let large = bytes == most || bytes >= l.piece / 4;
+            return (bytes > 0 && large).then_some((item, bytes, next));
+        }
+        None
     }
 
     /// Begins to bring bytes back, if the lane is idle and there is room until they are used.

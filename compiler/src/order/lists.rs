@@ -1,5 +1,6 @@
-//! Orders that are made in one go: lists of ready tasks by some rank, and depth first from the last tasks.
+//! Orders that are made in one go: lists of ready tasks by some rank, depth first from the last tasks, and merged branches.
 
+use super::liu::liu;
 use super::net::{Piece, Walk};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -26,6 +27,7 @@ pub fn lists(whole: &Piece) -> Vec<Vec<u32>> {
         let ranks = [Rank::Growth, Rank::Brings, Rank::Recent, Rank::Longest];
         let mut some: Vec<Vec<u32>> = ranks.into_iter().map(|rank| list(piece, rank)).collect();
         some.push(depth_first(piece));
+        some.push(liu(piece));
         if !std::ptr::eq(piece, whole) {
             for order in &mut some {
                 order.reverse();

@@ -7,31 +7,41 @@
 //!           The same input gives the same order; effort is counted in work.
 //! Why:      everything downstream (what stays, what streams, what is put aside) has what this leaves. Tasks which are
 //!           before or after every other cut the step into parts that are solved apart; each part takes the best of some
-//!           lists, then of an exact search; where that would take too much, windows around the fullest task are searched.
-//!           Only parts that set the peak are touched, as nothing is won elsewhere.
+//!           lists, then of an exact search and of many orders side by side; where that would take too much, windows around
+//!           the fullest task are searched. Only parts that set the peak are touched, as nothing is won elsewhere. What
+//!           single tasks hold at least, whatever is done before them, tells early that there is nothing left to win.
 
+mod beam;
 mod bound;
+mod closure;
 mod lists;
+mod liu;
 mod net;
 mod search;
+mod sets;
 
 use berth_ir::lifetime::{Lifetimes, TensorId};
 use net::{Piece, Profile};
 use search::{Found, search};
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::ops::Range;
 
 /// Effort that commands take: about a second at most, and nothing where the bound is reached at once.
-pub const EFFORT: u64 = 5_000_000;
-
-/// Parts with more tasks are left to lists and windows: a search that cannot end keeps the work from these.
-const SEARCHED_MAX: usize = 2_000;
+pub const EFFORT: u64 = 20_000_000;
 
 /// Tasks of the windows that are searched, one size after the other.
 const WINDOWS: [usize; 3] = [16, 32, 64];
 
 /// Of the effort that is left, the part that one window takes at most.
 const WINDOW_PART: u64 = 16;
+
+/// Places that are looked at for one unit of work, and what it takes for each to cut a piece out and put it back.
+const SCANNED: usize = 32;
+const CUT_WORK: u64 = 16;
+
+/// Of the effort, the part that cuts take at most.
+const CUTS_PART: u64 = 4;
 
 /// Lifetimes in their new order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +84,18 @@ pub enum Witness {
         /// Their names, in the order that holds least.
         tasks: Vec<String>,
     },
+    /// While a task runs so much is held whatever is done before it: least if these are, by a minimum cut.
+    Cut {
+        /// The task.
+        name: String,
+        /// Those that are done then.
+        done: Vec<String>,
+    },
+    /// Of these tasks, which run in one go too, every way to begin or to end with less has been tried; it leads nowhere.
+    Begun {
+        /// Their names, in the order that was found.
+        tasks: Vec<String>,
+    },
 }
 
 /// Orders the tasks of lifetimes.
@@ -93,6 +115,7 @@ pub fn order_after(lifetimes: &Lifetimes, after: &[(usize, usize)], effort: u64)
     let mut ordering = Ordering::new(&whole, given, forced, effort);
     if before > forced {
         ordering.parts();
+        ordering.cuts();
         ordering.improve();
     }
     if ordering.profile.peak(0..whole.len()) == before {
@@ -101,7 +124,13 @@ pub fn order_after(lifetimes: &Lifetimes, after: &[(usize, usize)], effort: u64)
     let tasks: Vec<usize> = ordering.order.iter().map(|task| *task as usize).collect();
     let name = |task: u32| lifetimes.tasks[task as usize].name.clone();
     let witness = match ordering.proved {
-        Some(part) => Witness::Searched { tasks: ordering.order[part].iter().map(|task| name(*task)).collect() },
+        Some(Proof::Search { part, ended }) => {
+            let tasks = ordering.order[part].iter().map(|task| name(*task)).collect();
+            if ended { Witness::Searched { tasks } } else { Witness::Begun { tasks } }
+        }
+        Some(Proof::Cut { task, done }) => {
+            Witness::Cut { name: name(task), done: done.into_iter().map(name).collect() }
+        }
         None => {
             let tensors = bound::held_at(&whole, task).into_iter().map(|t| TensorId(ids[t as usize])).collect();
             Witness::Task { name: name(task), tensors }
@@ -127,11 +156,19 @@ struct Ordering<'a> {
     parts: Vec<Range<usize>>,
     /// No order holds less.
     floor: u128,
-    /// The part of which a search showed that.
-    proved: Option<Range<usize>>,
+    /// What showed that, where it is not what is forced alone.
+    proved: Option<Proof>,
     effort: u64,
     /// What searches found for pieces, floors and limits: a layer that is repeated is searched once.
     known: HashMap<(Piece, u128, u128), Found>,
+}
+
+/// What showed a bound.
+enum Proof {
+    /// A search of a part, and whether it came to an end.
+    Search { part: Range<usize>, ended: bool },
+    /// The least that a task holds, if these are done before it.
+    Cut { task: u32, done: Vec<u32> },
 }
 
 impl<'a> Ordering<'a> {
@@ -174,11 +211,43 @@ impl<'a> Ordering<'a> {
         self.profile.live[range.clone()].copy_from_slice(&profile.live[..range.len()]);
     }
 
+    /// Raises the floor by what single tasks hold at least: those at which our order holds most first, as no other can
+    /// hold more at least than it does with us.
+    fn cuts(&mut self) {
+        let mut work = self.effort / CUTS_PART;
+        self.effort -= work;
+        let mut parts: Vec<(u128, Range<usize>)> =
+            self.parts.iter().map(|part| (self.profile.peak(part.clone()), part.clone())).collect();
+        parts.sort_by_key(|(peak, part)| (Reverse(*peak), part.start));
+        for (_, part) in parts {
+            let mut places: Vec<usize> = part.clone().filter(|at| self.profile.held[*at] > self.floor).collect();
+            if places.is_empty() {
+                break;
+            }
+            places.sort_by_key(|at| (Reverse(self.profile.held[*at]), *at));
+            let piece = self.whole.cut(&self.order, &self.place, &self.profile, part.clone());
+            for at in places {
+                if self.profile.held[at] <= self.floor {
+                    break;
+                }
+                let task = self.order[at];
+                let Some((held, done)) = closure::least_at(&piece, (at - part.start) as u32, &mut work) else { break };
+                if held > self.floor {
+                    let here = done.into_iter().map(|n| self.order[part.start + n as usize]);
+                    let done = self.order[..part.start].iter().copied().chain(here).collect();
+                    (self.floor, self.proved) = (held, Some(Proof::Cut { task, done }));
+                }
+            }
+        }
+        self.effort += work;
+    }
+
     /// Lowers the fullest part for as long as one can.
     fn improve(&mut self) {
         // Ends: each round lowers the part that is fullest, and there are finitely many peaks and much less effort.
         while self.effort > 0 {
-            let peaks = self.parts.iter().map(|part| (self.profile.peak(part.clone()), std::cmp::Reverse(part.start)));
+            self.effort = self.effort.saturating_sub((self.order.len() / SCANNED) as u64);
+            let peaks = self.parts.iter().map(|part| (self.profile.peak(part.clone()), Reverse(part.start)));
             let Some((peak, start)) = peaks.max() else { return };
             if peak <= self.floor {
                 return;
@@ -192,15 +261,15 @@ impl<'a> Ordering<'a> {
 
     /// Searches a part; says whether it is lower now. What a search that ended shows is a bound.
     fn search_part(&mut self, part: &Range<usize>) -> bool {
-        if part.len() > SEARCHED_MAX {
+        if part.len() > search::TASKS_MAX {
             return false;
         }
         let peak = self.profile.peak(part.clone());
         let found = self.searched(part, peak, self.effort / 2);
-        let least = found.order.as_ref().map_or(peak, |(_, peak)| *peak);
         let lower = self.take(part, &found);
-        if found.exact && least > self.floor {
-            (self.floor, self.proved) = (least, Some(part.clone()));
+        if found.least > self.floor {
+            let proof = Proof::Search { part: part.clone(), ended: found.exact };
+            (self.floor, self.proved) = (found.least, Some(proof));
         }
         lower
     }
@@ -209,6 +278,7 @@ impl<'a> Ordering<'a> {
     fn search_windows(&mut self, part: &Range<usize>) -> bool {
         let peak = self.profile.peak(part.clone());
         'places: while let Some(at) = part.clone().find(|at| self.profile.held[*at] >= peak) {
+            self.effort = self.effort.saturating_sub((part.len() / SCANNED) as u64);
             for size in WINDOWS {
                 let window = at.saturating_sub(size / 2).max(part.start)..(at + size / 2).min(part.end);
                 let found = self.searched(&window, peak, self.effort / WINDOW_PART);
@@ -227,7 +297,7 @@ impl<'a> Ordering<'a> {
     /// What a search finds for a range of places, remembered for ranges that are alike.
     fn searched(&mut self, range: &Range<usize>, limit: u128, work: u64) -> Found {
         let piece = self.whole.cut(&self.order, &self.place, &self.profile, range.clone());
-        self.effort = self.effort.saturating_sub(range.len() as u64);
+        self.effort = self.effort.saturating_sub(CUT_WORK * range.len() as u64);
         let key = (piece, self.floor, limit);
         if let Some(found) = self.known.get(&key) {
             return found.clone();

@@ -281,11 +281,4 @@ impl<'a> Walk<'a> {
         self.piece.operands[task as usize].iter().for_each(|t| self.done[*t as usize] += 1);
         self.piece.succs[task as usize].iter().for_each(|s| self.waits[*s as usize] -= 1);
     }
-
-    /// Takes back the task that ran last; `live` is what was live before it.
-    pub fn undo(&mut self, task: u32, live: u128) {
-        self.live = live;
-        self.piece.operands[task as usize].iter().for_each(|t| self.done[*t as usize] -= 1);
-        self.piece.succs[task as usize].iter().for_each(|s| self.waits[*s as usize] += 1);
-    }
 }

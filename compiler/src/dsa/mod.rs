@@ -7,13 +7,16 @@
 //! Why:      sweeps take a fraction of a second and mostly suffice. What they leave open is cut where nothing lives
 //!           on, and searched in several orders in turn: none is good everywhere, and a good one ends soon.
 
+mod peel;
 pub mod repair;
 pub mod search;
 pub mod sections;
+mod space;
 pub mod sweep;
 
 use search::{Failures, Key, Problem, Search, Standing};
-use sweep::{Fit, Plan, Stack};
+use space::Fit;
+use sweep::{Plan, Stack};
 
 /// A buffer: when it is alive and how many bytes it takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,22 +105,26 @@ const ORDERS: [[Key; 3]; 6] = [
 
 /// Sweeps, the ones that mostly end lowest first.
 const SWEEPS: [(Stack, Fit); 12] = [
-    (Stack::Birth, Fit { hundredths: 2 }),
-    (Stack::Birth, Fit { hundredths: 10 }),
-    (Stack::Size, Fit { hundredths: 2 }),
-    (Stack::Death, Fit { hundredths: 2 }),
-    (Stack::Death, Fit { hundredths: 10 }),
-    (Stack::Size, Fit { hundredths: 10 }),
-    (Stack::Width, Fit { hundredths: 10 }),
-    (Stack::Birth, Fit { hundredths: 0 }),
-    (Stack::Birth, Fit { hundredths: 30 }),
-    (Stack::Death, Fit { hundredths: 30 }),
-    (Stack::Size, Fit { hundredths: 30 }),
-    (Stack::Width, Fit { hundredths: 2 }),
+    (Stack::Ahead, Fit::within(30)),
+    (Stack::Birth, Fit::within(10)),
+    (Stack::Birth, Fit::within(2)),
+    (Stack::Size, Fit::within(2)),
+    (Stack::Death, Fit::within(10)),
+    (Stack::Ahead, Fit::within(10)),
+    (Stack::Size, Fit::within(10)),
+    (Stack::Width, Fit::within(10)),
+    (Stack::Birth, Fit::within(0)),
+    (Stack::Birth, Fit::within(30)),
+    (Stack::Death, Fit::within(30)),
+    (Stack::Width, Fit::within(2)),
 ];
 
-/// Buffers that are placed by sweeps in sum, before no further sweep begins.
-const SWEPT: usize = 400_000;
+/// Buffers that are placed by sweeps in sum, before no further sweep begins; and by those that go back.
+const SWEPT: usize = 300_000;
+const CLIMBED: usize = 300_000;
+
+/// What is large: at least one of so many parts of the peak.
+const LARGE: [u64; 3] = [128, 32, 8];
 
 /// What a layout may be above the load, as a part of it, before more is tried, whatever the capacity.
 const NEAR: u64 = 200;
@@ -214,24 +221,65 @@ fn height(buffers: &[Buffer], at: &[u64]) -> u64 {
 
 /// The lowest of several sweeps, repaired; or the first within the capacity and hardly above the load.
 fn swept(buffers: &[Buffer], capacity: u64) -> Vec<u64> {
-    let (peak, moment) = sections::peak(buffers);
+    let (peak, moment) = sections::peak_of(buffers, whole(buffers));
     let peak = peak as u64;
     let goal = capacity.min(peak + peak / NEAR).max(peak);
-    let plan = Plan::new(buffers, moment);
-    let mut best: Option<(u64, Vec<u64>)> = None;
-    for (stack, fit) in SWEEPS.into_iter().take((SWEPT / buffers.len().max(1)).max(1)) {
-        let at = plan.sweep(stack, fit);
-        let found = height(buffers, &at);
-        if best.as_ref().is_none_or(|(height, _)| found < *height) {
-            best = Some((found, at));
+    let mut best = Lowest { height: u64::MAX, at: Vec::new() };
+    let mut plan = Plan::new(buffers, moment, &[]);
+    let (mut stack, mut fit) = SWEEPS[0];
+    for (own_stack, own_fit) in SWEEPS.into_iter().take((SWEPT / buffers.len().max(1)).max(1)) {
+        if best.take(buffers, plan.sweep(own_stack, own_fit)) {
+            (stack, fit) = (own_stack, own_fit);
         }
-        if found <= goal {
-            break;
+        if best.height <= goal {
+            return best.at;
         }
     }
-    let mut at = best.map_or_else(Vec::new, |(_, at)| at);
-    repair::repair(buffers, goal, peak, &mut at);
-    at
+    let mut placed = 0;
+    for part in LARGE {
+        let large = peel::large(buffers, peak / part + 1);
+        if large.len() == placed {
+            continue;
+        }
+        placed = large.len();
+        let own = Plan::new(buffers, moment, &large);
+        if best.take(buffers, own.sweep(stack, fit)) {
+            plan = own;
+        }
+        if best.height <= goal {
+            return best.at;
+        }
+    }
+    let most = CLIMBED.max(buffers.len() * 2);
+    best.take(buffers, plan.climb(stack, fit, (peak, goal), most));
+    repair::repair(buffers, goal, peak, &mut best.at);
+    best.at
+}
+
+/// The bytes that a buffer takes: where all have one alignment, what is left to a multiple of it is of use to none, but
+/// for the highest.
+fn whole(buffers: &[Buffer]) -> impl Fn(&Buffer) -> u64 {
+    let first = buffers.first().map_or(1, |b| b.alignment);
+    let common = if buffers.iter().all(|b| b.alignment == first) { first } else { 1 };
+    move |b| b.size.next_multiple_of(common)
+}
+
+/// The lowest layout so far.
+struct Lowest {
+    height: u64,
+    at: Vec<u64>,
+}
+
+impl Lowest {
+    /// Takes a layout if it is lower.
+    fn take(&mut self, buffers: &[Buffer], at: Vec<u64>) -> bool {
+        let height = height(buffers, &at);
+        let lower = height < self.height;
+        if lower {
+            (self.height, self.at) = (height, at);
+        }
+        lower
+    }
 }
 
 /// Searches each part of time that a layout leaves too high.

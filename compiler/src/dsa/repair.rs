@@ -14,17 +14,40 @@ use std::collections::BinaryHeap;
 /// Work that a repair may do for each buffer, and in all: entries looked at, a fifth of a second's worth.
 const WORK: (u64, u64) = (2000, 40_000_000);
 
+/// A placed buffer, with all that is read of it when holes are sought: windows are long, and looked through in order.
+#[derive(Clone, Copy, Debug)]
+struct Placed {
+    at: u64,
+    end: u64,
+    buffer: u32,
+    until: u32,
+}
+
 /// The buffers of one window of time in order of address, by several widths.
 struct Windows {
     /// Half the width, in births, and the windows, which overlap by half.
-    levels: Vec<(usize, Vec<Vec<u32>>)>,
+    levels: Vec<(usize, Vec<Vec<Placed>>)>,
 }
 
-/// Each width is so many times the one before.
-const WIDER: usize = 2;
+/// One that is alive with the buffer in question.
+#[derive(Clone, Copy, Debug)]
+struct Met {
+    /// Above all others that are met stands one without a buffer, at the end of addresses.
+    at: u64,
+    end: u64,
+    buffer: u32,
+    /// The highest end of those before it.
+    top: u64,
+}
 
-/// What finds no hole weighs so many times more from then on.
+/// How many widths of windows there are, each so many times the one before. What lives longer than the widest is sought
+/// in several: wider ones would cost more for every buffer that moves than they would save the few.
+const WIDTHS: [usize; 2] = [1, WIDER];
+const WIDER: usize = 4;
+
+/// What finds no hole weighs so many times more from then on, up to what sums can still tell apart from no sum.
 const HARDER: f64 = 1.2;
+const HARDEST: f64 = 1e250;
 
 struct Repair<'a> {
     buffers: &'a [Buffer],
@@ -35,8 +58,8 @@ struct Repair<'a> {
     /// How hard it is to place.
     weight: Vec<f64>,
     work: u64,
-    /// Those met, in order of address, and the highest end before each.
-    met: Vec<(u32, u64)>,
+    /// Those met, in order of address.
+    met: Vec<Met>,
     sums: Vec<f64>,
 }
 
@@ -46,16 +69,8 @@ impl<'a> Repair<'a> {
         let until: Vec<u32> = buffers.iter().map(|b| buffers.partition_point(|o| o.lower < b.upper) as u32).collect();
         let births = |i: usize| until[i] as usize - i;
         let alive = (0..n).map(births).sum::<usize>() / n.max(1);
-        let most = (0..n).map(births).max().unwrap_or(0);
-        let mut half = (alive / 2).max(16);
-        let mut levels = Vec::new();
-        loop {
-            levels.push((half, vec![Vec::new(); n.div_ceil(half)]));
-            if half >= most {
-                break;
-            }
-            half *= WIDER;
-        }
+        let half = (alive / 2).max(16);
+        let levels = WIDTHS.map(|wide| (half * wide, vec![Vec::new(); n.div_ceil(half * wide)])).to_vec();
         let weight = (0..n).map(|i| buffers[i].size as f64 * births(i) as f64).collect();
         let mut repair = Repair {
             buffers,
@@ -70,10 +85,10 @@ impl<'a> Repair<'a> {
         let mut order: Vec<usize> = (0..n).collect();
         order.sort_unstable_by_key(|i| (at[*i], *i));
         for i in order {
-            let until = repair.until[i] as usize;
+            let placed = repair.placed(i);
             for (half, windows) in &mut repair.windows.levels {
-                for window in touched(i, until, *half) {
-                    windows[window].push(i as u32);
+                for window in touched(i, placed.until as usize, *half) {
+                    windows[window].push(placed);
                 }
             }
         }
@@ -84,11 +99,15 @@ impl<'a> Repair<'a> {
         self.at[i] + self.buffers[i].size
     }
 
+    fn placed(&self, i: usize) -> Placed {
+        Placed { at: self.at[i], end: self.end(i), buffer: i as u32, until: self.until[i] }
+    }
+
     fn remove(&mut self, i: usize) {
         let key = (self.at[i], i as u32);
         for (half, windows) in &mut self.windows.levels {
             for window in touched(i, self.until[i] as usize, *half) {
-                let place = windows[window].partition_point(|j| (self.at[*j as usize], *j) < key);
+                let place = windows[window].partition_point(|p| (p.at, p.buffer) < key);
                 windows[window].remove(place);
                 self.work += 16 + windows[window].len() as u64 / 16;
             }
@@ -97,11 +116,12 @@ impl<'a> Repair<'a> {
 
     fn insert(&mut self, i: usize, at: u64) {
         self.at[i] = at;
+        let placed = self.placed(i);
         let key = (at, i as u32);
         for (half, windows) in &mut self.windows.levels {
             for window in touched(i, self.until[i] as usize, *half) {
-                let place = windows[window].partition_point(|j| (self.at[*j as usize], *j) < key);
-                windows[window].insert(place, i as u32);
+                let place = windows[window].partition_point(|p| (p.at, p.buffer) < key);
+                windows[window].insert(place, placed);
                 self.work += 16 + windows[window].len() as u64 / 16;
             }
         }
@@ -110,31 +130,36 @@ impl<'a> Repair<'a> {
     /// Finds what is placed and alive with a buffer.
     fn meet(&mut self, i: usize) {
         let until = self.until[i];
-        let wanted = until as usize - i;
-        let level = self.windows.levels.iter().find(|(half, _)| *half >= wanted);
-        let (half, windows) = level.unwrap_or(&self.windows.levels[self.windows.levels.len() - 1]);
-        let window = &windows[i / half];
-        self.work += window.len() as u64;
+        let lives = until as usize - i;
+        let level = self.windows.levels.iter().find(|(half, _)| *half >= lives);
+        let (half, windows) = level.unwrap_or(&self.windows.levels[WIDTHS.len() - 1]);
         self.met.clear();
-        let mut top = 0;
-        for j in window {
-            if *j < until && self.until[*j as usize] > i as u32 {
-                self.met.push((*j, top));
-                top = top.max(self.at[*j as usize] + self.buffers[*j as usize].size);
-            }
+        // Windows overlap by half, so that every second one holds all; in later ones, what began in earlier ones is known.
+        for window in (i / half..(until as usize).div_ceil(*half).max(i / half + 1)).step_by(2) {
+            let known = if window == i / half { 0 } else { (window * half) as u32 };
+            self.work += windows[window].len() as u64;
+            let met = windows[window].iter().filter(|p| p.buffer >= known && p.buffer < until && p.until > i as u32);
+            self.met.extend(met.map(|p| Met { at: p.at, end: p.end, buffer: p.buffer, top: 0 }));
         }
-        self.met.push((u32::MAX, top));
+        if lives > *half {
+            self.met.sort_unstable_by_key(|m| (m.at, m.buffer));
+        }
+        let mut top = 0;
+        for met in &mut self.met {
+            met.top = top;
+            top = top.max(met.end);
+        }
+        self.met.push(Met { at: u64::MAX, end: u64::MAX, buffer: u32::MAX, top });
     }
 
     /// The tightest hole below the lid among what was met.
     fn hole(&self, i: usize, lid: u64) -> Option<u64> {
         let Buffer { size, alignment, .. } = self.buffers[i];
         let mut best: Option<(u64, u64)> = None;
-        for (j, top) in &self.met {
-            let roof = if *j == u32::MAX { lid } else { self.at[*j as usize] };
-            let at = top.next_multiple_of(alignment);
-            if at + size <= roof && best.is_none_or(|(room, _)| roof - top < room) {
-                best = Some((roof - top, at));
+        for met in &self.met {
+            let (roof, at) = (met.at.min(lid), met.top.next_multiple_of(alignment));
+            if at + size <= roof && best.is_none_or(|(room, _)| roof - met.top < room) {
+                best = Some((roof - met.top, at));
             }
         }
         best.map(|(_, at)| at)
@@ -146,24 +171,23 @@ impl<'a> Repair<'a> {
         let last = self.met.len() - 1;
         self.sums.clear();
         let mut sum = 0.0;
-        for (j, _) in &self.met[..last] {
+        for met in &self.met[..last] {
             self.sums.push(sum);
-            sum += self.weight[*j as usize];
+            sum += self.weight[met.buffer as usize];
         }
         self.sums.push(sum);
-        let start = |place: usize| self.at[self.met[place].0 as usize];
         let mut best = (f64::INFINITY, 0, 0..0);
         // Upwards from where nothing crosses; `to` only grows.
         let mut to = 0;
-        for (place, (j, top)) in self.met.iter().enumerate() {
-            if *j != u32::MAX && *top > start(place) {
+        for (place, met) in self.met.iter().enumerate() {
+            if met.top > met.at {
                 continue;
             }
-            let at = top.next_multiple_of(alignment);
+            let at = met.top.next_multiple_of(alignment);
             if at + size > lid {
                 break;
             }
-            while to < last && start(to) < at + size {
+            while to < last && self.met[to].at < at + size {
                 to += 1;
             }
             let cost = self.sums[to.max(place)] - self.sums[place];
@@ -173,24 +197,22 @@ impl<'a> Repair<'a> {
         }
         // Downwards.
         let (mut from, mut first) = (0, 0);
-        for (place, (j, top)) in self.met.iter().enumerate() {
-            let roof = if *j == u32::MAX { lid } else { start(place) };
-            let Some(at) = roof.checked_sub(size).filter(|_| *top <= roof) else { continue };
+        for (place, met) in self.met.iter().enumerate() {
+            let roof = met.at.min(lid);
+            let Some(at) = roof.checked_sub(size).filter(|_| met.top <= roof) else { continue };
             let at = at / alignment * alignment;
-            while first < last && start(first) < at {
+            while first < last && self.met[first].at < at {
                 first += 1;
             }
             // What begins lower and may end higher.
-            while from < last && self.met[from + 1].1 <= at {
+            while from < last && self.met[from + 1].top <= at {
                 from += 1;
             }
             let from = from.min(place);
             let first = first.min(place);
             let mut cost = self.sums[place] - self.sums[first];
-            for k in from..first {
-                if self.end(self.met[k].0 as usize) > at {
-                    cost += self.weight[self.met[k].0 as usize];
-                }
+            for below in self.met[from..first].iter().filter(|m| m.end > at) {
+                cost += self.weight[below.buffer as usize];
             }
             self.work += first.saturating_sub(from) as u64;
             if cost < best.0 {
@@ -199,8 +221,8 @@ impl<'a> Repair<'a> {
         }
         self.work += 2 * last as u64;
         let (_, at, range) = best;
-        let driven = self.met[range].iter().map(|m| m.0);
-        (at, driven.filter(|j| self.end(*j as usize) > at && self.at[*j as usize] < at + size).collect())
+        let driven = self.met[range].iter().filter(|m| m.end > at && m.at < at + size);
+        (at, driven.map(|m| m.buffer).collect())
     }
 
     /// Places all below the lid; false where the work has come to its limit before.
@@ -222,7 +244,7 @@ impl<'a> Repair<'a> {
             let at = match self.hole(i, lid) {
                 Some(at) => at,
                 None => {
-                    self.weight[i] *= HARDER;
+                    self.weight[i] = (self.weight[i] * HARDER).min(HARDEST);
                     let (at, driven) = self.cheapest(i, lid);
                     for j in driven {
                         self.remove(j as usize);

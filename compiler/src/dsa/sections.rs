@@ -58,9 +58,14 @@ pub fn sections(buffers: &[Buffer], most: usize) -> Option<Sections> {
 
 /// The largest sum of sizes alive at one time, and the first such time.
 pub fn peak(buffers: &[Buffer]) -> (u128, u64) {
+    peak_of(buffers, |b| b.size)
+}
+
+/// The same of other sizes.
+pub fn peak_of(buffers: &[Buffer], bytes: impl Fn(&Buffer) -> u64) -> (u128, u64) {
     let (mut load, mut most, mut moment) = (0u128, 0, 0);
     for (time, birth, i) in events(buffers) {
-        let bytes = u128::from(buffers[i as usize].size);
+        let bytes = u128::from(bytes(&buffers[i as usize]));
         load = if birth { load + bytes } else { load - bytes };
         if load > most {
             (most, moment) = (load, time);

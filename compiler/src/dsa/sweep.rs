@@ -1,15 +1,16 @@
 //! Places buffers in the order of time, from the time of the peak outwards.
 //!
-//! Reads:    the buffers, as if without gaps.
-//! Decides:  one offset for each, as low an arena as one pass finds.
+//! Reads:    the buffers, as if without gaps; those that have their places already.
+//! Decides:  one offset for each other, as low an arena as few passes find.
 //! Promises: buffers alive together share no byte; offsets are aligned; the work is near linear.
-//! Why:      what is alive at the peak is stacked without a hole. Away from it there is room for holes, and deaths are
-//!           known beforehand: of the holes that fit closely, a buffer takes the one whose neighbour dies when it
-//!           does, so that both leave one large hole.
+//! Why:      what is alive at the peak is stacked without a hole. Away from it there is room for holes. Where that is
+//!           not enough in one pass, it mostly is in another that chose differently just before: so a pass goes back a
+//!           little and on again, and gives up a little height only where many ways have failed.
 
 use super::Buffer;
+use super::space::{Ahead, Fit, NONE, Space};
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::VecDeque;
 
 /// How what is alive at the first moment is stacked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,158 +23,8 @@ pub enum Stack {
     Birth,
     /// The largest lies lowest.
     Size,
-}
-
-/// Which hole a buffer goes into: the one beside the nearest death, of those that fit closely.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fit {
-    /// How much larger than the smallest they may be, in hundredths of the buffer.
-    pub hundredths: u64,
-}
-
-/// No block.
-const NONE: u32 = u32::MAX;
-
-/// Addresses that one buffer holds, or none.
-#[derive(Clone, Copy, Debug)]
-struct Block {
-    from: u64,
-    to: u64,
-    below: u32,
-    above: u32,
-    /// When its buffer dies; `None` for a hole.
-    death: Option<u64>,
-}
-
-/// The addresses below the highest buffer, cut into blocks; no two holes are neighbours but for alignments.
-#[derive(Debug)]
-struct Space {
-    blocks: Vec<Block>,
-    spare: Vec<u32>,
-    /// Holes by length, start and block.
-    holes: BTreeSet<(u64, u64, u32)>,
-    last: u32,
-}
-
-/// Holes looked at for one buffer before one that is large enough whatever its start.
-const TRIES: usize = 16;
-
-impl Space {
-    fn block(&mut self, block: Block) -> u32 {
-        if let Some(id) = self.spare.pop() {
-            self.blocks[id as usize] = block;
-            return id;
-        }
-        self.blocks.push(block);
-        self.blocks.len() as u32 - 1
-    }
-
-    fn hole(&mut self, id: u32) {
-        let Block { from, to, .. } = self.blocks[id as usize];
-        self.holes.insert((to - from, from, id));
-    }
-
-    fn top(&self) -> u64 {
-        self.blocks.get(self.last as usize).map_or(0, |b| b.to)
-    }
-
-    /// Puts a new block between two neighbours.
-    fn link(&mut self, from: u64, to: u64, below: u32, above: u32, death: Option<u64>) -> u32 {
-        let id = self.block(Block { from, to, below, above, death });
-        if below != NONE {
-            self.blocks[below as usize].above = id;
-        }
-        if above == NONE {
-            self.last = id;
-        } else {
-            self.blocks[above as usize].below = id;
-        }
-        id
-    }
-
-    fn unlink(&mut self, id: u32) {
-        let Block { below, above, .. } = self.blocks[id as usize];
-        if below != NONE {
-            self.blocks[below as usize].above = above;
-        }
-        if above == NONE {
-            self.last = below;
-        } else {
-            self.blocks[above as usize].below = below;
-        }
-        self.spare.push(id);
-    }
-
-    /// Places a buffer on all others.
-    fn push(&mut self, size: u64, alignment: u64, death: u64) -> u32 {
-        let top = self.top();
-        let at = top.next_multiple_of(alignment);
-        if at > top {
-            let id = self.link(top, at, self.last, NONE, None);
-            self.hole(id);
-        }
-        self.link(at, at + size, self.last, NONE, Some(death))
-    }
-
-    /// Places a buffer within a hole.
-    fn put(&mut self, id: u32, at: u64, size: u64, death: u64) -> u32 {
-        let Block { from, to, below, above, .. } = self.blocks[id as usize];
-        self.holes.remove(&(to - from, from, id));
-        self.blocks[id as usize] = Block { from: at, to: at + size, below, above, death: Some(death) };
-        if at > from {
-            let hole = self.link(from, at, below, id, None);
-            self.hole(hole);
-        }
-        if to > at + size {
-            let hole = self.link(at + size, to, id, above, None);
-            self.hole(hole);
-        }
-        id
-    }
-
-    fn release(&mut self, id: u32) {
-        let Block { below, above, .. } = self.blocks[id as usize];
-        self.blocks[id as usize].death = None;
-        for beside in [below, above] {
-            let Some(block) = self.blocks.get(beside as usize).copied().filter(|b| b.death.is_none()) else { continue };
-            self.holes.remove(&(block.to - block.from, block.from, beside));
-            self.unlink(beside);
-            let merged = &mut self.blocks[id as usize];
-            (merged.from, merged.to) = (merged.from.min(block.from), merged.to.max(block.to));
-        }
-        if self.last == id {
-            self.unlink(id);
-        } else {
-            self.hole(id);
-        }
-    }
-
-    /// Where so many bytes go; they are taken. The sum of sizes and alignments can be counted.
-    fn take(&mut self, size: u64, alignment: u64, death: u64, fit: Fit) -> u32 {
-        let places = |id: u32| {
-            let block = &self.blocks[id as usize];
-            let low = block.from.next_multiple_of(alignment);
-            (low + size <= block.to).then(|| (block, low, (block.to - size) / alignment * alignment))
-        };
-        let sure = || self.holes.range((size.saturating_add(alignment - 1), 0, 0)..).next();
-        let near = self.holes.range((size, 0, 0)..).take(TRIES);
-        let mut fitting =
-            near.chain(sure()).filter_map(|(length, _, id)| Some((*length, *id, places(*id)?))).peekable();
-        let Some((least, id, (_, low, _))) = fitting.peek().copied() else { return self.push(size, alignment, death) };
-        let dies = |id: u32| self.blocks.get(id as usize).and_then(|b| b.death);
-        let apart = |id: u32| dies(id).map_or(u64::MAX, |d| d.abs_diff(death));
-        let most = least + (size / 100).saturating_mul(fit.hundredths);
-        let (mut best, mut chosen) = (u64::MAX, (id, low));
-        for (length, id, (block, low, high)) in fitting.take_while(|(length, ..)| *length <= most) {
-            let (below, above) = (apart(block.below), apart(block.above));
-            let cost = if length == size { 0 } else { below.min(above) };
-            if cost < best {
-                (best, chosen) = (cost, (id, if below <= above { low } else { high }));
-            }
-        }
-        let (id, at) = chosen;
-        self.put(id, at, size, death)
-    }
+    /// What has most of its life ahead lies lowest: both ways, what ends first lies together.
+    Ahead,
 }
 
 /// One way through time, of all that is not alive at first.
@@ -183,42 +34,95 @@ struct Way {
     births: Vec<(u64, u64, u32)>,
     /// By death, with those that are alive at first.
     deaths: Vec<(u64, u32)>,
+    /// The addresses of those that have their places, by birth.
+    ahead: Vec<Ahead>,
 }
 
 /// What every sweep of the same buffers reads.
 #[derive(Debug)]
 pub struct Plan<'a> {
     buffers: &'a [Buffer],
+    moment: u64,
     /// Alive at the moment of the peak.
     first: Vec<u32>,
     ways: [Way; 2],
+    /// By buffer, where there are any.
+    fixed: Vec<Option<u64>>,
 }
 
+/// How far a sweep has come.
+#[derive(Clone, Debug)]
+struct Run {
+    space: Space,
+    /// Births and deaths behind it.
+    birth: usize,
+    death: usize,
+}
+
+/// What a sweep writes.
+struct Layout {
+    at: Vec<u64>,
+    block: Vec<u32>,
+    /// What is yet to come in a life, while it is placed.
+    ahead: Vec<Ahead>,
+}
+
+/// What a pass is held to.
+struct Held {
+    peak: u64,
+    lid: u64,
+    /// Placements that it may still make; then it goes on as high as it comes.
+    left: usize,
+    /// Births between two runs that it may go back to.
+    stretch: usize,
+}
+
+/// Runs that a pass may go back to.
+const MARKS: usize = 16;
+
+/// Tries at one height.
+const TRIES: u32 = 10;
+
+/// A height is given up by this part of the peak, or this part of what is above it already.
+const STEP: (u64, u64) = (400, 4);
+
 impl<'a> Plan<'a> {
-    /// Plans sweeps from this moment; the sum of sizes and alignments can be counted.
-    pub fn new(buffers: &'a [Buffer], moment: u64) -> Plan<'a> {
+    /// Plans sweeps from this moment; the sum of sizes and alignments can be counted. `fixed` are buffers that have
+    /// their places.
+    pub fn new(buffers: &'a [Buffer], moment: u64, fixed: &[(u32, u64)]) -> Plan<'a> {
         let all = 0..buffers.len() as u32;
         let (first, rest): (Vec<u32>, Vec<u32>) =
             all.partition(|i| buffers[*i as usize].lower <= moment && moment < buffers[*i as usize].upper);
         let way = |back: bool| {
-            let life = |i: &u32| {
-                let b = &buffers[*i as usize];
-                if back { (u64::MAX - b.upper, u64::MAX - b.lower) } else { (b.lower, b.upper) }
-            };
+            let life = |i: &u32| life(&buffers[*i as usize], back);
             let goes = |i: &&u32| (buffers[**i as usize].lower > moment) != back;
             let own: Vec<u32> = rest.iter().filter(goes).copied().collect();
             let mut births: Vec<(u64, u64, u32)> = own.iter().map(|i| (life(i).0, life(i).1, *i)).collect();
             births.sort_unstable_by_key(|(from, _, i)| (*from, Reverse(buffers[*i as usize].size), *i));
             let mut deaths: Vec<(u64, u32)> = own.iter().chain(&first).map(|i| (life(i).1, *i)).collect();
             deaths.sort_unstable();
-            Way { births, deaths }
+            let later = fixed.iter().filter(|(i, _)| (buffers[*i as usize].lower > moment) != back);
+            let later = later.filter(|(i, _)| first.binary_search(i).is_err());
+            let taken =
+                |(i, at): &(u32, u64)| Ahead { from: *at, to: at + buffers[*i as usize].size, birth: life(i).0 };
+            let mut ahead: Vec<Ahead> = later.map(taken).collect();
+            ahead.sort_unstable_by_key(|a| (a.birth, a.from));
+            Way { births, deaths, ahead }
         };
-        Plan { buffers, ways: [way(false), way(true)], first }
+        let ways = [way(false), way(true)];
+        let mut places = vec![None; if fixed.is_empty() { 0 } else { buffers.len() }];
+        for (i, at) in fixed {
+            places[*i as usize] = Some(*at);
+        }
+        Plan { buffers, moment, ways, first, fixed: places }
     }
 
-    /// Places all.
-    pub fn sweep(&self, stack: Stack, fit: Fit) -> Vec<u64> {
-        let mut at = vec![0; self.buffers.len()];
+    fn place(&self, i: usize) -> Option<u64> {
+        self.fixed.get(i).copied().flatten()
+    }
+
+    /// Stacks what is alive at first; those in order of address.
+    fn stack(&self, stack: Stack, layout: &mut Layout) -> Vec<u32> {
         let mut first = self.first.clone();
         first.sort_unstable_by_key(|i| {
             let b = &self.buffers[*i as usize];
@@ -227,29 +131,161 @@ impl<'a> Plan<'a> {
                 Stack::Death => b.upper,
                 Stack::Birth => u64::MAX - b.lower,
                 Stack::Size => b.size,
+                // A part of its life, in 2^64ths.
+                Stack::Ahead => ((u128::from(b.upper - self.moment) << 63) / u128::from(b.upper - b.lower)) as u64,
             };
-            (Reverse(key), Reverse(b.size), *i)
+            (self.place(*i as usize).is_none(), Reverse(key), Reverse(b.size), *i)
         });
-        let mut block = vec![NONE; self.buffers.len()];
-        for (way, back) in self.ways.iter().zip([false, true]) {
-            let mut space = Space { blocks: Vec::new(), spare: Vec::new(), holes: BTreeSet::new(), last: NONE };
-            for i in &first {
-                let b = &self.buffers[*i as usize];
-                let id = space.push(b.size, b.alignment, if back { u64::MAX - b.lower } else { b.upper });
-                block[*i as usize] = id;
-                at[*i as usize] = space.blocks[id as usize].from;
-            }
-            let mut deaths = way.deaths.iter().peekable();
-            for (from, to, i) in &way.births {
-                while let Some((_, dead)) = deaths.next_if(|(death, _)| death <= from) {
-                    space.release(block[*dead as usize]);
+        let fixed = first.partition_point(|i| self.place(*i as usize).is_some());
+        first[..fixed].sort_unstable_by_key(|i| self.place(*i as usize));
+        let mut space = Space::new();
+        for i in &first {
+            let b = &self.buffers[*i as usize];
+            let id = match self.place(*i as usize) {
+                Some(at) => space.put_at(at, b.size, b.upper),
+                None => {
+                    layout.ahead.clear();
+                    for back in [false, true] {
+                        let death = life(b, back).1;
+                        layout.ahead.extend(self.ways[back as usize].ahead.iter().take_while(|a| a.birth < death));
+                    }
+                    merge(&mut layout.ahead);
+                    space.take(b.size, b.alignment, b.upper, Fit::within(0), &layout.ahead)
                 }
-                let i = *i as usize;
-                let b = &self.buffers[i];
-                block[i] = space.take(b.size, b.alignment, *to, fit);
-                at[i] = space.blocks[block[i] as usize].from;
+            };
+            layout.at[*i as usize] = space.start(id);
+        }
+        first.sort_unstable_by_key(|i| layout.at[*i as usize]);
+        first
+    }
+
+    /// A run at its beginning.
+    fn begin(&self, first: &[u32], back: bool, layout: &mut Layout) -> Run {
+        let mut space = Space::new();
+        for i in first {
+            let b = &self.buffers[*i as usize];
+            layout.block[*i as usize] = space.put_at(layout.at[*i as usize], b.size, life(b, back).1);
+        }
+        Run { space, birth: 0, death: 0 }
+    }
+
+    /// Goes on for some births; false where one would end above the lid.
+    fn go(&self, way: &Way, run: &mut Run, births: usize, fit: Fit, lid: u64, layout: &mut Layout) -> bool {
+        let end = (run.birth + births).min(way.births.len());
+        while run.birth < end {
+            let (from, to, i) = way.births[run.birth];
+            while let Some((_, dead)) = way.deaths.get(run.death).filter(|(death, _)| *death <= from) {
+                run.space.release(layout.block[*dead as usize]);
+                run.death += 1;
+            }
+            let i = i as usize;
+            let b = &self.buffers[i];
+            let id = match self.place(i) {
+                Some(at) => run.space.put_at(at, b.size, to),
+                None => {
+                    layout.ahead.clear();
+                    let next = way.ahead.partition_point(|a| a.birth < from);
+                    layout.ahead.extend(way.ahead[next..].iter().take_while(|a| a.birth < to));
+                    merge(&mut layout.ahead);
+                    run.space.take(b.size, b.alignment, to, fit, &layout.ahead)
+                }
+            };
+            (layout.block[i], layout.at[i]) = (id, run.space.start(id));
+            run.birth += 1;
+            if layout.at[i] + b.size > lid {
+                return false;
             }
         }
-        at
+        true
     }
+
+    fn layout(&self) -> Layout {
+        let n = self.buffers.len();
+        Layout { at: vec![0; n], block: vec![NONE; n], ahead: Vec::new() }
+    }
+
+    /// Places all.
+    pub fn sweep(&self, stack: Stack, fit: Fit) -> Vec<u64> {
+        let mut layout = self.layout();
+        let first = self.stack(stack, &mut layout);
+        for (way, back) in self.ways.iter().zip([false, true]) {
+            let mut run = self.begin(&first, back, &mut layout);
+            self.go(way, &mut run, way.births.len(), fit, u64::MAX, &mut layout);
+        }
+        layout.at
+    }
+
+    /// Places all, going back where something would end above `lid`, as long as so many placements last.
+    pub fn climb(&self, stack: Stack, fit: Fit, (peak, mut lid): (u64, u64), most: usize) -> Vec<u64> {
+        let mut layout = self.layout();
+        let first = self.stack(stack, &mut layout);
+        // Each way may use half of what is there beyond its own births.
+        let spare = most.saturating_sub(self.buffers.len()) / 2;
+        for (way, back) in self.ways.iter().zip([false, true]) {
+            let run = self.begin(&first, back, &mut layout);
+            let left = way.births.len() + spare;
+            let mut held = Held { peak, lid, left, stretch: (first.len() / 4).max(32) };
+            self.climb_way(way, run, fit, &mut held, &mut layout);
+            lid = held.lid;
+        }
+        layout.at
+    }
+
+    /// One way, held to a height that it raises where many tries have failed.
+    fn climb_way(&self, way: &Way, run: Run, fit: Fit, held: &mut Held, layout: &mut Layout) {
+        let mut marks = VecDeque::from([run]);
+        let (mut reached, mut tries, mut salt) = (0, 0, 0);
+        while let Some(mark) = marks.back().filter(|m| m.birth < way.births.len()) {
+            let mut run = mark.clone();
+            let begun = run.birth;
+            let lid = if held.left > way.births.len() - begun { held.lid } else { u64::MAX };
+            let fit = if begun < reached { Fit { salt, ..fit } } else { fit };
+            let fits = self.go(way, &mut run, held.stretch, fit, lid, layout);
+            held.left = held.left.saturating_sub(run.birth - begun);
+            if fits {
+                if run.birth > reached {
+                    (reached, tries) = (run.birth, 0);
+                }
+                marks.push_back(run);
+                if marks.len() > MARKS {
+                    marks.pop_front();
+                }
+                continue;
+            }
+            reached = reached.max(run.birth);
+            tries += 1;
+            salt += 1;
+            if tries % TRIES == 0 {
+                held.lid += (held.peak / STEP.0).max(held.lid.saturating_sub(held.peak) / STEP.1).max(1);
+            }
+            // Farther back each third time.
+            let back = (1usize << (tries % TRIES / 3)) - 1;
+            marks.truncate(marks.len().saturating_sub(back).max(1));
+        }
+    }
+}
+
+/// Birth and death, going forth or back in time.
+fn life(buffer: &Buffer, back: bool) -> (u64, u64) {
+    if back { (u64::MAX - buffer.upper, u64::MAX - buffer.lower) } else { (buffer.lower, buffer.upper) }
+}
+
+/// Puts addresses in order, and together where they overlap.
+fn merge(ahead: &mut Vec<Ahead>) {
+    if ahead.len() < 2 {
+        return;
+    }
+    ahead.sort_unstable();
+    let mut kept = 0;
+    for next in 1..ahead.len() {
+        let other = ahead[next];
+        let last = &mut ahead[kept];
+        if other.from < last.to {
+            (last.to, last.birth) = (last.to.max(other.to), last.birth.min(other.birth));
+        } else {
+            kept += 1;
+            ahead[kept] = other;
+        }
+    }
+    ahead.truncate(kept + 1);
 }

@@ -126,6 +126,8 @@ pub struct Compile {
     #[arg(long)]
     pub measure: bool,
     /// Threads of the engine when measuring
+    ///
+    /// Where operators are split, bits stay the same with up to so many threads, and with 16.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub threads: u32,
     /// Write the program here: text with `.ron`, binary with `.binpb`

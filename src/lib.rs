@@ -12,5 +12,6 @@ pub mod measure;
 pub mod model;
 pub mod npz;
 pub mod seed;
+pub mod split;
 pub mod summary;
 pub mod trace;

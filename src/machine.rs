@@ -111,6 +111,11 @@ pub fn budget(target: &Target, words: &[String], lifetimes: &Lifetimes) -> Resul
     Ok(Budgeted { target: target.budgeted(&memory), least })
 }
 
+/// Whether `--memory` asks for the least that works.
+pub fn wants_least(target: &Target, words: &[String]) -> bool {
+    words.iter().any(|word| matches!(amount(target, word), Ok((_, Amount::Least))))
+}
+
 fn amount(target: &Target, word: &str) -> Result<(String, Amount), Failure> {
     let bad = |problem: &str| {
         Failure::bad(format!(

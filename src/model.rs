@@ -212,24 +212,21 @@ pub struct Ready {
     pub ordered: Ordered,
     /// What the other graph saves, where it is one.
     pub saved: Option<Saved>,
+    /// The graph that is planned.
+    pub graph: Graph,
 }
 
-/// Lowers a graph for a target, its tasks in the order that holds least: the file's where no other holds less.
-pub fn lowered(graph: &Graph, dims: &Dims, target: &Target) -> Result<Lowered, Failure> {
-    Ok(ready(graph, dims, target)?.lowered)
-}
-
-/// The same, with what was won on the way. What is planned follows from the graph, its dims and the target alone, so
-/// that a program finds its model again.
+/// Lowers a graph for a target, its tasks in the order that holds least: the file's where no other holds less. What is
+/// planned follows from the graph, its dims and the target alone, so that a program finds its model again.
 pub fn ready(graph: &Graph, dims: &Dims, target: &Target) -> Result<Ready, Failure> {
     let (lowered, ordered) = as_it_is(graph, dims, target)?;
     if let Some(other) = rewrite(graph, dims) {
         let (after, order) = as_it_is(&other, dims, target)?;
         if let Some(saved) = saved(&lowered.lifetimes, &after.lifetimes) {
-            return Ok(Ready { lowered: after, ordered: order, saved: Some(saved) });
+            return Ok(Ready { lowered: after, ordered: order, saved: Some(saved), graph: other });
         }
     }
-    Ok(Ready { lowered, ordered, saved: None })
+    Ok(Ready { lowered, ordered, saved: None, graph: graph.clone() })
 }
 
 /// Lowers a graph without rewriting it.

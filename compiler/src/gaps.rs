@@ -6,8 +6,10 @@
 //! Why:      a weight that is used twice may be worth its room between some of its uses only; and which weights stay
 //!           decides where the link can work ahead, which no count of bytes says.
 
-use crate::plan::{Site, Tried};
+use crate::bound::bound;
+use crate::emit::with_facts;
 use crate::places;
+use crate::plan::{Site, Tried};
 use crate::residency::{Choice, stays};
 use crate::stay::Level;
 use berth_ir::lifetime::TensorId;
@@ -19,7 +21,10 @@ use std::collections::BTreeSet;
 const ALL_MAX: usize = 12;
 
 /// Ways in which stays are tried to lie, over all sets.
-const WAYS: usize = 20 * places::WAYS_MAX;
+const WAYS: usize = 6 * places::WAYS_MAX;
+
+/// A step that is longer than its bound by no more than this part of it is not looked at further.
+const NEAR_PART: u64 = 200;
 
 /// Of the choices that a search may try, the part for climbing.
 const CLIMB_PART: usize = 8;
@@ -34,7 +39,7 @@ impl Site<'_> {
     /// The faster of a program and those with other gaps in which weights stay.
     pub(crate) fn improved(&self, best: Tried) -> Tried {
         let gaps = self.gaps();
-        if self.mode != Mode::Loop || gaps.is_empty() || best.is_enough(self) {
+        if self.mode != Mode::Loop || gaps.is_empty() || best.is_enough(self) || self.is_near(&best) {
             return best;
         }
         let kept = self.kept_by(&best.choice, &gaps);
@@ -49,6 +54,14 @@ impl Site<'_> {
             true => self.all_sets(best, &base, &gaps),
             false => self.climbed(best, &base, &gaps, kept),
         }
+    }
+
+    /// Whether a step is as good as its bound.
+    fn is_near(&self, best: &Tried) -> bool {
+        let program = self.emitter(&best.choice.host, &best.placed).program(self.mode);
+        let target = self.machine.target;
+        let bound = bound(target, &with_facts(target, program)).time.0;
+        best.timeline.step.0 <= bound.saturating_add(bound / NEAR_PART)
     }
 
     /// All gaps of weights that the device uses, in the order of the uses before them.

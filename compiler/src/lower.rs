@@ -9,12 +9,13 @@
 use crate::cost;
 use crate::import::ops::row_of;
 use crate::import::tensor_bytes;
+use crate::slice::{Cut, Matrix, cuts};
 use crate::task_model::{TaskModelError, known_bytes, task_model_for};
 use crate::twins::{Place, Read, Twin, place, twins};
 use berth_ir::expr::{Binding, Ranges};
 use berth_ir::graph::{Attribute, Content, Graph, Op, OpId, Stored, Value, ValueId};
 use berth_ir::lifetime::{Lifetimes, Other, Task, Tensor, TensorId};
-use berth_ir::program::{DimRange, Filled, Home, Kind, Transposed};
+use berth_ir::program::{DimRange, Filled, Home, Kind, Split, Transposed};
 use berth_ir::target::{Target, hex};
 use berth_ir::verify::{ModelFacts, OpFact, TensorFact};
 use berth_ir::{DType, Expr};
@@ -42,6 +43,8 @@ pub struct Lowered {
     pub inputs: Vec<Boundary>,
     /// The graph's outputs.
     pub outputs: Vec<Boundary>,
+    /// How the graph's operators were split before it was lowered, where they were.
+    pub split: Option<Split>,
 }
 
 impl Lowered {
@@ -254,6 +257,7 @@ pub fn lower(
         numbers: HashMap::new(),
         by_home: HashMap::new(),
         embedded: HashMap::new(),
+        cuts: cuts(graph, &live),
         files: target.tiers.iter().find(|t| t.files).map_or("nvme", |t| &t.name).to_owned(),
     };
     for input in &graph.inputs {
@@ -265,7 +269,8 @@ pub fn lower(
     let mut tasks = Vec::new();
     for id in live {
         let op = graph.op(id);
-        if !lowering.view(op)? && !lowering.transposed(op)? && !lowering.filled(op)? {
+        let made = lowering.view(op)? || lowering.is_cut(op) || lowering.transposed(op)? || lowering.filled(op)?;
+        if !made {
             tasks.push((id, lowering.task(op)?));
         }
     }
@@ -369,6 +374,14 @@ pub(crate) fn live_ops(graph: &Graph, sizes: &Sizes) -> Vec<OpId> {
     live
 }
 
+/// Where the bytes of a stored constant come from.
+enum Root {
+    /// One element, all over.
+    Filled(Filled),
+    /// These bytes; their transpose, where there is the matrix that they are.
+    Stored(Stored, Option<Transposed>),
+}
+
 struct Lowering<'a> {
     graph: &'a Graph,
     sizes: Sizes,
@@ -385,6 +398,8 @@ struct Lowering<'a> {
     by_home: HashMap<(Home, u64), TensorId>,
     /// Constants that live in task code.
     embedded: HashMap<ValueId, Bytes>,
+    /// Values that are rows or columns of stored matrices.
+    cuts: HashMap<ValueId, (ValueId, Cut)>,
     files: String,
 }
 
@@ -471,7 +486,10 @@ impl Lowering<'_> {
             Content::Inline(bytes) => Err(LowerError::InlineTooLarge { value: value.name.clone(), bytes: bytes.len() }),
             Content::Stored(stored) => self.weight(id, stored.clone()),
             Content::Computed if self.embedded.contains_key(&id) => Ok(None),
-            Content::Computed => self.tensor(id, Kind::Activation, None).map(Some),
+            Content::Computed => match self.cuts.get(&id).copied() {
+                Some((source, cut)) => self.part(id, source, cut, false).map(Some),
+                None => self.tensor(id, Kind::Activation, None).map(Some),
+            },
         }
     }
 
@@ -488,25 +506,59 @@ impl Lowering<'_> {
         self.homed(id, stored, None).map(Some)
     }
 
-    /// The weight that is these bytes of a file, or their transpose; two values of the same bytes are one tensor.
-    fn homed(&mut self, id: ValueId, stored: Stored, transposed: Option<Transposed>) -> Result<TensorId, LowerError> {
-        let (mut stored, mut transposed) = (stored, transposed);
+    /// Where the bytes of a stored constant come from.
+    fn root(&self, stored: &Stored) -> Root {
+        let (mut stored, mut turned) = (stored.clone(), None);
         // One that equals another, which may be the transpose of a third.
         for _ in 0..2 {
             match self.twins.get(&place(&stored)) {
                 None => break,
-                Some(Twin::Filled(filled)) => return self.filled_with(id, *filled, stored.bytes),
+                Some(Twin::Filled(filled)) => return Root::Filled(*filled),
                 Some(Twin::Equal(of)) => stored = of.clone(),
                 // The transpose of a transpose is as the first is stored.
                 Some(Twin::Turned(of, matrix)) => {
-                    transposed = if transposed.is_some() { None } else { Some(*matrix) };
+                    turned = if turned.is_some() { None } else { Some(*matrix) };
                     stored = of.clone();
                 }
             }
         }
+        Root::Stored(stored, turned)
+    }
+
+    /// The weight that is these bytes of a file, or their transpose; two values of the same bytes are one tensor.
+    fn homed(&mut self, id: ValueId, stored: Stored, transposed: Option<Transposed>) -> Result<TensorId, LowerError> {
+        let (of, transposed) = match self.root(&stored) {
+            Root::Filled(filled) => return self.filled_with(id, filled, stored.bytes),
+            Root::Stored(of, None) => (of, transposed),
+            Root::Stored(of, turned) => (of, if transposed.is_some() { None } else { turned }),
+        };
         let tier = self.files.clone();
-        let home = Home { tier, file: stored.file, offset: stored.offset, transposed, filled: None };
+        let home = Home { tier, file: of.file, offset: of.offset, transposed, strip: None, filled: None };
         self.weight_of(id, home, stored.bytes)
+    }
+
+    /// The weight that is some rows or columns of a stored matrix, or their transpose.
+    fn part(&mut self, id: ValueId, source: ValueId, cut: Cut, transposed: bool) -> Result<TensorId, LowerError> {
+        let bytes = self.bytes(id)?;
+        let (Content::Stored(stored), Some(matrix)) =
+            (&self.graph.value(source).content, Matrix::of(self.graph, source))
+        else {
+            return self.tensor(id, Kind::Activation, None);
+        };
+        let (of, turned) = match self.root(stored) {
+            Root::Filled(filled) => return self.filled_with(id, filled, bytes),
+            Root::Stored(of, turned) => (of, turned.is_some()),
+        };
+        // What the file holds, and what of it.
+        let (matrix, cut) = match turned {
+            false => (matrix, cut),
+            true => (matrix.transpose(), Cut { axis: 1 - cut.axis, ..cut }),
+        };
+        let part = matrix.part(cut);
+        let transposed = (transposed != turned).then_some(part.turned);
+        let (tier, offset) = (self.files.clone(), of.offset + part.offset);
+        let home = Home { tier, file: of.file, offset, transposed, strip: part.strip, filled: None };
+        self.weight_of(id, home, bytes)
     }
 
     fn weight_of(&mut self, id: ValueId, home: Home, bytes: u64) -> Result<TensorId, LowerError> {
@@ -542,10 +594,15 @@ impl Lowering<'_> {
         Ok(true)
     }
 
+    /// Whether an operator takes rows or columns of a stored matrix: who reads them reads a weight.
+    fn is_cut(&self, op: &Op) -> bool {
+        op.outputs.first().copied().flatten().is_some_and(|result| self.cuts.contains_key(&result))
+    }
+
     /// The weight that is this element all over.
     fn filled_with(&mut self, id: ValueId, filled: Filled, bytes: u64) -> Result<TensorId, LowerError> {
         let (tier, file) = (self.files.clone(), String::new());
-        self.weight_of(id, Home { tier, file, offset: 0, transposed: None, filled: Some(filled) }, bytes)
+        self.weight_of(id, Home { tier, file, offset: 0, transposed: None, strip: None, filled: Some(filled) }, bytes)
     }
 
     /// Makes the transpose of a stored matrix a weight of its own, transposed while it is read: exporters that did not
@@ -559,12 +616,19 @@ impl Lowering<'_> {
             return Ok(false);
         }
         let swaps = |a: &(String, Attribute)| a.0 != "perm" || a.1 == Attribute::Ints(vec![1, 0]);
+        if !op.attributes.iter().all(swaps) {
+            return Ok(false);
+        }
+        if let Some((matrix, cut)) = self.cuts.get(source).copied() {
+            self.part(*result, matrix, cut, true)?;
+            return Ok(true);
+        }
         let value = self.graph.value(*source);
         let element = value.dtype.bits().map(|bits| bits / 8).filter(|bytes| matches!(bytes, 1 | 2 | 4 | 8));
         let (Content::Stored(stored), Some(element)) = (&value.content, element) else { return Ok(false) };
         let shape = self.shape(*source)?;
         let [rows, columns] = shape[..] else { return Ok(false) };
-        if stored.bytes <= EMBEDDED_BYTES_MAX || !op.attributes.iter().all(swaps) {
+        if stored.bytes <= EMBEDDED_BYTES_MAX {
             return Ok(false);
         }
         self.homed(*result, stored.clone(), Some(Transposed { rows, columns, element }))?;
@@ -707,7 +771,7 @@ impl Lowering<'_> {
         let facts = facts(&lifetimes);
         let inputs = self.graph.inputs.iter().map(|v| self.boundary(*v)).collect::<Result<_, _>>()?;
         let outputs = self.graph.outputs.iter().map(|v| self.boundary(*v)).collect::<Result<_, _>>()?;
-        Ok(Lowered { lifetimes, facts, codes, inputs, outputs })
+        Ok(Lowered { lifetimes, facts, codes, inputs, outputs, split: None })
     }
 
     /// Type and shape of each operand; nothing for absent ones.

@@ -103,7 +103,7 @@ mod tests {
             bytes,
             part: None,
         };
-        let mut all = vec![Stay { arrives: Arrival::Run(1), ..stay(3, 1_000, 1, 3, false) }];
+        let mut all = vec![Stay { arrives: Arrival::Run(1), ..stay(4, 1_000, 1, 3, false) }];
         let spans = [(100, vec![(0, 0)]), (200, vec![(2, 2)]), (300, vec![(1, 1), (4, 4)]), (400, vec![(3, 6)])];
         for (n, (bytes, uses)) in spans.into_iter().enumerate() {
             match n < pinned {

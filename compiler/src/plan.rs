@@ -22,7 +22,7 @@ use crate::simulate::{Timeline, timeline};
 use crate::stay::{Arrival, Level, Stay, load_curve};
 use crate::stream::{Streamed, early, place, streams};
 use berth_ir::lifetime::{Lifetimes, TensorId};
-use berth_ir::program::{Kind, Mode, Program};
+use berth_ir::program::{Home, Kind, Mode, Program};
 use berth_ir::target::Target;
 use berth_ir::units::Nanos;
 use std::cell::RefCell;
@@ -109,7 +109,7 @@ pub(crate) struct Placed {
 /// A choice that fits, with what it comes to.
 pub(crate) struct Tried {
     pub choice: Choice,
-    placed: Placed,
+    pub placed: Placed,
     pub timeline: Timeline,
 }
 
@@ -428,7 +428,7 @@ impl<'a> Site<'a> {
         timeline(self.machine.target, &self.emitter(&choice.host, placed).step(), steps(self.mode))
     }
 
-    fn emitter<'b>(&'b self, host: &'b [bool], placed: &'b Placed) -> Emitter<'b> {
+    pub fn emitter<'b>(&'b self, host: &'b [bool], placed: &'b Placed) -> Emitter<'b> {
         Emitter::new(self.lifetimes, &self.machine, host, &placed.stays, &placed.device, &placed.lower)
     }
 
@@ -840,8 +840,7 @@ impl<'a> Site<'a> {
 
     /// Whether a weight can be brought in parts: not what is turned or made on the way.
     fn divides(&self, tensor: usize) -> bool {
-        let made =
-            self.lifetimes.tensors[tensor].home.as_ref().is_some_and(|h| h.transposed.is_some() || h.filled.is_some());
+        let made = self.lifetimes.tensors[tensor].home.as_ref().is_some_and(Home::is_made);
         !made || self.machine.home_to_device.is_none()
     }
 

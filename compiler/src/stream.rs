@@ -10,7 +10,7 @@
 use crate::machine::Machine;
 use crate::stay::{Arrival, Level, Stay};
 use berth_ir::lifetime::Lifetimes;
-use berth_ir::program::Kind;
+use berth_ir::program::{Home, Kind};
 use berth_ir::target::Link;
 use berth_ir::units::Bytes;
 use std::collections::BTreeMap;
@@ -406,8 +406,7 @@ impl<'a> Zone<'a> {
         });
         // What is turned or made on the way is read whole, and so is what has a size of its own in each run.
         let tensor = self.lifetimes.tensor(stay.tensor);
-        let made = matches!(stay.arrives, Arrival::Home { .. })
-            && tensor.home.as_ref().is_some_and(|h| h.transposed.is_some() || h.filled.is_some());
+        let made = matches!(stay.arrives, Arrival::Home { .. }) && tensor.home.as_ref().is_some_and(Home::is_made);
         let most = if made || tensor.kind != Kind::Weight { 1 } else { PARTS_MAX };
         while parts.len() > 1 {
             let smallest = (0..parts.len()).min_by_key(|n| parts[*n].to - parts[*n].from).unwrap_or(0);

@@ -54,7 +54,14 @@ impl Maker {
 
     fn tensor(&mut self, kind: Kind, bytes: u64) -> TensorId {
         let id = self.all.tensors.len();
-        let file = Home { tier: "disk".into(), file: "w".into(), offset: id as u64 * 4096, transposed: None, filled: None };
+        let file = Home {
+            tier: "disk".into(),
+            file: "w".into(),
+            offset: id as u64 * 4096,
+            transposed: None,
+            strip: None,
+            filled: None,
+        };
         let home = (kind == Kind::Weight).then_some(file);
         let (name, extent, dtype) = (format!("x{id}"), Expr::constant(bytes), DType::U8);
         self.all.tensors.push(Tensor { name, kind, dtype, extent, bytes, home, aliases: vec![] });
@@ -222,7 +229,8 @@ fn steps(seed: u64) -> Result<Vec<Vec<Nanos>>, PlanError> {
     let (least, full) = extremes(&lifetimes, &target)?;
     let room = |percent: &u64| least.bytes + (full - least.bytes.min(full)) * percent / 100;
     let step = |target: Target| Ok::<Nanos, PlanError>(plan(&lifetimes, &target, Mode::Loop)?.timeline.step);
-    let rooms = ROOMS.iter().map(|percent| step(with(&target, room(percent), 100))).collect::<Result<Vec<Nanos>, _>>()?;
+    let rooms =
+        ROOMS.iter().map(|percent| step(with(&target, room(percent), 100))).collect::<Result<Vec<Nanos>, _>>()?;
     let fixed = seed as usize % ROOMS.len();
     let faster = RATES.iter().map(|percent| step(with(&target, room(&ROOMS[fixed]), *percent)));
     let rates = std::iter::once(Ok(rooms[fixed])).chain(faster).collect::<Result<Vec<Nanos>, _>>()?;
@@ -240,13 +248,22 @@ fn more_room_or_a_faster_link_is_never_slower() {
                 if pair[1] > pair[0] {
                     let part = pair[1].0 as f64 / pair[0].0 as f64 - 1.0;
                     worst = worst.max(part);
-                    println!("seed {seed}, {what} {n}: {:.3} % slower, {} ns after {}", part * 100.0, pair[1].0, pair[0].0);
+                    println!(
+                        "seed {seed}, {what} {n}: {:.3} % slower, {} ns after {}",
+                        part * 100.0,
+                        pair[1].0,
+                        pair[0].0
+                    );
                     inversions.push(pair[1].0 - pair[0].0 > pair[0].0 / SLOWER_PART);
                 }
             }
         }
     }
     let large = inversions.iter().filter(|large| **large).count();
-    println!("{compared} comparisons, {} inversions, {large} of them by more than half a per cent; worst {:.2} %", inversions.len(), worst * 100.0);
+    println!(
+        "{compared} comparisons, {} inversions, {large} of them by more than half a per cent; worst {:.2} %",
+        inversions.len(),
+        worst * 100.0
+    );
     assert_eq!(large, 0);
 }

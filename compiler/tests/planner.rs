@@ -52,8 +52,14 @@ fn seeds() -> impl Strategy<Value = (Vec<u64>, Vec<u64>, Vec<Seed>)> {
 fn lifetimes((weights, inputs, tasks): &(Vec<u64>, Vec<u64>, Vec<Seed>)) -> Lifetimes {
     let mut all = Lifetimes { model: "random".into(), dims: BTreeMap::new(), tensors: Vec::new(), tasks: Vec::new() };
     let add = |tensors: &mut Vec<Tensor>, name: String, kind: Kind, bytes: u64, offset: Option<u64>| {
-        let home =
-            offset.map(|offset| Home { tier: "nvme".into(), file: "w".into(), offset, transposed: None, filled: None });
+        let home = offset.map(|offset| Home {
+            tier: "nvme".into(),
+            file: "w".into(),
+            offset,
+            transposed: None,
+            strip: None,
+            filled: None,
+        });
         tensors.push(Tensor {
             name,
             kind,

@@ -97,6 +97,7 @@ fn write_header(h: &Header) -> wire::Header {
         dims: write_dims(&h.dims),
         growth: write_named(&h.growth),
         memory: write_named(&h.memory.iter().map(|(tier, b)| (tier.clone(), b.0)).collect()),
+        split: h.split.map(|s| wire::Split { room: s.room, threads: s.threads }),
     }
 }
 
@@ -111,6 +112,7 @@ fn read_header(h: wire::Header) -> Result<Header, BadBinary> {
         dims: read_dims(h.dims)?,
         growth: read_named(h.growth, "growth")?,
         memory: read_named(h.memory, "memory")?.into_iter().map(|(tier, b)| (tier, Bytes(b))).collect(),
+        split: h.split.map(|s| Split { room: s.room, threads: s.threads }),
     })
 }
 
@@ -167,14 +169,16 @@ fn write_home(h: &Home) -> wire::Home {
     let matrix = |t: Transposed| wire::Transposed { rows: t.rows, columns: t.columns, element: t.element };
     let element = |f: Filled| wire::Filled { element: f.element, bits: f.bits };
     let (transposed, filled) = (h.transposed.map(matrix), h.filled.map(element));
-    wire::Home { tier: h.tier.clone(), file: h.file.clone(), offset: h.offset, transposed, filled }
+    let strip = h.strip.map(|s| wire::Strip { rows: s.rows, bytes: s.bytes, pitch: s.pitch });
+    wire::Home { tier: h.tier.clone(), file: h.file.clone(), offset: h.offset, transposed, filled, strip }
 }
 
 fn read_home(h: wire::Home) -> Home {
     let matrix = |t: wire::Transposed| Transposed { rows: t.rows, columns: t.columns, element: t.element };
     let element = |f: wire::Filled| Filled { element: f.element, bits: f.bits };
     let (transposed, filled) = (h.transposed.map(matrix), h.filled.map(element));
-    Home { tier: h.tier, file: h.file, offset: h.offset, transposed, filled }
+    let strip = h.strip.map(|s| Strip { rows: s.rows, bytes: s.bytes, pitch: s.pitch });
+    Home { tier: h.tier, file: h.file, offset: h.offset, transposed, strip, filled }
 }
 
 fn read_tensor(t: wire::Tensor) -> Result<Tensor, BadBinary> {

@@ -69,6 +69,19 @@ pub struct Header {
     /// By how much a dim grows each step.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub growth: BTreeMap<String, u64>,
+    /// How the operators of the model were split, where they were: whoever has the model splits them again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<Split>,
+}
+
+/// What decides, with a model and its target, which operators are split and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Split {
+    /// An operator that would hold more than so many bytes at once is split, if it can be.
+    pub room: u64,
+    /// Threads of the engine up to which the pieces have the bits of the whole.
+    pub threads: u64,
 }
 
 /// How tasks may compute.
@@ -155,6 +168,10 @@ pub struct Home {
     /// Where the file holds a matrix and the tensor is its transpose: what is read is transposed on the way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transposed: Option<Transposed>,
+    /// Where the file holds a wider matrix and the tensor is some of its columns: rows that lie apart. They are read
+    /// packed, and then transposed where that is said too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strip: Option<Strip>,
     /// Where no file holds the tensor: one element, over and over. What is read is written out of nothing, so it crosses no
     /// link, and the path is empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -165,6 +182,10 @@ impl Home {
     /// Bytes that reading so many of the tensor takes from the tier.
     pub fn crossing(&self, bytes: u64) -> u64 {
         if self.filled.is_some() { 0 } else { bytes }
+    }
+    /// Whether its bytes are put together on the way, so that they can only be read all at once.
+    pub fn is_made(&self) -> bool {
+        self.transposed.is_some() || self.strip.is_some() || self.filled.is_some()
     }
 }
 
@@ -204,6 +225,30 @@ impl Transposed {
     pub fn bytes(&self) -> Option<u64> {
         let element = Some(self.element).filter(|e| matches!(e, 1 | 2 | 4 | 8));
         self.rows.checked_mul(self.columns)?.checked_mul(element?)
+    }
+}
+
+/// Rows of equal length that lie apart in a file, the first at the home's offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Strip {
+    /// How many.
+    pub rows: u64,
+    /// Bytes of each.
+    pub bytes: u64,
+    /// Bytes from the start of one to the start of the next.
+    pub pitch: u64,
+}
+
+impl Strip {
+    /// Bytes of all rows; nothing where they are too many, or rows overlap.
+    pub fn packed(&self) -> Option<u64> {
+        self.rows.checked_mul(self.bytes).filter(|_| self.bytes <= self.pitch)
+    }
+    /// Bytes from the start of the first row to the end of the last.
+    pub fn span(&self) -> Option<u64> {
+        let before = self.rows.checked_sub(1)?.checked_mul(self.pitch)?;
+        before.checked_add(self.bytes)
     }
 }
 

@@ -46,16 +46,20 @@ fn dims() -> impl Strategy<Value = std::collections::BTreeMap<String, DimRange>>
 fn header() -> impl Strategy<Value = Header> {
     let some = (any::<u32>(), name(), name(), name(), any::<bool>(), any::<bool>());
     let maps = (dims(), btree_map(name(), number(), 0..3), btree_map(name(), number().prop_map(Bytes), 0..3));
-    (some, maps).prop_map(|((format, model, target, layout, exact, looped), (dims, growth, memory))| Header {
-        format,
-        model,
-        target,
-        layout,
-        numerics: if exact { Numerics::Exact } else { Numerics::Fast },
-        mode: if looped { Mode::Loop } else { Mode::Once },
-        dims,
-        growth,
-        memory,
+    let split = prop::option::of((number(), number()).prop_map(|(room, threads)| Split { room, threads }));
+    (some, maps, split).prop_map(|((format, model, target, layout, exact, looped), (dims, growth, memory), split)| {
+        Header {
+            format,
+            model,
+            target,
+            layout,
+            numerics: if exact { Numerics::Exact } else { Numerics::Fast },
+            mode: if looped { Mode::Loop } else { Mode::Once },
+            dims,
+            growth,
+            memory,
+            split,
+        }
     })
 }
 
@@ -65,9 +69,17 @@ fn tensor() -> impl Strategy<Value = Tensor> {
     let matrix = (number(), number(), number());
     let matrix = prop::option::of(matrix.prop_map(|(rows, columns, element)| Transposed { rows, columns, element }));
     let filled = prop::option::of((number(), number()).prop_map(|(element, bits)| Filled { element, bits }));
-    let home = (name(), name(), number(), matrix, filled);
-    let home =
-        home.prop_map(|(tier, file, offset, transposed, filled)| Home { tier, file, offset, transposed, filled });
+    let strip = (number(), number(), number());
+    let strip = prop::option::of(strip.prop_map(|(rows, bytes, pitch)| Strip { rows, bytes, pitch }));
+    let home = (name(), name(), number(), matrix, strip, filled);
+    let home = home.prop_map(|(tier, file, offset, transposed, strip, filled)| Home {
+        tier,
+        file,
+        offset,
+        transposed,
+        strip,
+        filled,
+    });
     (name(), kind, prop::sample::select(DType::ALL.to_vec()), expr(), prop::option::of(home))
         .prop_map(|(name, kind, dtype, bytes, home)| Tensor { name, kind, dtype, bytes, home })
 }

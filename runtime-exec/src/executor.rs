@@ -277,8 +277,8 @@ impl<E: Engine + 'static> Executor<E> {
 fn needs(table: &Table) -> BTreeMap<String, (u64, String)> {
     let mut needs = BTreeMap::new();
     for item in table.halves.iter().flatten() {
-        if let Work::Load { file, offset, to, .. } = &item.work {
-            let end = offset.saturating_add(to.bytes);
+        if let Work::Load { file, from, to } = &item.work {
+            let end = from.end(to.bytes);
             let entry = needs.entry(file.clone()).or_insert((0, String::new()));
             if end > entry.0 {
                 *entry = (end, item.name.clone());
@@ -693,13 +693,10 @@ fn run_link(shared: &Shared, lane: usize, start: Instant) -> Vec<Seen> {
         |b| pick_best(&shared.table, lane, b),
         |instance, item| {
             match &item.work {
-                Work::Load { file, offset, to, transposed } => {
+                Work::Load { file, from, to } => {
                     // SAFETY: the verifier proved that nothing reads or writes these bytes until this copy has ended.
                     let target = unsafe { shared.arenas[to.arena].slice_mut(to.offset, to.bytes) };
-                    let read = target.map(|target| match transposed {
-                        None => shared.store.read(file, *offset, target, &mut bounce),
-                        Some(matrix) => shared.store.read_transposed(file, *offset, *matrix, target, &mut bounce),
-                    });
+                    let read = target.map(|target| shared.store.read(file, *from, target, &mut bounce));
                     read.unwrap_or(Ok(())).map_err(|source| RunError::Store {
                         instruction: item.name.clone(),
                         step: instance.step,

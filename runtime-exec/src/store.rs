@@ -1,10 +1,11 @@
 //! Reads the homes of weights from files, past the page cache, so that no memory is used that no plan knows of.
 //!
 //! Direct I/O moves whole sectors between aligned addresses. Where file offset and address agree modulo a page, whole
-//! pages go straight to where they belong; heads, tails and all else go through a bounce buffer.
+//! pages go straight to where they belong; heads, tails and all else go through a bounce buffer. Rows that lie near each
+//! other are read with what is between them and picked out; rows that lie far apart are read one by one.
 
 use crate::arena::PAGE;
-use berth_ir::program::Transposed;
+use berth_ir::program::{Strip, Transposed};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -13,6 +14,32 @@ use std::path::{Path, PathBuf};
 
 /// Bytes of one bounce buffer, and of the reads that use it.
 const BOUNCE: usize = 1 << 20;
+
+/// A gap between rows up to which it is read too: as many bytes take a disk less time than a read of their own.
+const GAP_MAX: u64 = 64 << 10;
+
+/// Where bytes lie in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Of the first byte.
+    pub offset: u64,
+    /// Where they are rows that lie apart.
+    pub strip: Option<Strip>,
+    /// Where they are a matrix, of which the transpose is wanted.
+    pub transposed: Option<Transposed>,
+}
+
+impl Layout {
+    /// Bytes one behind the other.
+    pub fn packed(offset: u64) -> Layout {
+        Layout { offset, strip: None, transposed: None }
+    }
+    /// The end, in the file, of so many bytes.
+    pub fn end(&self, bytes: u64) -> u64 {
+        let span = self.strip.map_or(bytes, |strip| strip.span().unwrap_or(u64::MAX));
+        self.offset.saturating_add(span)
+    }
+}
 
 /// Files by the name that programs use.
 #[derive(Debug)]
@@ -28,17 +55,18 @@ struct Stored {
     direct: bool,
 }
 
-/// The buffers of one reading thread: one for whole sectors, one for what is transposed.
+/// The buffers of one reading thread: one for whole sectors, one for what is transposed, one for rows and their gaps.
 #[derive(Debug)]
 pub struct Bounce {
     sectors: Vec<u8>,
     rows: Vec<u8>,
+    span: Vec<u8>,
 }
 
 impl Default for Bounce {
     fn default() -> Bounce {
-        // The second one is made when the first matrix comes.
-        Bounce { sectors: vec![0; BOUNCE + PAGE], rows: Vec::new() }
+        // The others are made when the first matrix comes.
+        Bounce { sectors: vec![0; BOUNCE + PAGE], rows: Vec::new(), span: Vec::new() }
     }
 }
 
@@ -111,23 +139,28 @@ impl Store {
         Ok(Store { files })
     }
 
-    /// Reads a range of a file into `to`.
-    pub fn read(&self, name: &str, offset: u64, to: &mut [u8], bounce: &mut Bounce) -> Result<(), StoreError> {
-        self.read_with(name, offset, to, &mut bounce.sectors)
+    /// Reads what a file holds at a place into `to`.
+    pub fn read(&self, name: &str, from: Layout, to: &mut [u8], bounce: &mut Bounce) -> Result<(), StoreError> {
+        match (from.transposed, from.strip) {
+            (Some(matrix), _) => self.read_transposed(name, from, matrix, to, bounce),
+            (None, Some(strip)) => self.read_strip(name, from.offset, strip, to, &mut bounce.sectors, &mut bounce.span),
+            (None, None) => self.read_with(name, from.offset, to, &mut bounce.sectors),
+        }
     }
 
     /// Reads a matrix that the file holds row by row, and puts its transpose into `to`, which has as many bytes.
-    pub fn read_transposed(
+    fn read_transposed(
         &self,
         name: &str,
-        offset: u64,
+        from: Layout,
         matrix: Transposed,
         to: &mut [u8],
         bounce: &mut Bounce,
     ) -> Result<(), StoreError> {
-        let Bounce { sectors, rows: buffer } = bounce;
+        let Bounce { sectors, rows: buffer, span } = bounce;
         buffer.resize(BOUNCE + PAGE, 0);
         let row_bytes = matrix.columns * matrix.element;
+        let pitch = from.strip.map_or(row_bytes, |strip| strip.pitch);
         // Whole rows where one fits in the buffer, else pieces of one row.
         let rows = (BOUNCE as u64 / row_bytes.max(1)).max(1);
         let piece = row_bytes.min(BOUNCE as u64 / matrix.element * matrix.element);
@@ -137,10 +170,46 @@ impl Store {
             let mut at = 0;
             while at < row_bytes {
                 let width = piece.min(row_bytes - at);
-                let from = &mut aligned(buffer)[..(count * width) as usize];
-                self.read_with(name, offset + row * row_bytes + at, from, sectors)?;
-                scatter(from, to, matrix, row, at / matrix.element, width / matrix.element);
+                let block = &mut aligned(buffer)[..(count * width) as usize];
+                let rows = Strip { rows: count, bytes: width, pitch };
+                self.read_strip(name, from.offset + row * pitch + at, rows, block, sectors, span)?;
+                scatter(block, to, matrix, row, at / matrix.element, width / matrix.element);
                 at += width;
+            }
+            row += count;
+        }
+        Ok(())
+    }
+
+    /// Reads rows that lie apart, and puts them into `to` one behind the other.
+    fn read_strip(
+        &self,
+        name: &str,
+        offset: u64,
+        strip: Strip,
+        to: &mut [u8],
+        sectors: &mut [u8],
+        span: &mut Vec<u8>,
+    ) -> Result<(), StoreError> {
+        let Strip { rows, bytes, pitch } = strip;
+        if bytes == pitch || rows <= 1 {
+            return self.read_with(name, offset, to, sectors);
+        }
+        // How many rows the buffer holds with the gaps between them.
+        let together = if pitch - bytes > GAP_MAX { 1 } else { 1 + (BOUNCE as u64).saturating_sub(bytes) / pitch };
+        let mut row = 0;
+        while row < rows {
+            let count = together.min(rows - row);
+            let packed = &mut to[(row * bytes) as usize..][..(count * bytes) as usize];
+            let at = offset + row * pitch;
+            if count == 1 {
+                self.read_with(name, at, packed, sectors)?;
+            } else {
+                span.resize(BOUNCE + PAGE, 0);
+                let read = &mut aligned(span)[..((count - 1) * pitch + bytes) as usize];
+                self.read_with(name, at, read, sectors)?;
+                let rows = packed.chunks_exact_mut(bytes as usize).zip(read.chunks(pitch as usize));
+                rows.for_each(|(to, from)| to.copy_from_slice(&from[..bytes as usize]));
             }
             row += count;
         }
@@ -290,11 +359,11 @@ mod tests {
             for shift in [0, 1, 64, offset % PAGE] {
                 let skip = memory.as_ptr().align_offset(PAGE) + shift;
                 let to = &mut memory[skip..skip + bytes];
-                store.read("w", offset as u64, to, &mut bounce).expect("it reads");
+                store.read("w", Layout::packed(offset as u64), to, &mut bounce).expect("it reads");
                 assert!(*to == content[offset..offset + bytes], "{bytes} bytes at {offset}, {shift} behind a page");
             }
         }
-        assert!(store.read("w", 3 * BOUNCE as u64 + 770, &mut memory[..8], &mut bounce).is_err());
+        assert!(store.read("w", Layout::packed(3 * BOUNCE as u64 + 770), &mut memory[..8], &mut bounce).is_err());
         std::fs::remove_dir_all(folder).expect("it goes");
     }
 
@@ -314,15 +383,50 @@ mod tests {
             (7, 0, 4),
         ] {
             let matrix = Transposed { rows, columns, element };
-            let mut to = vec![0u8; matrix.bytes().expect("a size") as usize];
-            store.read_transposed("w", 129, matrix, &mut to, &mut bounce).expect("it reads");
-            let (rows, columns, element) = (rows as usize, columns as usize, element as usize);
-            for r in (0..rows).step_by(rows / 50 + 1) {
-                for c in (0..columns).step_by(columns / 50 + 1) {
-                    let source = &content[129 + (r * columns + c) * element..][..element];
-                    assert_eq!(&to[(c * rows + r) * element..][..element], source, "{matrix:?} at {r}, {c}");
+            let bytes = columns * element;
+            // As it is; a part of wider rows, near each other and far apart.
+            for gap in [0, 12, 3 * GAP_MAX] {
+                let pitch = bytes + gap;
+                if gap > 0 && (rows == 0 || bytes == 0 || 129 + rows * pitch > content.len() as u64) {
+                    continue;
+                }
+                let strip = (gap > 0).then_some(Strip { rows, bytes, pitch });
+                let from = Layout { offset: 129, strip, transposed: Some(matrix) };
+                let mut to = vec![0u8; matrix.bytes().expect("a size") as usize];
+                store.read("w", from, &mut to, &mut bounce).expect("it reads");
+                let (rows, columns, element) = (rows as usize, columns as usize, element as usize);
+                for r in (0..rows).step_by(rows / 50 + 1) {
+                    for c in (0..columns).step_by(columns / 50 + 1) {
+                        let source = &content[129 + r * pitch as usize + c * element..][..element];
+                        assert_eq!(&to[(c * rows + r) * element..][..element], source, "{from:?} at {r}, {c}");
+                    }
                 }
             }
+        }
+        std::fs::remove_dir_all(folder).expect("it goes");
+    }
+
+    #[test]
+    fn rows_that_lie_apart_are_read_packed() {
+        let (store, content, folder) = store("strip", 5 << 20);
+        let mut bounce = Bounce::default();
+        // Near, far, touching, longer than the buffer, ending with the file, one.
+        for (offset, rows, bytes, pitch) in [
+            (7, 1000, 60, 700),
+            (0, 20, 8192, 200_000),
+            (129, 50, 4096, 4096),
+            (1, 2, 2 << 20, (2 << 20) + 9),
+            ((5 << 20) - 2900, 3, 900, 1000),
+            (4096, 1, 100, 1 << 40),
+        ] {
+            let from = Layout { offset, strip: Some(Strip { rows, bytes, pitch }), transposed: None };
+            let mut to = vec![0u8; (rows * bytes) as usize];
+            store.read("w", from, &mut to, &mut bounce).expect("it reads");
+            for (row, packed) in to.chunks_exact(bytes as usize).enumerate() {
+                let start = (offset + row as u64 * pitch) as usize;
+                assert!(*packed == content[start..start + bytes as usize], "{from:?} at row {row}");
+            }
+            assert!(from.end(rows * bytes) <= content.len() as u64);
         }
         std::fs::remove_dir_all(folder).expect("it goes");
     }

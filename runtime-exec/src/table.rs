@@ -1,7 +1,8 @@
 //! A verified program with dense ids: what the executor looks at while it runs.
 
 use crate::errors::LoadError;
-use berth_ir::program::{Class, Extent, Filled, Instruction, Place, Program, Transposed};
+use crate::store::Layout;
+use berth_ir::program::{Class, Extent, Filled, Instruction, Place, Program};
 use berth_ir::verify::Verified;
 use std::collections::HashMap;
 
@@ -24,7 +25,7 @@ pub(crate) struct Range {
 #[derive(Clone, Debug)]
 pub(crate) enum Work {
     /// From a file of the model's folder.
-    Load { file: String, offset: u64, to: Range, transposed: Option<Transposed> },
+    Load { file: String, from: Layout, to: Range },
     /// One element, over and over.
     Fill { filled: Filled, to: Range },
     /// From arena to arena.
@@ -177,9 +178,10 @@ impl<'p> Sizes<'p> {
                         let home = self.program.tensors[index].home.as_ref();
                         let home = home.ok_or_else(|| LoadError::Rows { copy: name.clone() })?;
                         let (file, offset) = (home.file.clone(), home.offset.saturating_add(range.0));
+                        let from = Layout { offset, strip: home.strip, transposed: home.transposed };
                         match home.filled {
                             Some(filled) => Work::Fill { filled, to: target },
-                            None => Work::Load { file, offset, to: target, transposed: home.transposed },
+                            None => Work::Load { file, from, to: target },
                         }
                     }
                     Place::Berth(from) => {

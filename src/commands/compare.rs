@@ -3,10 +3,12 @@
 use crate::cli;
 use crate::commands::{planned, proved, stem};
 use crate::failure::{Failure, Outcome};
+use crate::split::Wanted;
 use crate::summary::{Summary, ratio};
-use crate::{files, machine, model};
+use crate::{files, machine, model, split};
 use berth_compiler::baseline::STRATEGIES;
 use berth_compiler::plan::Plan;
+use berth_compiler::split::THREADS;
 use berth_ir::program::Mode;
 use berth_ir::units::{Bytes, Nanos};
 use serde::Serialize;
@@ -68,8 +70,10 @@ pub fn compare(args: &cli::Compare) -> Outcome {
     let opened = model::open(&args.model, args.bound.cast)?;
     let dims = model::dims(&args.bound.dims)?;
     let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;
-    let mut lowered = model::lowered(&graph, &dims, &target)?;
-    machine::restrict(&target, args.machine.engines.as_deref(), &mut lowered.lifetimes)?;
+    let engines = args.machine.engines.as_deref();
+    let wanted = Wanted { target: &target, memory: &args.machine.memory, engines, threads: THREADS };
+    let mut lowered = split::for_memory(&graph, &dims, &wanted)?;
+    machine::restrict(&target, engines, &mut lowered.lifetimes)?;
     let target = machine::budget(&target, &args.machine.memory, &lowered.lifetimes)?.target;
     let name = stem(&args.model);
     let figures = |plan: &Plan| Summary::new(&name, &target, plan, "estimated");

@@ -4,8 +4,9 @@ use crate::cli;
 use crate::commands::{planned, stem};
 use crate::failure::{Failure, Outcome};
 use crate::measure::costs;
+use crate::split::Wanted;
 use crate::summary::Summary;
-use crate::{files, machine, model};
+use crate::{files, machine, model, split};
 use berth_compiler::cost::with_measured;
 use berth_runtime_exec::engine::EngineOptions;
 use berth_runtime_exec::engine::ort::OrtEngine;
@@ -17,7 +18,9 @@ pub fn compile(args: &cli::Compile) -> Outcome {
     let opened = model::open(&args.model, args.bound.cast)?;
     let dims = model::dims(&args.bound.dims)?;
     let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;
-    let mut lowered = model::lowered(&graph, &dims, &target)?;
+    let engines = args.machine.engines.as_deref();
+    let wanted = Wanted { target: &target, memory: &args.machine.memory, engines, threads: u64::from(args.threads) };
+    let mut lowered = split::for_memory(&graph, &dims, &wanted)?;
     // Of a large model these are a good part of the memory that planning and proving take.
     drop((graph, opened));
     if args.measure {
@@ -26,7 +29,7 @@ pub fn compile(args: &cli::Compile) -> Outcome {
         lowered.lifetimes = with_measured(lowered.lifetimes.clone(), &costs(&lowered, &mut engine)?);
     }
     lowered.codes = Vec::new();
-    machine::restrict(&target, args.machine.engines.as_deref(), &mut lowered.lifetimes)?;
+    machine::restrict(&target, engines, &mut lowered.lifetimes)?;
     let budgeted = machine::budget(&target, &args.machine.memory, &lowered.lifetimes)?;
     let (plan, proved) = planned(&lowered, &budgeted.target)?;
     if let Some(path) = &args.output {

@@ -3,11 +3,13 @@
 use crate::cli;
 use crate::commands::stem;
 use crate::failure::Outcome;
+use crate::split::{self, Wanted};
 use crate::summary::{room_bounds, traffic};
 use crate::{files, machine, model};
 use berth_compiler::caches::caches;
 use berth_compiler::plan::extremes;
 use berth_compiler::rewrite::Saved;
+use berth_compiler::split::THREADS;
 use berth_ir::Program;
 use berth_ir::graph::ValueId;
 use berth_ir::lifetime::{Lifetimes, TensorId};
@@ -27,14 +29,21 @@ pub fn inspect(args: &cli::Inspect) -> Outcome {
     let opened = model::open(&args.file, args.bound.cast)?;
     let dims = model::dims(&args.bound.dims)?;
     let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;
-    let model::Ready { mut lowered, ordered, saved } = model::ready(&graph, &dims, &target)?;
-    machine::restrict(&target, args.machine.engines.as_deref(), &mut lowered.lifetimes)?;
+    let ready = model::ready(&graph, &dims, &target)?;
+    let (ordered, saved, mut lowered) = (&ready.ordered, ready.saved.clone(), ready.lowered.clone());
+    let engines = args.machine.engines.as_deref();
+    machine::restrict(&target, engines, &mut lowered.lifetimes)?;
     if args.ir {
         return files::say(berth_ir::lifetime::print(&lowered.lifetimes).trim_end());
     }
-    let target = machine::budget(&target, &args.machine.memory, &lowered.lifetimes)?.target;
-    let (least, full) = extremes(&lowered.lifetimes, &target).map_err(machine::plan_failure)?;
-    let report = ModelReport::new(stem(&args.file), &lowered.lifetimes, target.device(), &least, full);
+    let budgeted = machine::budget(&target, &args.machine.memory, &lowered.lifetimes)?.target;
+    let (whole, full) = extremes(&lowered.lifetimes, &budgeted).map_err(machine::plan_failure)?;
+    let wanted = Wanted { target: &target, memory: &args.machine.memory, engines, threads: THREADS };
+    let pieces = split::finest(&ready, &dims, &whole, &wanted)?;
+    let least = pieces.as_ref().map_or(&whole, |pieces| &pieces.least);
+    let mut report = ModelReport::new(stem(&args.file), &lowered.lifetimes, target.device(), least, full);
+    report.least_whole_bytes = whole.bytes;
+    report.least_tasks = pieces.map_or(report.tasks, |pieces| pieces.lowered.lifetimes.tasks.len());
     let bytes = |id: ValueId| lowered.bytes_of(&graph.value(id).name);
     let caches = caches(&graph);
     let caches = Caches {
@@ -68,6 +77,10 @@ struct ModelReport {
     device: String,
     full_bytes: u64,
     least_bytes: u64,
+    /// Tasks with which that does: more than otherwise where operators are split.
+    least_tasks: usize,
+    /// The least with every operator whole.
+    least_whole_bytes: u64,
     least_bound_bytes: u64,
     least_task: String,
     least_held: Vec<(String, u64)>,
@@ -119,6 +132,8 @@ impl ModelReport {
             device: device.to_owned(),
             full_bytes: full,
             least_bytes: least.bytes,
+            least_tasks: lifetimes.tasks.len(),
+            least_whole_bytes: least.bytes,
             least_bound_bytes: least.bound,
             least_task: least.task.clone(),
             least_held: least.held.iter().take(6).cloned().collect(),
@@ -202,6 +217,13 @@ impl std::fmt::Display for ModelReport {
             self.least_task,
             held(&self.least_held)
         )?;
+        if self.least_bytes < self.least_whole_bytes {
+            let (tasks, whole) = (self.least_tasks, self.least_whole_bytes);
+            write!(
+                f,
+                "\n              with large operators split, {tasks} tasks in all; {whole} B with every one whole"
+            )?;
+        }
         reuse(f, &self.reuse)?;
         self.assumed.iter().try_for_each(|a| write!(f, "\n  assumed     {a}"))
     }

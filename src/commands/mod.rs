@@ -21,6 +21,7 @@ use berth_ir::{Program, Target};
 /// Plans and proves. A planner's program that the verifier refuses is a bug of berth, and is said to be one.
 pub fn planned(lowered: &Lowered, target: &Target) -> Result<(Plan, Verified<Program>), Failure> {
     let mut plan = plan(&lowered.lifetimes, target, Mode::Loop).map_err(crate::machine::plan_failure)?;
+    plan.program.header.split = lowered.split;
     // One copy of the program while it is proved, which takes the most memory.
     let proved = proved(target, plan.program, Some(&lowered.facts))
         .map_err(|e| Failure::unfit(format!("a bug of berth: its own program was refused\n{}", e.paragraph)))?;

@@ -7,6 +7,7 @@ use crate::failure::{Failure, Outcome};
 use crate::measure::{costs, load_failure, ports};
 use crate::npz::{self, Array};
 use crate::seed::{index_bounds, seeded_inputs};
+use crate::split::{self, Wanted};
 use crate::summary::Summary;
 use crate::{files, machine, model, trace};
 use berth_compiler::cost::with_measured;
@@ -122,6 +123,7 @@ pub fn run(args: &cli::Run) -> Outcome {
     if let Some(program) = &given {
         dims.extend(program.header.dims.clone());
     }
+    check_threads(given.as_ref(), args.threads)?;
     let inside = model::dims_of_inputs(&opened, &inputs, &mut dims)?;
     let name = given.as_ref().map_or(&args.machine.target, |p| &p.header.target);
     let target = machine::target(name)?;
@@ -129,10 +131,15 @@ pub fn run(args: &cli::Run) -> Outcome {
     model::set_deciding(&opened, &dims, &inputs, &mut set);
     let graph = model::graph(&opened, &dims, &set)?;
     check_present(&graph, &opened)?;
-    let mut lowered = model::lowered(&graph, &dims, &target)?;
     // The runtime drives one engine.
     let first: Vec<String> = target.engines.iter().take(1).map(|e| e.name.clone()).collect();
     let engines = args.machine.engines.as_deref().unwrap_or(&first);
+    let threads = u64::from(args.threads);
+    let wanted = Wanted { target: &target, memory: &args.machine.memory, engines: Some(engines), threads };
+    let mut lowered = match &given {
+        Some(program) => split::as_said(&graph, &dims, &target, program.header.split)?,
+        None => split::for_memory(&graph, &dims, &wanted)?,
+    };
     machine::restrict(&target, Some(engines), &mut lowered.lifetimes)?;
     // Where no input says a size, it is the largest of its range.
     let sizes: Binding = dims.iter().map(|(d, r)| (d.clone(), *inside.get(d).unwrap_or(&r.high))).collect();
@@ -278,6 +285,17 @@ fn sides(arrays: Vec<Array>) -> (BTreeMap<String, Array>, BTreeMap<String, Array
         };
     }
     (inputs, outputs)
+}
+
+/// Pieces of operators have the bits of the whole for so many threads only.
+fn check_threads(given: Option<&Program>, threads: u32) -> Outcome {
+    let most = given.and_then(|program| program.header.split).map(|split| split.threads);
+    match most.filter(|most| u64::from(threads) > *most) {
+        None => Ok(()),
+        Some(most) => Err(Failure::bad(format!(
+            "the program's operators are split so that bits stay the same with up to {most} threads; {threads} were asked for: give `--threads {most}` or less, or compile it again with `--threads {threads}`"
+        ))),
+    }
 }
 
 /// Weights that are absent can be planned, not run.

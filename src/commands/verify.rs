@@ -2,7 +2,7 @@
 
 use crate::cli::{self, Format};
 use crate::failure::{Failure, Outcome};
-use crate::{files, machine, model};
+use crate::{files, machine, model, split};
 use berth_ir::Program;
 use berth_ir::verify::{ModelFacts, Violation, violations};
 use serde::Serialize;
@@ -55,7 +55,7 @@ pub fn facts(
 ) -> Result<ModelFacts, Failure> {
     let opened = model::open(model, cast)?;
     let graph = model::graph(&opened, &program.header.dims, set)?;
-    Ok(model::lowered(&graph, &program.header.dims, target)?.facts)
+    Ok(split::as_said(&graph, &program.header.dims, target, program.header.split)?.facts)
 }
 
 fn report(program: &Program, found: &[Violation], format: Format) -> Outcome {

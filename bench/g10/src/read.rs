@@ -123,7 +123,8 @@ pub fn read(folder: &Path, rig: &Rig) -> Result<Lifetimes, String> {
             "intermediate" => Kind::Activation,
             other => return Err(format!("{}: row {}: kind `{other}` is unknown", tensors.path, row + 1)),
         };
-        let home = Home { tier: "ssd".into(), file: String::new(), offset: 0, transposed: None, filled: None };
+        let home =
+            Home { tier: "ssd".into(), file: String::new(), offset: 0, transposed: None, strip: None, filled: None };
         held.push(Tensor {
             name: format!("t{row}"),
             kind,

@@ -81,6 +81,7 @@ impl Emitter<'_> {
                 dims: self.lifetimes.dims.clone(),
                 memory: budgets(machine.target),
                 growth: BTreeMap::new(),
+                split: None,
             },
             arenas,
             tensors: self.tensors(),

@@ -318,7 +318,7 @@ impl Writer<'_, '_> {
 }
 
 /// An operator of the standard domain that computes nothing.
-fn plain(
+pub(crate) fn plain(
     kind: &str,
     name: String,
     inputs: Vec<Option<ValueId>>,
@@ -343,7 +343,7 @@ pub(super) fn rename(op: &mut Op, renamed: &BTreeMap<ValueId, ValueId>) {
 
 /// Names that are taken get a number.
 #[derive(Default)]
-pub(super) struct Names(BTreeSet<String>);
+pub(crate) struct Names(BTreeSet<String>);
 
 impl Names {
     pub fn take(&mut self, name: &str) -> bool {

@@ -18,11 +18,7 @@ struct Hold {
 impl Hold {
     fn meets(&self, other: &Hold, period: usize) -> bool {
         let meet = |a: &Hold, b: &Hold, shift: usize| a.from <= b.to + shift && b.from + shift <= a.to;
-        self.forever
-            || other.forever
-            || meet(self, other, 0)
-            || meet(self, other, period)
-            || meet(other, self, period)
+        self.forever || other.forever || meet(self, other, 0) || meet(self, other, period) || meet(other, self, period)
     }
 }
 

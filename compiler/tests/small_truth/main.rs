@@ -92,7 +92,14 @@ impl Instance {
             Lifetimes { model: "small".into(), dims: BTreeMap::new(), tensors: Vec::new(), tasks: Vec::new() };
         let mut add = |name: String, kind: Kind, units: u8, offset: Option<u64>| {
             let bytes = u64::from(units) * UNIT;
-            let file = |offset| Home { tier: "disk".into(), file: "w".into(), offset, transposed: None, filled: None };
+            let file = |offset| Home {
+                tier: "disk".into(),
+                file: "w".into(),
+                offset,
+                transposed: None,
+                strip: None,
+                filled: None,
+            };
             let (extent, home) = (Expr::constant(bytes), offset.map(file));
             all.tensors.push(Tensor { name, kind, dtype: DType::U8, extent, bytes, home, aliases: vec![] });
             TensorId(all.tensors.len() as u32 - 1)
@@ -273,7 +280,10 @@ fn plans_of_small_instances_are_near_the_optimum_and_bounds_below_it() {
         assert_eq!(simulate(&target, &program, STEPS).step, plan.timeline.step);
         let (whole, finest) = (instance.optimum(true), instance.optimum(false));
         let step = plan.timeline.step.0 * u64::from(COUNTED);
-        assert!(least <= finest * SLOT && finest * SLOT <= step, "{instance:?}: {least}, optimum {finest}, step {step}");
+        assert!(
+            least <= finest * SLOT && finest * SLOT <= step,
+            "{instance:?}: {least}, optimum {finest}, step {step}"
+        );
         let within = |optimum: u64| step * 100 <= optimum * SLOT * 103;
         let exact = if within(finest) { finest } else { exact::optimum(&instance, finest) };
         if !within(exact) {

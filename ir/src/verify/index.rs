@@ -529,8 +529,12 @@ fn index_extent(
             fault(ExtentProblem::NotTheMatrix);
         }
     }
+    let strip = tensor.home.as_ref().and_then(|h| h.strip).filter(|_| source.is_none());
+    if strip.is_some_and(|s| range != Part::WHOLE || !is_strip(s, matrix, &tensor.bytes)) {
+        fault(ExtentProblem::NotTheStrip);
+    }
     let filled = tensor.home.as_ref().and_then(|h| h.filled).filter(|_| source.is_none());
-    if filled.is_some_and(|f| range != Part::WHOLE || matrix.is_some() || !f.makes(size)) {
+    if filled.is_some_and(|f| range != Part::WHOLE || matrix.is_some() || strip.is_some() || !f.makes(size)) {
         fault(ExtentProblem::NotTheFill);
     }
     let bytes = range.to.min(size).saturating_sub(range.from);
@@ -559,6 +563,13 @@ fn index_extent(
         false => Layout::Pitched(Box::new([rows.clone(), row.clone(), pitch.clone()])),
     };
     (range, bytes, layout(from_pitch), layout(to_pitch))
+}
+
+/// Whether rows that lie apart in a file are a tensor of so many bytes, and the rows of its matrix where it has one.
+fn is_strip(strip: Strip, matrix: Option<Transposed>, bytes: &Expr) -> bool {
+    let size = bytes.as_constant().and_then(|c| u64::try_from(c).ok());
+    let rows = matrix.is_none_or(|m| m.rows == strip.rows && m.columns.checked_mul(m.element) == Some(strip.bytes));
+    rows && strip.rows > 0 && strip.packed().is_some() && strip.packed() == size && strip.span().is_some()
 }
 
 /// Whether all that a copy moves is a multiple of the grain: of a size that depends on dims, whatever they are; of rows, each.

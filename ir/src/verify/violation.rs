@@ -284,6 +284,8 @@ pub enum ExtentProblem {
     NotTheFill,
     /// The matrix of a transposed home is not the tensor, or only a part of it is read.
     NotTheMatrix,
+    /// The rows of a home that lie apart are not the tensor, or only a part of them is read.
+    NotTheStrip,
     /// A pitch is smaller than a row, or the last row ends past the berth.
     Pitch,
     /// Bytes of a range of a tensor whose size depends on dims.
@@ -581,6 +583,10 @@ fn extent(problem: ExtentProblem) -> &'static str {
             "a filled home is read whole, is no matrix of a file, and its element (1, 2, 4 or 8 bytes) divides the tensor"
         }
         ExtentProblem::NotTheMatrix => "a transposed home is read whole, and its matrix must be the tensor",
+        ExtentProblem::NotTheStrip => {
+            "a home of rows that lie apart is read whole, its rows do not overlap, and they are the tensor's bytes, \
+             the matrix's rows where it is transposed"
+        }
         ExtentProblem::NotTheTensor => "its rows do not make up the tensor",
         ExtentProblem::Pitch => "a pitch is smaller than its row, or the last row ends past a berth",
         ExtentProblem::NotConstant => "a byte range needs a tensor whose size does not depend on dims",

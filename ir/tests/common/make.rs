@@ -103,7 +103,14 @@ const CELL: u64 = 64;
 
 impl Maker {
     fn tensor(&mut self, name: &str, kind: Kind, cells: u64) {
-        let home = Home { tier: "nvme".into(), file: "model.bin".into(), offset: 0, transposed: None, filled: None };
+        let home = Home {
+            tier: "nvme".into(),
+            file: "model.bin".into(),
+            offset: 0,
+            transposed: None,
+            strip: None,
+            filled: None,
+        };
         let home = (kind == Kind::Weight).then_some(home);
         let bytes = Expr::constant(cells * CELL);
         self.tensors.push(Tensor { name: name.into(), kind, dtype: DType::F32, bytes, home });
@@ -418,6 +425,7 @@ fn finish(m: Maker, shape: &Shape) -> Program {
             dims: BTreeMap::new(),
             growth: BTreeMap::new(),
             memory: BTreeMap::new(),
+            split: None,
         },
         arenas: m.tops.iter().map(|(tier, bytes)| Arena { tier: tier.to_string(), bytes: *bytes }).collect(),
         tensors: m.tensors,

@@ -1,0 +1,99 @@
+//! A model for the memory that it is asked to run in: with large operators split where it needs that.
+//!
+//! As it is, a model has fewer calls, so it is split only where the device has less than it needs as it is, or where the
+//! least is asked for. The plan says how it was split; who verifies or runs it splits the model so again.
+
+use crate::failure::Failure;
+use crate::machine;
+use crate::model::{self, Dims, Ready};
+use berth_compiler::lower::Lowered;
+use berth_compiler::plan::extremes;
+use berth_compiler::room::Least;
+use berth_compiler::split::{THREADS, reach, split};
+use berth_ir::Target;
+use berth_ir::graph::Graph;
+use berth_ir::program::Split;
+
+/// What a model is to be planned for.
+pub struct Wanted<'a> {
+    /// The machine.
+    pub target: &'a Target,
+    /// What `--memory` says.
+    pub memory: &'a [String],
+    /// What `--engines` says.
+    pub engines: Option<&'a [String]>,
+    /// Threads of the engine; bits stay for up to so many, and for [`THREADS`].
+    pub threads: u64,
+}
+
+/// A model in pieces, and the least that it needs so.
+pub struct Pieces {
+    /// The model.
+    pub lowered: Lowered,
+    /// Its least capacity.
+    pub least: Least,
+}
+
+/// A model, split if the memory that is wanted is less than it needs as it is.
+pub fn for_memory(graph: &Graph, dims: &Dims, wanted: &Wanted) -> Result<Lowered, Failure> {
+    let ready = model::ready(graph, dims, wanted.target)?;
+    let Some((least, room)) = needs(&ready.lowered, wanted)? else { return Ok(ready.lowered) };
+    let asked = machine::wants_least(wanted.target, wanted.memory);
+    if room >= least.bytes && !asked {
+        return Ok(ready.lowered);
+    }
+    let Some(finest) = finest(&ready, dims, &least, wanted)? else { return Ok(ready.lowered) };
+    if asked || finest.least.bytes >= room {
+        return Ok(finest.lowered);
+    }
+    // As few pieces as do: each of the size of the room, or of parts of it, as they lie beside each other.
+    for part in [room, room / 4 * 3, room / 2] {
+        let pieces = in_pieces(&ready, dims, part, wanted)?;
+        if let Some(pieces) = pieces.filter(|pieces| pieces.least.bytes <= room) {
+            return Ok(pieces.lowered);
+        }
+    }
+    Ok(finest.lowered)
+}
+
+/// The pieces with which a model needs least; nothing where it needs no less than as it is, which is `whole`.
+pub fn finest(ready: &Ready, dims: &Dims, whole: &Least, wanted: &Wanted) -> Result<Option<Pieces>, Failure> {
+    let room = reach(&ready.graph, dims, &ready.lowered.lifetimes, wanted.threads.max(THREADS));
+    let pieces = in_pieces(ready, dims, room, wanted)?;
+    Ok(pieces.filter(|pieces| pieces.least.bytes < whole.bytes))
+}
+
+/// A model as a program's header says that it was split.
+pub fn as_said(graph: &Graph, dims: &Dims, target: &Target, said: Option<Split>) -> Result<Lowered, Failure> {
+    let ready = model::ready(graph, dims, target)?;
+    let Some(how) = said else { return Ok(ready.lowered) };
+    Ok(put(&ready, dims, target, how)?.unwrap_or(ready.lowered))
+}
+
+/// A model with what holds more than so much in pieces; nothing where that can be done to nothing.
+fn in_pieces(ready: &Ready, dims: &Dims, room: u64, wanted: &Wanted) -> Result<Option<Pieces>, Failure> {
+    let how = Split { room, threads: wanted.threads.max(THREADS) };
+    let Some(lowered) = put(ready, dims, wanted.target, how)? else { return Ok(None) };
+    Ok(needs(&lowered, wanted)?.map(|(least, _)| Pieces { lowered, least }))
+}
+
+fn put(ready: &Ready, dims: &Dims, target: &Target, how: Split) -> Result<Option<Lowered>, Failure> {
+    let Some(graph) = split(&ready.graph, dims, &ready.lowered.lifetimes, how) else { return Ok(None) };
+    let (lowered, _) = model::as_it_is(&graph, dims, target)?;
+    Ok(Some(Lowered { split: Some(how), ..lowered }))
+}
+
+/// The least capacity of the device for a model, and what it has; nothing where no plan can be made at all, which the
+/// planner says better.
+fn needs(lowered: &Lowered, wanted: &Wanted) -> Result<Option<(Least, u64)>, Failure> {
+    let mut lifetimes = lowered.lifetimes.clone();
+    machine::restrict(wanted.target, wanted.engines, &mut lifetimes)?;
+    let Ok(budgeted) = machine::budget(wanted.target, wanted.memory, &lifetimes) else { return Ok(None) };
+    let target = budgeted.target;
+    let room = target.tier(target.device()).map_or(0, |t| t.room().0);
+    let least = match budgeted.least {
+        Some(least) => Some(least),
+        None => extremes(&lifetimes, &target).ok().map(|(least, _)| least),
+    };
+    Ok(least.map(|least| (least, room)))
+}

@@ -24,6 +24,9 @@ const UNIT_PART_MAX: u64 = 24;
 /// A unit has at least this part of all weights: each costs a crossing there and back.
 const UNIT_PART_MIN: u64 = 64;
 
+/// A model with at most so many tasks is small.
+const SMALL_MAX: usize = 200;
+
 /// Times that the interval about the best window is halved.
 const REFINEMENTS: usize = 2;
 
@@ -56,10 +59,21 @@ pub(crate) fn split(site: &Site) -> Option<(Lifetimes, Tried)> {
     let engine = machine.host.filter(|e| machine.can_spill() && lifetimes.tasks.iter().any(|t| t.on(e).is_some()))?;
     let (units, rows) = (units(lifetimes, machine, engine)?, rows(lifetimes, machine, engine));
     let link = machine.lower_to_device?;
-    let worth = |u: &&Unit| u.host.is_some_and(|host| host < Bytes(u.bytes).at(link.present_rate()).0 + u.device);
-    let worth: Vec<Unit> = units.iter().filter(worth).copied().collect();
-    let search = Split { site, engine, rows, worth };
-    search.best(search.predicted(link))
+    // On a small model units are tried too that cost more than their copies would: those may hold up others.
+    let most = if lifetimes.tasks.len() <= SMALL_MAX { 2 } else { 1 };
+    let (mut best, mut before) = (None, usize::MAX);
+    for times in 1..=most {
+        let moving = |u: &&Unit| Bytes(u.bytes).at(link.present_rate()).0.saturating_add(u.device);
+        let worth = |u: &&Unit| u.host.is_some_and(|host| host < moving(u).saturating_mul(times));
+        let worth: Vec<Unit> = units.iter().filter(worth).copied().collect();
+        if worth.len() == before {
+            break;
+        }
+        before = worth.len();
+        let search = Split { site, engine, rows: rows.clone(), worth };
+        keep(&mut best, search.best(search.predicted(link)));
+    }
+    best
 }
 
 /// Lifetimes with the costs of the engines that tasks are assigned to.
@@ -113,7 +127,7 @@ impl Split<'_, '_> {
         if self.worth.is_empty() {
             // There was nothing to choose but this: it is looked at as the device alone is.
             let best = site.search(&Choice { window: 0, ..base })?;
-            return Some((lifetimes.clone(), site.kept(best)?));
+            return Some((lifetimes.clone(), site.improved(site.kept(best)?)));
         }
         let order = site.pin_orders().swap_remove(0);
         let mut best = tried;
@@ -129,7 +143,7 @@ impl Split<'_, '_> {
             }
             stride /= 2;
         }
-        Some((lifetimes.clone(), site.kept(best)?))
+        Some((lifetimes.clone(), site.improved(site.kept(best)?)))
     }
 
     /// Numbers of units without which all weights fit into the device: the fewest, and one more for what else is there.

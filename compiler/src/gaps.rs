@@ -11,14 +11,14 @@ use crate::emit::with_facts;
 use crate::places;
 use crate::plan::{Site, Tried};
 use crate::residency::{Choice, stays};
-use crate::stay::Level;
+use crate::stay::{Level, load_curve};
 use berth_ir::lifetime::TensorId;
 use berth_ir::program::{Kind, Mode};
-use berth_ir::units::Bytes;
+use berth_ir::units::{Bytes, BytesPerSec};
 use std::collections::BTreeSet;
 
 /// Gaps of which all sets are tried.
-const ALL_MAX: usize = 12;
+const ALL_MAX: usize = 8;
 
 /// Ways in which stays are tried to lie, over all sets.
 const WAYS: usize = 6 * places::WAYS_MAX;
@@ -26,8 +26,14 @@ const WAYS: usize = 6 * places::WAYS_MAX;
 /// A step that is longer than its bound by no more than this part of it is not looked at further.
 const NEAR_PART: u64 = 200;
 
-/// Of the choices that a search may try, the part for climbing.
-const CLIMB_PART: usize = 8;
+/// Rates for which other addresses are looked for, as parts of the link's: the powers of two between, and half way between
+/// those, whatever the rate is, so that a somewhat faster link is tried with the same.
+const PACE_SLOWEST: u64 = 3;
+const PACE_FASTEST: u64 = 2;
+
+/// Choices that are tried in climbing: a part of those of a search, and at most.
+const CLIMB_PART: usize = 32;
+const CLIMB_MAX: usize = 300;
 
 /// Gaps on either side that one is exchanged with.
 const NEIGHBOURS: usize = 4;
@@ -39,7 +45,8 @@ impl Site<'_> {
     /// The faster of a program and those with other gaps in which weights stay.
     pub(crate) fn improved(&self, best: Tried) -> Tried {
         let gaps = self.gaps();
-        if self.mode != Mode::Loop || gaps.is_empty() || best.is_enough(self) || self.is_near(&best) {
+        let tries = (self.choices() / CLIMB_PART).min(CLIMB_MAX);
+        if self.mode != Mode::Loop || gaps.is_empty() || tries == 0 || best.is_enough(self) || self.is_near(&best) {
             return best;
         }
         let kept = self.kept_by(&best.choice, &gaps);
@@ -50,10 +57,33 @@ impl Site<'_> {
             kept: BTreeSet::new(),
             ..best.choice.clone()
         };
-        match gaps.len() <= ALL_MAX.min(self.choices().ilog2() as usize) {
+        let best = match gaps.len() <= ALL_MAX.min(self.choices().ilog2() as usize) {
             true => self.all_sets(best, &base, &gaps),
-            false => self.climbed(best, &base, &gaps, kept),
+            false => {
+                // From what was found, then from where nothing stays and from where all does that fits in order.
+                let best = self.climbed(best, &base, &gaps, kept, tries);
+                if tries < gaps.len() || best.is_enough(self) {
+                    return self.paced(best);
+                }
+                let starts = [vec![false; gaps.len()], self.filled(&base, &gaps)];
+                starts.into_iter().fold(best, |best, kept| self.climbed(best, &base, &gaps, kept, tries))
+            }
+        };
+        self.paced(best)
+    }
+
+    /// The faster of a program and those with other addresses: as they would be chosen for slower and faster links.
+    fn paced(&self, mut best: Tried) -> Tried {
+        let link = self.machine.lower_to_device.or(self.machine.home_to_device);
+        let rate = link.map_or(0, |link| link.present_rate().0);
+        let choice = Choice { window: 0, ..best.choice.clone() };
+        let rates = (0..63).flat_map(|power| [1 << power, 3 << power >> 1]);
+        for other in rates.filter(|other| (rate / PACE_SLOWEST..rate.saturating_mul(PACE_FASTEST)).contains(other)) {
+            let placed = self.fits_at(&choice, Some(BytesPerSec(other)));
+            let tried = placed.and_then(|placed| self.faster(None, choice.clone(), placed));
+            best = tried.filter(|tried| tried.timeline.step < best.timeline.step).unwrap_or(best);
         }
+        best
     }
 
     /// Whether a step is as good as its bound.
@@ -122,30 +152,57 @@ impl Site<'_> {
         tried.filter(|tried| tried.timeline.step < best.timeline.step).unwrap_or(best)
     }
 
-    /// Turns gaps over one by one, and exchanges them with their neighbours, as long as that helps.
-    fn climbed(&self, mut best: Tried, base: &Choice, gaps: &[Gap], mut kept: Vec<bool>) -> Tried {
-        let mut left = self.choices() / CLIMB_PART;
+    /// By gap, whether it is among those, one after the other, over which weights can stay together.
+    fn filled(&self, base: &Choice, gaps: &[Gap]) -> Vec<bool> {
+        let mut choice = base.clone();
+        let keeps = gaps.iter().map(|gap| {
+            choice.kept.insert(*gap);
+            let stays = stays(self.lifetimes, &self.machine, &choice);
+            let load = load_curve(&stays, Level::Device, self.lifetimes.tasks.len(), self.machine.device.alignment);
+            let fits = load.iter().all(|load| *load <= self.room());
+            if !fits {
+                choice.kept.remove(gap);
+            }
+            fits
+        });
+        keeps.collect()
+    }
+
+    /// Turns gaps over one by one, and exchanges them with their neighbours, as long as that helps; the faster of a
+    /// program and what that ends with.
+    fn climbed(&self, best: Tried, base: &Choice, gaps: &[Gap], mut kept: Vec<bool>, mut left: usize) -> Tried {
         let set = |kept: &[bool]| -> BTreeSet<Gap> {
             gaps.iter().zip(kept).filter(|(_, kept)| **kept).map(|(gap, _)| *gap).collect()
         };
-        for n in 0..gaps.len() {
+        let faster = |a: &Tried, b: &Tried| a.timeline.step < b.timeline.step;
+        let start = || Choice { kept: set(&kept), ..base.clone() };
+        let mut here = match self.fits(&start()) {
+            Some(placed) => self.faster(None, start(), placed),
+            None => None,
+        };
+        let (mut n, mut since) = (0, 0);
+        while since < gaps.len() {
             let near = (n + 1..gaps.len()).filter(|m| kept[*m] != kept[n]).take(NEIGHBOURS);
             let moves: Vec<Vec<usize>> = std::iter::once(vec![n]).chain(near.map(|m| vec![n, m])).collect();
             for turned in moves {
-                if left == 0 || best.is_enough(self) {
-                    return best;
+                if left == 0 || here.as_ref().is_some_and(|here| here.is_enough(self)) {
+                    return here.filter(|here| faster(here, &best)).unwrap_or(best);
                 }
                 left -= 1;
                 turned.iter().for_each(|m| kept[*m] = !kept[*m]);
-                let step = best.timeline.step;
-                best = self.no_slower(best, Choice { kept: set(&kept), ..base.clone() });
-                if best.timeline.step < step {
-                    break;
+                let choice = Choice { kept: set(&kept), ..base.clone() };
+                let tried = self.fits(&choice).and_then(|placed| self.faster(None, choice, placed));
+                match tried {
+                    Some(tried) if here.as_ref().is_none_or(|here| faster(&tried, here)) => {
+                        (here, since) = (Some(tried), 0);
+                        break;
+                    }
+                    _ => turned.iter().for_each(|m| kept[*m] = !kept[*m]),
                 }
-                turned.iter().for_each(|m| kept[*m] = !kept[*m]);
             }
+            (n, since) = ((n + 1) % gaps.len(), since + 1);
         }
-        best
+        here.filter(|here| faster(here, &best)).unwrap_or(best)
     }
 
     /// The faster of a program and a choice, if that fits.

@@ -27,6 +27,9 @@ pub const WAYS_MAX: usize = 1_200;
 const IN_ORDER_MAX: usize = 400;
 const DRAWN_MAX: usize = 8;
 
+/// Of stays laid down in order, how many come to each way that all of them lie: most lead nowhere.
+const LAID_MAX: usize = 8;
+
 struct Ways<'a> {
     lifetimes: &'a Lifetimes,
     machine: &'a Machine<'a>,
@@ -38,6 +41,8 @@ struct Ways<'a> {
     room: u64,
     at: Vec<u64>,
     left: usize,
+    /// Stays that may still be laid down in order.
+    laid: usize,
     best: Option<(Streamed, Vec<u64>)>,
 }
 
@@ -71,9 +76,10 @@ pub fn best(
     }
     let most = (*ways).min(WAYS_MAX);
     let left = most.min(IN_ORDER_MAX);
-    let mut search = Ways { lifetimes, machine, stays, moving, sums, room, at, left, best: None };
+    let laid = left * LAID_MAX;
+    let mut search = Ways { lifetimes, machine, stays, moving, sums, room, at, left, laid, best: None };
     search.lay(0);
-    let all = search.left > 0;
+    let all = search.left > 0 && search.laid > 0;
     let mut used = left - search.left;
     if !all {
         search.left = most - left;
@@ -98,11 +104,12 @@ impl Ways<'_> {
         };
         for place in 0..self.sums.len() {
             let from = self.sums[place];
-            if self.left == 0 || from + size > self.room {
+            if self.left == 0 || self.laid == 0 || from + size > self.room {
                 return;
             }
             if self.is_free(n, &self.at, &self.moving[..n], from) {
                 self.at[i] = from;
+                self.laid -= 1;
                 self.lay(n + 1);
             }
         }

@@ -24,7 +24,7 @@ use crate::stream::{Streamed, early, place, streams};
 use berth_ir::lifetime::{Lifetimes, TensorId};
 use berth_ir::program::{Home, Kind, Mode, Program};
 use berth_ir::target::Target;
-use berth_ir::units::Nanos;
+use berth_ir::units::{BytesPerSec, Nanos};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
@@ -39,7 +39,7 @@ const WINDOWS_MAX: usize = 14;
 const REPAIRS_MAX: usize = 4;
 
 /// A step in which nothing computes for less than this part of it is not looked at further.
-const IDLE_PART: u64 = 128;
+const IDLE_PART: u64 = 400;
 
 /// Times that the interval about the best window is halved.
 const REFINEMENTS: usize = 4;
@@ -298,6 +298,11 @@ impl<'a> Site<'a> {
     /// Addresses for a choice: what never leaves lies below, then what tasks write, and what streams goes where it can be
     /// brought soonest.
     pub fn fits(&self, choice: &Choice) -> Option<Placed> {
+        self.fits_at(choice, None)
+    }
+
+    /// The same with addresses chosen as if links to the device had another rate.
+    pub fn fits_at(&self, choice: &Choice, pace: Option<BytesPerSec>) -> Option<Placed> {
         let stays = stays(self.lifetimes, &self.machine, &Choice { window: 0, ..choice.clone() });
         let (room, grain) = (self.room(), self.machine.device.alignment);
         let load = load_curve(&stays, Level::Device, self.positions(), grain);
@@ -330,7 +335,7 @@ impl<'a> Site<'a> {
         }
         let lower = self.lower(&stays)?;
         let streamed = match moves {
-            true => place(self.lifetimes, &self.machine, &stays, at, floor, room)?,
+            true => place(self.lifetimes, &self.machine, &stays, at, floor..room, pace)?,
             false => Streamed { stays, at, step: 0 },
         };
         Some(self.placed(streamed, lower))

@@ -12,7 +12,7 @@ use crate::stay::{Arrival, Level, Stay};
 use berth_ir::lifetime::Lifetimes;
 use berth_ir::program::{Home, Kind};
 use berth_ir::target::Link;
-use berth_ir::units::Bytes;
+use berth_ir::units::{Bytes, BytesPerSec};
 use std::collections::BTreeMap;
 
 /// Times through the step that choose addresses: the second has the end of the step in view.
@@ -46,17 +46,18 @@ pub fn streams(stay: &Stay) -> bool {
     stay.level == Level::Device && !stay.forever && moves
 }
 
-/// Places what streams between `floor` and `room`, beside stays that have their addresses in `at` already: those that do
-/// not stream, and parts of what never leaves wholly. Nothing where at some task the bytes that are free do not lie together.
+/// Places what streams within a room, beside stays that have their addresses in `at` already: those that do not stream, and
+/// parts of what never leaves wholly. Nothing where at some task the bytes that are free do not lie together. With a `pace`
+/// as if links had that rate: others may then lie better.
 pub fn place(
     lifetimes: &Lifetimes,
     machine: &Machine,
     stays: &[Stay],
     at: Vec<u64>,
-    floor: u64,
-    room: u64,
+    room: std::ops::Range<u64>,
+    pace: Option<BytesPerSec>,
 ) -> Option<Streamed> {
-    Zone::new(lifetimes, machine, stays, at, floor..room).run(PASSES)
+    Zone { pace, ..Zone::new(lifetimes, machine, stays, at, room) }.run(PASSES)
 }
 
 /// Brings what streams as early as the addresses allow that it has; stays must not meet there. Nothing where they do.
@@ -131,11 +132,6 @@ struct Lane {
     free: u64,
 }
 
-/// For how long a part occupies its link.
-fn moving(link: &Link, part: &Part) -> u64 {
-    Bytes(part.to - part.from).at(link.present_rate()).0.saturating_add(link.submit.0)
-}
-
 impl Lane {
     /// When that would end which is asked for so, as [`Lane::ask`] has it.
     fn end(&self, from: u64, time: u64) -> u64 {
@@ -192,6 +188,8 @@ struct Zone<'a> {
     lanes: BTreeMap<&'a str, Lane>,
     /// When the engine has run all tasks so far.
     now: u64,
+    /// The rate that links are taken to have, where it is not their own.
+    pace: Option<BytesPerSec>,
     /// When each task ended last.
     ended: Vec<u64>,
     /// The position at hand, counted from the first pass on.
@@ -223,6 +221,7 @@ impl<'a> Zone<'a> {
             held: BTreeMap::from([(room.start, never)]),
             lanes: BTreeMap::new(),
             now: 0,
+            pace: None,
             ended: vec![0; lifetimes.tasks.len()],
             when: 0,
             pass: 0,
@@ -433,11 +432,17 @@ impl<'a> Zone<'a> {
         match (parts, self.link(&self.stays[i])) {
             ([part], Some(link)) => {
                 let lane = self.lanes.get(link.name.as_str());
-                let (from, time) = (self.time(part.until), moving(link, part));
+                let (from, time) = (self.time(part.until), self.moving(link, part));
                 lane.map_or(from.saturating_add(time), |lane| lane.end(from, time))
             }
             _ => self.brought(i, parts).0,
         }
+    }
+
+    /// For how long a part occupies its link.
+    fn moving(&self, link: &Link, part: &Part) -> u64 {
+        let rate = self.pace.unwrap_or(link.present_rate());
+        Bytes(part.to - part.from).at(rate).0.saturating_add(link.submit.0)
     }
 
     /// When a stay's last part would be there, and what its link has then been asked for.
@@ -446,7 +451,7 @@ impl<'a> Zone<'a> {
         let mut lane = self.lanes.get(link.name.as_str()).cloned().unwrap_or_default();
         let mut parts: Vec<&Part> = parts.iter().collect();
         parts.sort_by_key(|p| p.until);
-        let ends = parts.iter().map(|part| lane.ask(self.time(part.until), moving(link, part)));
+        let ends = parts.iter().map(|part| lane.ask(self.time(part.until), self.moving(link, part)));
         let end = ends.max().unwrap_or(0);
         (end, lane)
     }

@@ -223,7 +223,7 @@ fn check(target: &Target, plan: &Plan, who: &str) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, rng_seed: RngSeed::Fixed(2026), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 150, rng_seed: RngSeed::Fixed(2026), ..ProptestConfig::default() })]
 
     #[test]
     fn plans_are_safe_and_within_their_caps(seed in seeds(), share in 0u64..=100, lower in prop::option::of(0u64..300_000), direct: bool) {
@@ -314,8 +314,7 @@ proptest! {
         for mode in [Mode::Loop, Mode::Once] {
             let made = plan(&lifetimes, &target, mode).map_err(|e| TestCaseError::fail(format!("{mode:?}: {e}")))?;
             check(&target, &made, "berth")?;
-            let ratio = made.timeline.step.0 as f64 / made.bound.time.0 as f64;
-            println!("{layers} {weight} {device} {below} {ratio:.3}");
+            prop_assert!(made.program.facts.peaks.iter().any(|(tier, _)| tier == "dram"));
         }
     }
 

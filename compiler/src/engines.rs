@@ -10,8 +10,8 @@
 
 use crate::bound::TimeBound;
 use crate::machine::Machine;
-use crate::plan::{Site, Tried};
 use crate::residency::Choice;
+use crate::site::{Site, Tried};
 use berth_ir::lifetime::{Lifetimes, Task};
 use berth_ir::program::{Kind, Mode};
 use berth_ir::target::Link;

@@ -9,8 +9,8 @@
 use crate::bound::bound;
 use crate::emit::with_facts;
 use crate::places;
-use crate::plan::{Site, Tried};
 use crate::residency::{Choice, stays};
+use crate::site::{Site, Tried};
 use crate::stay::{Level, load_curve};
 use berth_ir::lifetime::TensorId;
 use berth_ir::program::{Kind, Mode};

@@ -8,8 +8,9 @@
 
 use crate::engines;
 use crate::machine::Machine;
-use crate::plan::{Plan, STEPS, Site};
+use crate::plan::{Plan, STEPS};
 use crate::simulate::timeline;
+use crate::site::Site;
 use crate::step::Step;
 use berth_ir::lifetime::{Lifetimes, Task};
 use berth_ir::program::Mode;

@@ -1,0 +1,166 @@
+//! Finds choices that fit where little does, and the least room in which one fits.
+//!
+//! Reads:    lifetimes, machine.
+//! Decides:  what is put aside between its uses, so that a room suffices.
+//! Promises: with a writable memory below, the least is what the largest task holds at once.
+//! Why:      nothing put aside, then what is wanted last (Belady 1966), then all but a task's operands: a ladder whose
+//!           first rung that fits is the gentlest.
+
+use crate::residency::{Choice, stays};
+use crate::room::{Least, NoRoom};
+use crate::site::{Placed, Site};
+use crate::stay::{Arrival, Level, Stay, load_curve};
+use berth_ir::lifetime::TensorId;
+use berth_ir::program::Kind;
+use std::collections::BTreeSet;
+
+/// Times that the least room is looked for from the bottom again.
+const LEAST_ROUNDS: usize = 8;
+
+impl Site<'_> {
+    /// The choice that needs least, but for what is put aside.
+    pub fn least_choice(&self) -> Choice {
+        Choice { host: self.host.clone(), ..Choice::least(self.lifetimes) }
+    }
+
+    /// The gentlest choice that fits at all: nothing pinned, nothing ahead, as little put aside as does.
+    pub fn base(&self) -> Result<Choice, NoRoom> {
+        let no_room = || NoRoom {
+            tier: self.machine.device.name.clone(),
+            room: self.machine.device.room().0,
+            least: self.least(),
+        };
+        let gentle = self.first_rung(self.room()).map(|(choice, _)| choice);
+        // The rungs of this room may all miss what a rung of a smaller one hits: a small lower memory is filled otherwise.
+        let least = || self.least_rung().filter(|(bytes, ..)| *bytes <= self.room()).map(|(_, choice, _)| choice);
+        gentle.or_else(least).ok_or_else(no_room)
+    }
+
+    /// The first rung of the ladder that fits in a room.
+    pub fn first_rung(&self, room: u64) -> Option<(Choice, Placed)> {
+        self.ladder(room).find_map(|choice| {
+            let placed = self.fits_in(&choice, room)?;
+            Some((choice, placed))
+        })
+    }
+
+    /// Choices that need less and less: nothing put aside, then what is wanted last, then all but a task's operands.
+    pub fn ladder(&self, room: u64) -> impl Iterator<Item = Choice> {
+        let least = self.least_choice();
+        let budget = move |percent: u128| (u128::from(room) * percent / 100) as u64;
+        let rungs = [100, 95, 90, 80, 65, 50, 25, 0].map(|percent| (budget(percent), false));
+        let rungs = rungs.into_iter().chain([(0, true)]).filter(|_| self.machine.can_spill());
+        let aside = least.clone();
+        let rungs =
+            rungs.map(move |(budget, adjacent)| Choice { aside: self.aside(budget, adjacent), ..aside.clone() });
+        std::iter::once(least).chain(rungs)
+    }
+
+    /// Gaps to put a tensor aside in, so that at each task what stays fits a budget: those wanted last go first (Belady).
+    /// With `adjacent`, also between a task and the next one.
+    pub fn aside(&self, budget: u64, adjacent: bool) -> BTreeSet<(TensorId, usize)> {
+        let uses = self.lifetimes.uses();
+        let mut aside = BTreeSet::new();
+        // Alive tensors: next use by index into their uses.
+        let mut alive: Vec<(TensorId, usize)> = Vec::new();
+        for (position, task) in self.lifetimes.tasks.iter().enumerate().filter(|(p, _)| !self.host[*p]) {
+            let mut weights = task.workspace;
+            for tensor in task.operands() {
+                let size = self.size(tensor);
+                if self.lifetimes.tensor(tensor).kind == Kind::Weight {
+                    weights += size;
+                    continue;
+                }
+                let index = uses[tensor.index()].iter().position(|p| *p == position).unwrap_or(0);
+                alive.retain(|(t, _)| *t != tensor);
+                alive.push((tensor, index));
+            }
+            alive.retain(|(t, i)| uses[t.index()].len() > i + 1 || uses[t.index()][*i] >= position);
+            let mut held: u64 = weights + alive.iter().map(|(t, _)| self.size(*t)).sum::<u64>();
+            while held > budget {
+                let idle = alive.iter().filter(|(t, i)| uses[t.index()][*i] < position);
+                let next = |(t, i): &(TensorId, usize)| uses[t.index()].get(i + 1).copied().unwrap_or(0);
+                let Some(last) = idle.max_by_key(|a| (next(a), a.0)).copied() else { break };
+                aside.insert(last);
+                alive.retain(|a| *a != last);
+                held -= self.size(last.0);
+            }
+        }
+        if adjacent {
+            for (index, uses) in uses.iter().enumerate() {
+                if self.lifetimes.tensors[index].kind != Kind::Weight {
+                    aside.extend((0..uses.len().saturating_sub(1)).map(|i| (TensorId(index as u32), i)));
+                }
+            }
+        }
+        aside
+    }
+
+    /// The least room in which a rung of the ladder fits, found by halving between what one task holds, which nothing
+    /// beats, and the height with nothing put aside, which always works.
+    pub fn least_rung(&self) -> Option<(u64, Choice, Placed)> {
+        let grain = self.machine.device.alignment;
+        let tasks = self.lifetimes.tasks.iter();
+        let held = tasks.map(|t| t.operands().map(|o| self.size(o)).sum::<u64>() + t.workspace.next_multiple_of(grain));
+        let mut low = held.max().unwrap_or(0);
+        if let Some((choice, placed)) = self.first_rung(low) {
+            return Some((low, choice, placed));
+        }
+        let gentlest = Choice::least(self.lifetimes);
+        let placed = self.place(stays(self.lifetimes, &self.machine, &gentlest), 0)?;
+        let mut best = (placed.device.height, gentlest, placed);
+        // Something fits in the best. What fits is not quite monotone: what lies just below is looked at again.
+        let floor = low;
+        for _ in 0..LEAST_ROUNDS {
+            while best.0 - low > grain {
+                let middle = low + (best.0 - low) / 2 / grain * grain;
+                match self.first_rung(middle) {
+                    Some((choice, placed)) => best = (middle, choice, placed),
+                    None => low = middle,
+                }
+            }
+            let below = (best.0 - 1) / grain * grain;
+            match self.first_rung(below) {
+                Some((choice, placed)) => (best, low) = ((below, choice, placed), floor),
+                None => break,
+            }
+        }
+        Some(best)
+    }
+
+    /// The least that works, and what is held where it is reached.
+    pub fn least(&self) -> Least {
+        let Some((bytes, choice, placed)) = self.least_rung() else {
+            return Least { bytes: u64::MAX, bound: 0, task: String::new(), held: Vec::new(), spills: false, lower: 0 };
+        };
+        let stays_put = choice.aside.is_empty();
+        let load = load_curve(&placed.stays, Level::Device, self.positions(), self.machine.device.alignment);
+        let position = load.iter().enumerate().rev().max_by_key(|(_, l)| **l).map_or(0, |(p, _)| p);
+        let task = &self.lifetimes.tasks[position];
+        let operands: Vec<TensorId> = task.operands().collect();
+        let here = |s: &&Stay| {
+            let p = position as i64;
+            s.level == Level::Device && s.from <= p && p <= s.to
+        };
+        let mut held: Vec<(bool, u64, String)> = Vec::new();
+        for stay in placed.stays.iter().filter(here) {
+            let scratch = stay.arrives == Arrival::Scratch;
+            let name = if scratch { "workspace".to_owned() } else { self.lifetimes.tensor(stay.tensor).name.clone() };
+            held.push((!scratch && !operands.contains(&stay.tensor), stay.bytes, name));
+        }
+        held.sort_by(|a, b| (a.0, std::cmp::Reverse(a.1), &a.2).cmp(&(b.0, std::cmp::Reverse(b.1), &b.2)));
+        let bound = self
+            .lifetimes
+            .tasks
+            .iter()
+            .map(|t| t.operands().map(|o| self.lifetimes.tensor(o).bytes).sum::<u64>() + t.workspace);
+        Least {
+            bytes,
+            bound: bound.max().unwrap_or(0),
+            task: task.name.clone(),
+            held: held.into_iter().map(|(_, bytes, name)| (name, bytes)).collect(),
+            spills: self.machine.can_spill(),
+            lower: if stays_put { 0 } else { placed.lower.height },
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Finds addresses for a choice, and says how long its step takes.
+//!
+//! Reads:    lifetimes, machine, a choice.
+//! Decides:  addresses: what never leaves lies below, then what tasks write, and what streams goes where it can be brought
+//!           soonest; or all together, where that is denser.
+//! Promises: stays that meet share no byte; nothing where a choice does not fit.
+//! Why:      each choice that a search looks at is placed and simulated: what is fast on paper may find no room.
+
+use crate::below::STAGES;
+use crate::emit::Emitter;
+use crate::machine::Machine;
+use crate::offset::{Offsets, pack};
+use crate::plan::{PlanError, steps};
+use crate::residency::{Choice, stays};
+use crate::simulate::{Timeline, timeline};
+use crate::stay::{Arrival, Level, Stay, load_curve};
+use crate::stream::{Streamed, early, place, streams};
+use berth_ir::lifetime::{Lifetimes, TensorId};
+use berth_ir::program::{Kind, Mode};
+use berth_ir::target::Target;
+use berth_ir::units::BytesPerSec;
+use std::cell::RefCell;
+
+/// Addresses that are looked for, each time with one stay more brought late, before a choice is given up.
+const REPAIRS_MAX: usize = 4;
+
+/// A step in which nothing computes for less than this part of it is not looked at further.
+const IDLE_PART: u64 = 400;
+
+/// Tasks that are placed and simulated in one search, counted again for each choice that is tried: some hundred choices of
+/// a model of a thousand tasks, a few of one of a hundred thousand.
+const SEARCH_WORK: usize = 800_000;
+
+/// Choices that are tried of the largest models all the same.
+const TRIED_MIN: usize = 4;
+
+/// A choice with its stays and addresses.
+#[derive(Clone)]
+pub(crate) struct Placed {
+    pub stays: Vec<Stay>,
+    pub device: Offsets,
+    pub lower: Offsets,
+}
+
+/// A choice that fits, with what it comes to.
+pub(crate) struct Tried {
+    pub choice: Choice,
+    pub placed: Placed,
+    pub timeline: Timeline,
+}
+
+impl Tried {
+    /// Whether pinning otherwise has nothing to gain: some engine computes all but always, or no weight comes to the device in a
+    /// step.
+    pub fn is_enough(&self, site: &Site) -> bool {
+        let moves = |s: &Stay| s.level == Level::Device && !s.forever && site.is_weight(s);
+        self.timeline.idle.0 <= self.timeline.step.0 / IDLE_PART || !self.placed.stays.iter().any(moves)
+    }
+}
+
+/// What a planner works in: fixed for one model, target and assignment of tasks to engines.
+pub(crate) struct Site<'a> {
+    pub lifetimes: &'a Lifetimes,
+    pub machine: Machine<'a>,
+    pub mode: Mode,
+    /// By position: the engine of the lower memory runs the task.
+    pub host: Vec<bool>,
+    /// The last addresses of what is no weight: most choices differ in weights alone.
+    values: RefCell<Option<(Vec<Stay>, Offsets)>>,
+}
+
+impl<'a> Site<'a> {
+    pub fn new(lifetimes: &'a Lifetimes, target: &'a Target, mode: Mode) -> Result<Site<'a>, PlanError> {
+        if lifetimes.tasks.is_empty() {
+            return Err(PlanError::Empty);
+        }
+        let host = vec![false; lifetimes.tasks.len()];
+        Ok(Site { lifetimes, machine: Machine::of(target)?, mode, host, values: RefCell::new(None) })
+    }
+
+    /// The same place with tasks on the engines that they are assigned to.
+    pub fn of<'b>(&self, lifetimes: &'b Lifetimes, host: &[bool]) -> Result<Site<'b>, PlanError>
+    where
+        'a: 'b,
+    {
+        Ok(Site { host: host.to_vec(), ..Site::new(lifetimes, self.machine.target, self.mode)? })
+    }
+
+    /// How many choices a search may try.
+    pub fn choices(&self) -> usize {
+        (SEARCH_WORK / self.positions()).max(TRIED_MIN)
+    }
+
+    pub fn weights(&self) -> Vec<bool> {
+        self.lifetimes.tensors.iter().map(|t| t.kind == Kind::Weight).collect()
+    }
+
+    pub fn positions(&self) -> usize {
+        self.lifetimes.tasks.len()
+    }
+
+    /// Addresses in both memories, all stays together; nothing where the lower one is too small. Packing goes on until it
+    /// is within `room`.
+    pub fn place(&self, stays: Vec<Stay>, room: u64) -> Option<Placed> {
+        let device: Vec<&Stay> = stays.iter().filter(|s| s.level == Level::Device).collect();
+        let device = pack(&device, self.positions(), self.machine.device.alignment, room);
+        let lower = self.lower(&stays)?;
+        Some(Placed { stays, device, lower })
+    }
+
+    /// Addresses in the lower memory; nothing where it is too small.
+    pub fn lower(&self, stays: &[Stay]) -> Option<Offsets> {
+        let Some(tier) = self.machine.lower else { return Some(Offsets { at: Vec::new(), height: 0 }) };
+        let here = || stays.iter().filter(|s| s.level == Level::Lower);
+        let kept: Vec<&Stay> = here().filter(|s| !s.stage).collect();
+        let Offsets { at, mut height } = pack(&kept, self.positions(), tier.alignment, tier.room().0);
+        // Above what never leaves lies what is on its way to the device before the first step, in turns.
+        let size = |s: &Stay| s.bytes.next_multiple_of(tier.alignment);
+        let slot = here().filter(|s| s.stage).map(size).max().unwrap_or(0);
+        let floor: u64 = kept.iter().filter(|s| s.forever).map(|s| size(s)).sum();
+        let (mut at, mut stages) = (at.into_iter(), 0);
+        let all = here().map(|s| {
+            if s.stage {
+                let offset = floor + slot * (stages % STAGES) as u64;
+                (stages, height) = (stages + 1, height.max(offset + s.bytes));
+                return offset;
+            }
+            at.next().unwrap_or(0)
+        });
+        let at = all.collect();
+        (height <= tier.room().0).then_some(Offsets { at, height })
+    }
+
+    /// Addresses for a choice: what never leaves lies below, then what tasks write, and what streams goes where it can be
+    /// brought soonest.
+    pub fn fits(&self, choice: &Choice) -> Option<Placed> {
+        self.fits_at(choice, None)
+    }
+
+    /// The same with addresses chosen as if links to the device had another rate.
+    pub fn fits_at(&self, choice: &Choice, pace: Option<BytesPerSec>) -> Option<Placed> {
+        let stays = stays(self.lifetimes, &self.machine, &Choice { window: 0, ..choice.clone() });
+        let (room, grain) = (self.room(), self.machine.device.alignment);
+        let load = load_curve(&stays, Level::Device, self.positions(), grain);
+        if load.iter().any(|l| *l > room) {
+            return None;
+        }
+        let mut at = vec![0; stays.len()];
+        let mut floor = 0u64;
+        let never_leave = |s: &Stay| s.forever && s.level == Level::Device;
+        // What stays in part lies highest: the rest of it comes behind.
+        for parts in [false, true] {
+            let here = stays.iter().zip(&mut at).filter(|(s, _)| never_leave(s) && s.part.is_some() == parts);
+            for (stay, at) in here {
+                *at = floor;
+                floor += stay.bytes.next_multiple_of(grain);
+            }
+        }
+        let rest = stays.iter().zip(&mut at).filter(|(s, _)| streams(s) && s.part.is_some());
+        rest.for_each(|(_, at)| *at = floor);
+        let own = |s: &&Stay| s.level == Level::Device && !s.forever && !streams(s);
+        let values = self.values(&stays.iter().filter(own).collect::<Vec<_>>());
+        if floor + values.height > room {
+            return None;
+        }
+        // Out of the way of what streams: down from the top.
+        let moves = stays.iter().any(streams);
+        let placed = stays.iter().zip(&mut at).filter(|(s, _)| own(s));
+        for ((stay, at), offset) in placed.zip(&values.at) {
+            *at = if moves { room - offset - stay.bytes.next_multiple_of(grain) } else { floor + offset };
+        }
+        let lower = self.lower(&stays)?;
+        let streamed = match moves {
+            true => place(self.lifetimes, &self.machine, &stays, at, floor..room, pace)?,
+            false => Streamed { stays, at, step: 0 },
+        };
+        Some(self.placed(streamed, lower))
+    }
+
+    /// Addresses of what tasks and the caller write, among itself.
+    pub fn values(&self, values: &[&Stay]) -> Offsets {
+        let mut cache = self.values.borrow_mut();
+        if let Some((stays, offsets)) = cache.as_ref()
+            && stays.iter().eq(values.iter().copied())
+        {
+            return offsets.clone();
+        }
+        let offsets = pack(values, self.positions(), self.machine.device.alignment, 0);
+        *cache = Some((values.iter().copied().cloned().collect(), offsets.clone()));
+        offsets
+    }
+
+    /// Whether a stay is a weight's.
+    pub fn is_weight(&self, stay: &Stay) -> bool {
+        stay.arrives != Arrival::Scratch && self.lifetimes.tensor(stay.tensor).kind == Kind::Weight
+    }
+
+    /// What the device has, in whole grains of its alignment: a few bytes more change nothing.
+    pub fn room(&self) -> u64 {
+        let (room, grain) = (self.machine.device.room().0, self.machine.device.alignment);
+        room / grain * grain
+    }
+
+    pub fn size(&self, tensor: TensorId) -> u64 {
+        self.lifetimes.tensor(tensor).bytes.next_multiple_of(self.machine.device.alignment)
+    }
+
+    /// The stays of a choice with everything placed together, if they fit in a room. A quick look at the load first.
+    pub fn fits_in(&self, choice: &Choice, room: u64) -> Option<Placed> {
+        let stays = stays(self.lifetimes, &self.machine, choice);
+        let load = load_curve(&stays, Level::Device, self.positions(), self.machine.device.alignment);
+        if load.iter().any(|l| *l > room) {
+            return None;
+        }
+        self.repaired(stays, room)
+    }
+
+    /// The same in the room that there is, and each as early as its address allows. Denser than what is placed as it
+    /// streams, and slower.
+    pub fn fits_together(&self, choice: &Choice) -> Option<Placed> {
+        let Placed { stays, device, lower } = self.fits_in(choice, self.room())?;
+        let mut offsets = device.at.iter();
+        let next = |s: &Stay| if s.level == Level::Device { offsets.next().copied() } else { None };
+        let at: Vec<u64> = stays.iter().map(next).map(|at| at.unwrap_or(0)).collect();
+        let streamed = early(self.lifetimes, &self.machine, &stays, at)?;
+        Some(self.placed(streamed, lower))
+    }
+
+    pub fn placed(&self, streamed: Streamed, lower: Offsets) -> Placed {
+        let Streamed { stays, at, .. } = streamed;
+        let device = stays.iter().zip(&at).filter(|(s, _)| s.level == Level::Device);
+        let height = device.clone().map(|(s, at)| at + s.bytes).max().unwrap_or(0);
+        let device = Offsets { at: device.map(|(_, at)| *at).collect(), height };
+        Placed { stays, device, lower }
+    }
+
+    /// Addresses within a room. While there are none, what lies highest is brought later, for its task alone, a few times
+    /// over: a loop of stays that each meet the next takes one place more when their number is odd.
+    pub fn repaired(&self, mut stays: Vec<Stay>, room: u64) -> Option<Placed> {
+        for _ in 0..REPAIRS_MAX {
+            let placed = self.place(stays, room)?;
+            if placed.device.height <= room {
+                return Some(placed);
+            }
+            stays = placed.stays;
+            let device = stays.iter_mut().filter(|s| s.level == Level::Device);
+            let early = |s: &Stay| !s.forever && s.uses.first().is_some_and(|p| s.from < *p as i64);
+            let highest = device.zip(&placed.device.at).filter(|(s, _)| early(s)).max_by_key(|(s, at)| *at + s.bytes);
+            let stay = highest?.0;
+            stay.from = stay.uses[0] as i64;
+        }
+        None
+    }
+
+    /// The faster of the best so far and a choice, if that fits.
+    pub fn better(&self, best: Option<Tried>, choice: Choice) -> Option<Tried> {
+        match self.fits(&choice) {
+            Some(placed) => self.faster(best, choice, placed),
+            None => best,
+        }
+    }
+
+    /// The faster of the best so far and a choice that fits so.
+    pub fn faster(&self, best: Option<Tried>, choice: Choice, placed: Placed) -> Option<Tried> {
+        let timeline = self.timeline(&choice, &placed);
+        match best {
+            Some(best) if best.timeline.step <= timeline.step => Some(best),
+            _ => Some(Tried { choice, placed, timeline }),
+        }
+    }
+
+    pub fn timeline(&self, choice: &Choice, placed: &Placed) -> Timeline {
+        timeline(self.machine.target, &self.emitter(&choice.host, placed).step(), steps(self.mode))
+    }
+
+    pub fn emitter<'b>(&'b self, host: &'b [bool], placed: &'b Placed) -> Emitter<'b> {
+        Emitter::new(self.lifetimes, &self.machine, host, &placed.stays, &placed.device, &placed.lower)
+    }
+}

@@ -24,6 +24,9 @@ const UNIT_PART_MAX: u64 = 24;
 /// A unit has at least this part of all weights: each costs a crossing there and back.
 const UNIT_PART_MIN: u64 = 64;
 
+/// Choices that a search may try to one assignment: each is planned with a few windows.
+const TRIED_PART: usize = 4;
+
 /// A model with at most so many tasks is small.
 const SMALL_MAX: usize = 200;
 
@@ -104,16 +107,21 @@ impl Split<'_, '_> {
         let mut known = BTreeSet::from([start]);
         let mut at = start;
         keep(&mut best, self.tried(&self.host(Way::Spread, start)));
+        // Of the largest models a few assignments.
+        let most = (self.site.choices() / TRIED_PART).max(1);
         let mut stride = all / 4;
         while stride > 0 {
             for next in [at.saturating_sub(stride), (at + stride).min(all)] {
-                if known.insert(next) && keep(&mut best, self.tried(&self.host(Way::Spread, next))) {
+                if known.len() <= most
+                    && known.insert(next)
+                    && keep(&mut best, self.tried(&self.host(Way::Spread, next)))
+                {
                     at = next;
                 }
             }
             stride /= 2;
         }
-        for count in self.static_split() {
+        for count in self.static_split().into_iter().take(most) {
             keep(&mut best, self.tried(&self.host(Way::Last, count)));
         }
         let (lifetimes, tried) = best?;

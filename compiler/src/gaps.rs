@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 const ALL_MAX: usize = 8;
 
 /// Ways in which stays are tried to lie, over all sets.
-const WAYS: usize = 6 * places::WAYS_MAX;
+const WAYS: usize = 12 * places::WAYS_MAX;
 
 /// A step that is longer than its bound by no more than this part of it is not looked at further.
 const NEAR_PART: u64 = 200;

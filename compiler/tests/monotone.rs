@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 
 const PAIRS: u64 = 200;
 /// Rooms that are planned for, in hundredths of the way from the least to what holds everything.
-const ROOMS: [u64; 5] = [10, 30, 50, 70, 90];
+const ROOMS: [u64; 4] = [15, 40, 65, 90];
 /// Rates of the links, in hundredths, at one of the rooms.
-const RATES: [u64; 3] = [110, 150, 250];
+const RATES: [u64; 2] = [125, 250];
 /// What counts as slower than with less room or a slower link, and one comparison in how many may be: what is searched is
 /// not all that there is, and where a step is far above its bound what is found differs.
 const SLOWER: f64 = 0.005;

@@ -358,7 +358,7 @@ fn u_net(n: usize, seed: u64) -> Lifetimes {
     let mut net = Net::new(seed);
     let mut at = net.input();
     while net.tasks() < n {
-        let levels = (((n - net.tasks()) / 7).max(1)).min(6);
+        let levels = ((n - net.tasks()) / 7).clamp(1, 6);
         let mut skips = Vec::new();
         let mut bytes = 1_024;
         for _ in 0..levels {

@@ -305,10 +305,14 @@ proptest! {
     }
 
     #[test]
-    fn weights_pass_through_a_memory_that_cannot_hold_them(layers in 12usize..40, weight in 200_000u64..2_000_000, device in 10u64..60, below in 10u64..90) {
+    fn weights_pass_through_a_memory_that_cannot_hold_them(layers in 12usize..40, weight in 200_000u64..2_000_000, device in 10u64..60, below in 10u64..90, parts in prop::collection::vec(1u64..=8, 41)) {
         let mut lifetimes = decoder(layers, weight, 1_000_000_000);
         lifetimes.tasks.iter_mut().for_each(|t| t.others.clear());
-        let total = (layers as u64 + 1) * weight;
+        for (tensor, part) in lifetimes.tensors.iter_mut().filter(|t| t.kind == Kind::Weight).zip(parts) {
+            tensor.bytes = weight / part;
+            tensor.extent = Expr::constant(tensor.bytes);
+        }
+        let total = lifetimes.total(Kind::Weight);
         let room = |percent: u64, least: u64| (total * percent / 100).max(least * weight + 8_192);
         let target = machine(false, &[("device", room(device, 2)), ("dram", room(below, 6))]);
         for mode in [Mode::Loop, Mode::Once] {

@@ -376,12 +376,13 @@ impl<'a> Emitter<'a> {
         after
     }
 
-    /// What leaves a stay's bytes before the first step, last of what was there on its way to the device.
+    /// What leaves a stay's bytes before the first step, last of what was there on its way to the device: the last in turn
+    /// ends behind all that were in its place, larger ones too.
     fn staged_at(&self, i: usize) -> impl Iterator<Item = Wait> {
-        let bytes = |i: usize| self.offsets[i]..self.offsets[i] + self.stays[i].bytes;
-        let here = bytes(i);
+        let place = self.stages.iter().map(|s| self.stays[*s].bytes).max().unwrap_or(0);
+        let (from, to) = (self.offsets[i], self.offsets[i] + self.stays[i].bytes);
         let last = self.stages.iter().rev().take(STAGES).copied();
-        let last = last.filter(move |s| bytes(*s).start < here.end && here.start < bytes(*s).end);
+        let last = last.filter(move |s| self.offsets[*s] < to && from < self.offsets[*s] + place);
         last.flat_map(|s| self.ends_beside_runs(s)).map(previous)
     }
 }

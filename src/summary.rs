@@ -159,7 +159,7 @@ impl fmt::Display for Summary {
             writeln!(f, "  put aside   {} of activations leave and return each step", human(self.put_aside_bytes))?;
         }
         for (link, bytes) in &self.traffic {
-            writeln!(f, "  link {link:<7}{} a step", human(*bytes))?;
+            writeln!(f, "  link {:<7}{} a step", format!("{link} "), human(*bytes))?;
         }
         let (step, bound) = (self.predicted_nanos, self.bound_nanos);
         writeln!(

@@ -35,7 +35,7 @@ const PACE_FASTEST: u64 = 2;
 const CLIMB_PART: usize = 32;
 const CLIMB_MAX: usize = 300;
 
-/// Gaps on either side that one is exchanged with.
+/// Of the gaps behind one, how many it is exchanged with.
 const NEIGHBOURS: usize = 4;
 
 /// A gap behind one use of a weight: its tensor and the index of the use, of those on the device.

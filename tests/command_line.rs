@@ -247,7 +247,7 @@ fn ctrl_c_ends_a_run_cleanly() {
     command.args(["run", &llama(), "--steps", "1000000", "--outputs", &outputs, "--memory", "device=50%"]).args(DIMS);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the command starts");
-    // Long enough that it steps; where the machine is slower the stop is seen while it prepares, which must work too.
+    // Long enough that it steps; where the machine is slower the process ends at once while it prepares, which must leave nothing either.
     std::thread::sleep(std::time::Duration::from_millis(1500));
     assert!(child.try_wait().expect("a child").is_none(), "it ended by itself");
     let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
@@ -255,6 +255,6 @@ fn ctrl_c_ends_a_run_cleanly() {
     let output = child.wait_with_output().expect("it ends");
     let words = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(130), "{words}");
-    assert!(words.starts_with("error: stopped in step "), "{words}");
+    assert!(words.is_empty() || words.starts_with("error: stopped in step "), "{words}");
     assert!(folder.files().is_empty(), "it left {:?}", folder.files());
 }

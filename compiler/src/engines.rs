@@ -16,6 +16,7 @@ use berth_ir::lifetime::{Lifetimes, Task};
 use berth_ir::program::{Kind, Mode};
 use berth_ir::target::Link;
 use berth_ir::units::{Bytes, Nanos};
+use std::cell::Cell;
 use std::collections::BTreeSet;
 
 /// A unit has no more than this part of all weights, where single tasks do not have more: a finer split balances better.
@@ -73,7 +74,7 @@ pub(crate) fn split(site: &Site) -> Option<(Lifetimes, Tried)> {
             break;
         }
         before = worth.len();
-        let search = Split { site, engine, rows: rows.clone(), worth };
+        let search = Split { site, engine, rows: rows.clone(), worth, left: Cell::new(site.choices()) };
         keep(&mut best, search.best(search.predicted(link)));
     }
     best
@@ -96,6 +97,8 @@ struct Split<'s, 'a> {
     /// Tasks that read rows of a table, which move whatever else does.
     rows: Vec<usize>,
     worth: Vec<Unit>,
+    /// Choices that may still be tried.
+    left: Cell<usize>,
 }
 
 impl Split<'_, '_> {
@@ -143,7 +146,8 @@ impl Split<'_, '_> {
         for _ in 0..REFINEMENTS {
             let window = best.choice.window;
             for window in [window.saturating_sub(stride), window.saturating_add(stride)] {
-                if !best.is_enough(&site)
+                if self.left.get() > 0
+                    && !best.is_enough(&site)
                     && let Some((choice, placed)) = site.most_pinned(&Choice { window, ..base.clone() }, &order)
                 {
                     best = site.faster(Some(best), choice, placed)?;
@@ -206,10 +210,12 @@ impl Split<'_, '_> {
         let order = site.pin_orders().swap_remove(0);
         let bulk = site.bulk();
         let mut best = None;
-        for window in [bulk, bulk.saturating_mul(2), bulk.saturating_mul(2).saturating_add(brought)] {
+        for window in [bulk.saturating_mul(2), bulk, bulk.saturating_mul(2).saturating_add(brought)] {
             let placed = site.most_pinned(&Choice { window, ..base.clone() }, &order);
             best = placed.and_then(|(choice, placed)| site.faster(best.take(), choice, placed)).or(best);
-            if best.as_ref().is_some_and(|tried| tried.is_enough(&site)) {
+            self.left.set(self.left.get().saturating_sub(1));
+            // At least one of each assignment.
+            if self.left.get() == 0 || best.as_ref().is_some_and(|tried| tried.is_enough(&site)) {
                 break;
             }
         }
@@ -271,7 +277,7 @@ fn rows(lifetimes: &Lifetimes, machine: &Machine, engine: &str) -> Vec<usize> {
 /// not so often that stretches have next to none.
 fn units(lifetimes: &Lifetimes, machine: &Machine, engine: &str) -> Option<Vec<Unit>> {
     let count = lifetimes.tasks.len();
-    let first = first_users(lifetimes, None);
+    let first = first_users(lifetimes, None, |_| true);
     let total: u64 = first.iter().fold(0, |all: u64, b| all.saturating_add(*b));
     if total == 0 {
         return Some(Vec::new());
@@ -310,7 +316,7 @@ fn units(lifetimes: &Lifetimes, machine: &Machine, engine: &str) -> Option<Vec<U
 /// Before each position, how long what was written before and is used from there on takes over a link.
 fn crossings(lifetimes: &Lifetimes, link: &Link) -> Vec<u64> {
     let mut change = vec![0i128; lifetimes.tasks.len() + 1];
-    for (tensor, uses) in lifetimes.tensors.iter().zip(lifetimes.uses()) {
+    for (tensor, uses) in lifetimes.tensors.iter().zip(lifetimes.uses().iter()) {
         let (Some(first), Some(last)) = (uses.first(), uses.last()) else { continue };
         if tensor.kind != Kind::Weight {
             let time = link.latency.0 + link.submit.0 + Bytes(tensor.bytes).at(link.present_rate()).0;
@@ -327,17 +333,17 @@ fn crossings(lifetimes: &Lifetimes, link: &Link) -> Vec<u64> {
 }
 
 /// By position, bytes of weights that the task is the first to read whole, of those that some file holds. A table that is
-/// read by rows alone need not come; with `engine`, only where that may run the task.
-fn first_users(lifetimes: &Lifetimes, engine: Option<&str>) -> Vec<u64> {
+/// read by rows alone need not come; with `engine`, only where that may run the task. Of the tasks at positions that count.
+fn first_users(lifetimes: &Lifetimes, engine: Option<&str>, counts: impl Fn(usize) -> bool) -> Vec<u64> {
     let mut seen = vec![false; lifetimes.tensors.len()];
     let mut first = vec![0u64; lifetimes.tasks.len()];
-    for (bytes, task) in first.iter_mut().zip(&lifetimes.tasks) {
+    for (position, task) in lifetimes.tasks.iter().enumerate().filter(|(p, _)| counts(*p)) {
         let by_rows = |t| task.rows.contains(&t) && engine.is_none_or(|e| task.on(e).is_some());
         for tensor in task.reads.iter().filter(|t| !by_rows(**t)) {
             let t = lifetimes.tensor(*tensor);
             let stored = t.home.as_ref().is_none_or(|h| h.filled.is_none());
             if t.kind == Kind::Weight && stored && !std::mem::replace(&mut seen[tensor.index()], true) {
-                *bytes = bytes.saturating_add(t.bytes);
+                first[position] = first[position].saturating_add(t.bytes);
             }
         }
     }
@@ -346,14 +352,20 @@ fn first_users(lifetimes: &Lifetimes, engine: Option<&str>) -> Vec<u64> {
 
 /// Bytes of weights that must be read whole in each step.
 fn weights(lifetimes: &Lifetimes, engine: Option<&str>) -> u64 {
-    first_users(lifetimes, engine).into_iter().fold(0, u64::saturating_add)
+    first_users(lifetimes, engine, |_| true).into_iter().fold(0, u64::saturating_add)
 }
 
-/// The step time that no plan with all tasks on the device beats.
-pub(crate) fn alone(lifetimes: &Lifetimes, machine: &Machine) -> Nanos {
-    let work = lifetimes.tasks.iter().map(|t| t.cost.0).fold(0, u64::saturating_add);
-    let need = weights(lifetimes, machine.host).saturating_sub(machine.device.room().0);
-    Nanos(work.max(Bytes(need).at(machine.rate_into_device()).0))
+/// The step time that no plan with tasks on these engines beats: what each of them computes, and the weights that the device
+/// reads whole, less what it has room for.
+pub(crate) fn least(lifetimes: &Lifetimes, machine: &Machine, host: &[bool]) -> Nanos {
+    let (mut device, mut below) = (0u64, 0u64);
+    for (task, host) in lifetimes.tasks.iter().zip(host) {
+        let engine = if *host { &mut below } else { &mut device };
+        *engine = engine.saturating_add(task.cost.0);
+    }
+    let first = first_users(lifetimes, machine.host, |p| !host[p]);
+    let need = first.into_iter().fold(0, u64::saturating_add).saturating_sub(machine.device.room().0);
+    Nanos(device.max(below).max(Bytes(need).at(machine.rate_into_device()).0))
 }
 
 /// The step time that no assignment of the tasks to the machine's engines beats; nothing where only the device may run
@@ -376,7 +388,7 @@ pub(crate) fn bound(lifetimes: &Lifetimes, machine: &Machine, mode: Mode) -> Opt
     let engine = machine.host?;
     let on: Vec<Option<u64>> = lifetimes.tasks.iter().map(|t| Some(t.on(engine)?.cost.0)).collect();
     let lower = machine.lower.filter(|_| on.iter().any(Option::is_some))?;
-    let first = first_users(lifetimes, Some(engine));
+    let first = first_users(lifetimes, Some(engine), |_| true);
     let all = first.iter().fold(0u64, |all, b| all.saturating_add(*b));
     // In a loop what stays on the device was brought before the step.
     let room = if mode == Mode::Loop { machine.device.room().0 } else { 0 };
@@ -400,7 +412,10 @@ pub(crate) fn bound(lifetimes: &Lifetimes, machine: &Machine, mode: Mode) -> Opt
         });
         (here, there)
     });
-    let parts: Vec<_> = parts.collect();
+    // Layers repeat: of equal tasks one is weighed.
+    let mut parts: Vec<_> = parts.collect();
+    parts.sort_unstable();
+    let parts: Vec<_> = parts.chunk_by(|a, b| a == b).map(|equal| (equal[0], equal.len() as i128)).collect();
     let sum = |share: &dyn Fn(usize) -> u64| {
         let times = quicker.iter().enumerate().map(|(p, time)| u128::from(*time) * u128::from(share(p)));
         times.sum::<u128>() / u128::from(CHAINS)
@@ -410,8 +425,8 @@ pub(crate) fn bound(lifetimes: &Lifetimes, machine: &Machine, mode: Mode) -> Opt
     let fixed = [0, 0, length, sum(&|p| branches[p]) as i128, moving];
     let mean = |weights: &Weights| {
         let of = |times: &Weights| times.iter().zip(weights).map(|(t, w)| t * w).sum::<i128>();
-        let least = |(here, there): &(Weights, Option<Weights>)| {
-            there.as_ref().map_or(of(here), |there| of(here).min(of(there)))
+        let least = |((here, there), count): &((Weights, Option<Weights>), i128)| {
+            count * there.as_ref().map_or(of(here), |there| of(here).min(of(there)))
         };
         (of(&fixed) + parts.iter().map(least).sum::<i128>()) / WEIGHT
     };

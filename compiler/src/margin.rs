@@ -6,11 +6,12 @@
 //! Why:      what a plan does with a little more is near what it does, so the choice at hand is widened and not searched
 //!           again: more weights stay, the same window streams. Where two engines share the tasks, they are shared again.
 
+use crate::bound::TimeBound;
 use crate::engines;
 use crate::machine::Machine;
 use crate::plan::{Plan, STEPS};
 use crate::simulate::timeline;
-use crate::site::Site;
+use crate::site::{Site, near};
 use crate::step::Step;
 use berth_ir::lifetime::{Lifetimes, Task};
 use berth_ir::program::Mode;
@@ -104,7 +105,9 @@ fn widened(lifetimes: &Lifetimes, target: &Target, plan: &Plan) -> Option<Nanos>
 /// the device has room for everything twice as it is, and what is planned with two engines would be what was planned.
 fn is_enough(lifetimes: &Lifetimes, target: &Target, larger: &Target, tier: &str, plan: &Plan) -> bool {
     let (Ok(before), Ok(after)) = (Machine::of(target), Machine::of(larger)) else { return false };
-    if engines::bound(lifetimes, &after, Mode::Loop).is_some_and(|bound| plan.timeline.step <= bound.time) {
+    // What engines compute does not fall with room.
+    let near = |bound: TimeBound| near(plan.timeline.step, bound.time);
+    if (plan.bound.by_compute && near(plan.bound)) || engines::bound(lifetimes, &after, Mode::Loop).is_some_and(near) {
         return true;
     }
     let lower = before.lower.filter(|lower| lower.name == tier && after.lower.is_some_and(|l| l.name == tier));

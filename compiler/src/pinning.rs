@@ -98,7 +98,7 @@ mod tests {
             forever,
             stage: false,
             arrives: Arrival::Home { demand: false },
-            uses: vec![from as usize],
+            uses: smallvec::smallvec![from as usize],
             fetched: false,
             bytes,
             part: None,

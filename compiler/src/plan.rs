@@ -15,11 +15,12 @@ use crate::machine::CannotPlan;
 use crate::residency::{Choice, stays};
 use crate::room::{Least, NoRoom};
 use crate::simulate::Timeline;
-use crate::site::{Placed, Site, Tried};
+use crate::site::{Placed, Site, Tried, near};
 use crate::stay::{Arrival, Level, Stay};
 use berth_ir::lifetime::Lifetimes;
 use berth_ir::program::{Kind, Mode, Program};
 use berth_ir::target::Target;
+use berth_ir::units::Nanos;
 
 /// Steps that a simulation looks at: two to fill the pipeline, one between, two to take the mean of, one behind them.
 pub const STEPS: usize = 6;
@@ -63,12 +64,18 @@ pub enum PlanError {
 /// all of them on the device.
 pub fn plan(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Plan, PlanError> {
     let site = Site::new(lifetimes, target, mode)?;
-    let split = engines::split(&site);
+    let bound = engines::bound(lifetimes, &site.machine, mode);
+    let enough = |step: Nanos| mode == Mode::Loop && bound.is_some_and(|bound| near(step, bound.time));
+    // Where the device alone may be as good as any two engines it goes first, and a split is not looked for if it is.
+    let first = enough(site.least_step).then(|| site.alone());
+    let split = match &first {
+        Some(Ok(alone)) if enough(alone.timeline.step) => None,
+        _ => engines::split(&site),
+    };
     // No plan with all tasks on the device beats the bound of those: a split that does need not be compared.
-    let least = engines::alone(lifetimes, &site.machine);
     let alone = match &split {
-        Some((_, split)) if mode == Mode::Loop && split.timeline.step < least => None,
-        _ => Some(site.alone()),
+        Some((_, split)) if mode == Mode::Loop && split.timeline.step < site.least_step => None,
+        _ => Some(first.unwrap_or_else(|| site.alone())),
     };
     let mut plan = match (alone, split) {
         (Some(Ok(alone)), Some((_, split))) if alone.timeline.step <= split.timeline.step => summary(&site, alone),
@@ -76,7 +83,7 @@ pub fn plan(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Plan, 
         (Some(alone), None) => summary(&site, alone?),
         (None, None) => return Err(PlanError::Empty),
     };
-    plan.bound = engines::bound(lifetimes, &site.machine, mode).unwrap_or(plan.bound);
+    plan.bound = bound.unwrap_or(plan.bound);
     Ok(plan)
 }
 

@@ -7,9 +7,11 @@
 
 use crate::below::{Passing, passing};
 use crate::machine::Machine;
-use crate::stay::{Arrival, Level, Stay, load_curve};
+use crate::stay::{Arrival, Level, Positions, Stay, load_curve};
 use berth_ir::lifetime::{Lifetimes, TensorId};
+use berth_ir::lists::Lists;
 use berth_ir::program::Kind;
+use smallvec::smallvec;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a plan may choose.
@@ -59,7 +61,7 @@ pub fn stays(lifetimes: &Lifetimes, machine: &Machine, choice: &Choice) -> Vec<S
     let mut all = Vec::new();
     let uses = lifetimes.uses();
     let passing = through(lifetimes, machine, choice, &uses);
-    for (index, uses) in uses.into_iter().enumerate() {
+    for (index, uses) in uses.iter().enumerate() {
         let tensor = TensorId(index as u32);
         if uses.is_empty() {
             continue;
@@ -74,7 +76,7 @@ pub fn stays(lifetimes: &Lifetimes, machine: &Machine, choice: &Choice) -> Vec<S
         let tensor = task.writes.first().or(task.reads.first()).copied().unwrap_or(TensorId(0));
         let bytes = task.workspace;
         let (level, arrives) = (choice.level(position), Arrival::Scratch);
-        all.push(Stay { level, arrives, ..stay(tensor, bytes, position, position, vec![position]) });
+        all.push(Stay { level, arrives, ..stay(tensor, bytes, position, position, smallvec![position]) });
     }
     lead(&mut all, lifetimes.tasks.len(), choice.window, streamed);
     lead(&mut all, lifetimes.tasks.len(), passing.window, passes);
@@ -82,7 +84,7 @@ pub fn stays(lifetimes: &Lifetimes, machine: &Machine, choice: &Choice) -> Vec<S
 }
 
 /// Which weights pass through the memory below.
-fn through(lifetimes: &Lifetimes, machine: &Machine, choice: &Choice, uses: &[Vec<usize>]) -> Passing {
+fn through(lifetimes: &Lifetimes, machine: &Machine, choice: &Choice, uses: &Lists) -> Passing {
     if machine.home_to_device.is_some() {
         return Passing::default();
     }
@@ -94,7 +96,7 @@ fn through(lifetimes: &Lifetimes, machine: &Machine, choice: &Choice, uses: &[Ve
             let (host, device) = uses.iter().partition::<Vec<usize>, _>(|p| choice.host[**p]);
             (forever[index], below[index]) = (choice.holds(tensor, device.len()), !host.is_empty());
         } else {
-            value(&mut values, lifetimes, choice, tensor, uses.clone());
+            value(&mut values, lifetimes, choice, tensor, uses);
         }
     }
     let tier = machine.lower.map_or(1, |tier| tier.alignment);
@@ -102,7 +104,7 @@ fn through(lifetimes: &Lifetimes, machine: &Machine, choice: &Choice, uses: &[Ve
     passing(lifetimes, machine, &forever, &below, values.unwrap_or(0))
 }
 
-fn stay(tensor: TensorId, bytes: u64, from: usize, to: usize, uses: Vec<usize>) -> Stay {
+fn stay(tensor: TensorId, bytes: u64, from: usize, to: usize, uses: Positions) -> Stay {
     Stay {
         tensor,
         level: Level::Device,
@@ -125,12 +127,12 @@ fn weight(
     choice: &Choice,
     passing: &Passing,
     tensor: TensorId,
-    uses: Vec<usize>,
+    uses: &[usize],
 ) {
     let bytes = lifetimes.tensor(tensor).bytes;
     let last = lifetimes.tasks.len() - 1;
     let demand = choice.demand;
-    let (below, uses): (Vec<usize>, Vec<usize>) = uses.into_iter().partition(|p| choice.host[*p]);
+    let (below, uses): (Positions, Positions) = uses.iter().copied().partition(|p| choice.host[*p]);
     // A lower memory that stands between files and the device keeps a weight or has it pass through; what its engine reads
     // never leaves it.
     let passes = passing.passes(tensor);
@@ -144,7 +146,12 @@ fn weight(
         return;
     }
     let stage = |all: &mut Vec<Stay>| {
-        all.push(Stay { level: Level::Lower, forever: true, stage: true, ..stay(tensor, bytes, 0, last, Vec::new()) });
+        all.push(Stay {
+            level: Level::Lower,
+            forever: true,
+            stage: true,
+            ..stay(tensor, bytes, 0, last, Positions::new())
+        });
         Arrival::Stay { from: all.len() - 1, demand }
     };
     if choice.holds(tensor, uses.len()) {
@@ -164,7 +171,7 @@ fn weight(
     for uses in runs(&uses, lifetimes.tasks.len(), kept) {
         let (from, to) = (uses[0], uses[uses.len() - 1]);
         if passes {
-            all.push(Stay { level: Level::Lower, ..stay(tensor, bytes, from, from, Vec::new()) });
+            all.push(Stay { level: Level::Lower, ..stay(tensor, bytes, from, from, Positions::new()) });
             arrives = Arrival::Stay { from: all.len() - 1, demand };
         }
         all.push(Stay { arrives, part: rest, ..stay(tensor, bytes - held, from, to, uses) });
@@ -173,16 +180,16 @@ fn weight(
 
 /// Uses in runs between which a weight goes, in the order of their first uses; a run that crosses the edge of the step has
 /// the positions of its uses in the next step behind the last of this one.
-fn runs(uses: &[usize], period: usize, kept: impl Fn(usize) -> bool) -> Vec<Vec<usize>> {
+fn runs(uses: &[usize], period: usize, kept: impl Fn(usize) -> bool) -> Vec<Positions> {
     let count = uses.len();
-    let Some(start) = (0..count).find(|i| !kept(*i)).map(|i| i + 1) else { return vec![uses.to_vec()] };
-    let mut runs = vec![Vec::new()];
+    let Some(start) = (0..count).find(|i| !kept(*i)).map(|i| i + 1) else { return vec![uses.into()] };
+    let mut runs = vec![Positions::new()];
     for n in start..start + count {
         let last = runs.len() - 1;
         let turn = if start < count { n / count * period } else { 0 };
         runs[last].push(uses[n % count] + turn);
         if !kept(n % count) && n + 1 < start + count {
-            runs.push(Vec::new());
+            runs.push(Positions::new());
         }
     }
     // Those that begin in the next step are there in this one too.
@@ -195,12 +202,12 @@ fn runs(uses: &[usize], period: usize, kept: impl Fn(usize) -> bool) -> Vec<Vec<
 
 /// A tensor that a task or the caller writes: in the memory of who uses it first one stay, or one for each run of uses
 /// between which it is put aside; where engines of both memories use it, one in the other memory too.
-fn value(all: &mut Vec<Stay>, lifetimes: &Lifetimes, choice: &Choice, tensor: TensorId, uses: Vec<usize>) {
+fn value(all: &mut Vec<Stay>, lifetimes: &Lifetimes, choice: &Choice, tensor: TensorId, uses: &[usize]) {
     let t = lifetimes.tensor(tensor);
     let first = uses[0];
     let mut arrives = if t.kind == Kind::Input { Arrival::Feed } else { Arrival::Run(first) };
     let mut fetched = t.kind == Kind::Output;
-    let host: Vec<usize> = uses.iter().copied().filter(|p| choice.host[*p]).collect();
+    let host: Positions = uses.iter().copied().filter(|p| choice.host[*p]).collect();
     let mut below = None;
     // The stay below lasts while its engine uses it or something is still copied from it.
     let lower = |arrives, from: usize, to: usize| {
@@ -212,7 +219,7 @@ fn value(all: &mut Vec<Stay>, lifetimes: &Lifetimes, choice: &Choice, tensor: Te
         below = Some(all.len() - 1);
         (arrives, fetched) = (Arrival::Stay { from: all.len() - 1, demand: choice.demand }, false);
     }
-    let mut part = Vec::new();
+    let mut part = Positions::new();
     for i in 0..uses.len() {
         if choice.level(uses[i]) == Level::Device {
             part.push(uses[i]);

@@ -191,7 +191,7 @@ impl Site<'_> {
         let uses = self.lifetimes.uses();
         let device = |t: usize| uses[t].iter().any(|p| !self.host[*p]);
         let weight = |t: &usize| self.lifetimes.tensors[*t].kind == Kind::Weight && device(*t);
-        let mut weights: Vec<usize> = (0..uses.len()).filter(weight).collect();
+        let mut weights: Vec<usize> = (0..self.lifetimes.tensors.len()).filter(weight).collect();
         weights.sort_by_key(|t| (uses[*t][0], *t));
         let mut keyed: Vec<(u64, usize)> = weights
             .into_iter()
@@ -222,35 +222,33 @@ impl Site<'_> {
         }
         // Fragments may cost a little more: step back in growing strides until addresses are found too.
         let mut stride = 1;
-        let mut placed = loop {
+        loop {
             let choice = with(low);
+            // Smaller ones may still fit in what is left, by load.
+            let mut more = choice.clone();
+            let mut slack = self.room() - heights.height(low).saturating_add(choice.window).min(self.room());
+            for tensor in &order[low..] {
+                let size = self.size(TensorId(*tensor as u32));
+                if size <= slack {
+                    more.pinned[*tensor] = true;
+                    slack -= size;
+                }
+            }
+            if more != choice
+                && let Some(placed) = self.fits(&more)
+            {
+                return Some((more, placed));
+            }
             let together = || self.fits_together(&Choice { window: 0, ..choice.clone() });
             if let Some(placed) = self.fits(&choice).or_else(together) {
-                break placed;
+                return Some((choice, placed));
             }
             if low == 0 {
                 return None;
             }
             low = low.saturating_sub(stride);
             stride *= 2;
-        };
-        let mut best = with(low);
-        // Smaller ones may still fit in what is left: by load, then checked once.
-        let mut more = best.clone();
-        let mut slack = self.room() - heights.height(low).saturating_add(choice.window).min(self.room());
-        for tensor in &order[low..] {
-            let size = self.size(TensorId(*tensor as u32));
-            if size <= slack {
-                more.pinned[*tensor] = true;
-                slack -= size;
-            }
         }
-        if more != best
-            && let Some(fits) = self.fits(&more)
-        {
-            (best, placed) = (more, fits);
-        }
-        Some((best, placed))
     }
 
     /// The highest load of a choice as more weights of an order are pinned, without what comes early.
@@ -264,6 +262,9 @@ impl Site<'_> {
 
     /// The faster of a program and those in which as much as fits of one more weight never leaves.
     pub fn hold_a_part(&self, mut best: Tried) -> Tried {
+        if best.is_enough(self) {
+            return best;
+        }
         let grain = self.machine.device.alignment;
         let uses = self.lifetimes.uses();
         let mut weights: Vec<usize> = self.spread_order();

@@ -8,6 +8,7 @@
 
 use crate::below::STAGES;
 use crate::emit::Emitter;
+use crate::engines;
 use crate::machine::Machine;
 use crate::offset::{Offsets, pack};
 use crate::plan::{PlanError, steps};
@@ -18,7 +19,7 @@ use crate::stream::{Streamed, early, place, streams};
 use berth_ir::lifetime::{Lifetimes, TensorId};
 use berth_ir::program::{Kind, Mode};
 use berth_ir::target::Target;
-use berth_ir::units::BytesPerSec;
+use berth_ir::units::{BytesPerSec, Nanos};
 use std::cell::RefCell;
 
 /// Addresses that are looked for, each time with one stay more brought late, before a choice is given up.
@@ -26,6 +27,9 @@ const REPAIRS_MAX: usize = 4;
 
 /// A step in which nothing computes for less than this part of it is not looked at further.
 const IDLE_PART: u64 = 400;
+
+/// A step that is longer than what nothing beats by no more than this part of it is not looked at further.
+const NEAR_PART: u64 = 1_000;
 
 /// Tasks that are placed and simulated in one search, counted again for each choice that is tried: some hundred choices of
 /// a model of a thousand tasks, a few of one of a hundred thousand.
@@ -50,12 +54,19 @@ pub(crate) struct Tried {
 }
 
 impl Tried {
-    /// Whether pinning otherwise has nothing to gain: some engine computes all but always, or no weight comes to the device in a
-    /// step.
+    /// Whether pinning otherwise has nothing to gain: the step is as good as the least, some engine computes all but always, or
+    /// no weight comes to the device in a step.
     pub fn is_enough(&self, site: &Site) -> bool {
         let moves = |s: &Stay| s.level == Level::Device && !s.forever && site.is_weight(s);
-        self.timeline.idle.0 <= self.timeline.step.0 / IDLE_PART || !self.placed.stays.iter().any(moves)
+        near(self.timeline.step, site.least_step)
+            || self.timeline.idle.0 <= self.timeline.step.0 / IDLE_PART
+            || !self.placed.stays.iter().any(moves)
     }
+}
+
+/// Whether a step is as good as one that nothing beats.
+pub(crate) fn near(step: Nanos, least: Nanos) -> bool {
+    step.0 <= least.0.saturating_add(least.0 / NEAR_PART)
 }
 
 /// What a planner works in: fixed for one model, target and assignment of tasks to engines.
@@ -65,6 +76,8 @@ pub(crate) struct Site<'a> {
     pub mode: Mode,
     /// By position: the engine of the lower memory runs the task.
     pub host: Vec<bool>,
+    /// No step with tasks on these engines is shorter.
+    pub least_step: Nanos,
     /// The last addresses of what is no weight: most choices differ in weights alone.
     values: RefCell<Option<(Vec<Stay>, Offsets)>>,
 }
@@ -74,8 +87,9 @@ impl<'a> Site<'a> {
         if lifetimes.tasks.is_empty() {
             return Err(PlanError::Empty);
         }
-        let host = vec![false; lifetimes.tasks.len()];
-        Ok(Site { lifetimes, machine: Machine::of(target)?, mode, host, values: RefCell::new(None) })
+        let (machine, host) = (Machine::of(target)?, vec![false; lifetimes.tasks.len()]);
+        let least_step = engines::least(lifetimes, &machine, &host);
+        Ok(Site { lifetimes, machine, mode, host, least_step, values: RefCell::new(None) })
     }
 
     /// The same place with tasks on the engines that they are assigned to.
@@ -83,7 +97,9 @@ impl<'a> Site<'a> {
     where
         'a: 'b,
     {
-        Ok(Site { host: host.to_vec(), ..Site::new(lifetimes, self.machine.target, self.mode)? })
+        let site = Site::new(lifetimes, self.machine.target, self.mode)?;
+        let least_step = engines::least(lifetimes, &site.machine, host);
+        Ok(Site { host: host.to_vec(), least_step, ..site })
     }
 
     /// How many choices a search may try.

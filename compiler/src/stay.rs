@@ -1,6 +1,7 @@
 //! What a residency decision is: where each tensor stays, from when to when, and how it gets there.
 
 use berth_ir::lifetime::TensorId;
+use smallvec::SmallVec;
 
 /// Which of a machine's two memories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -10,6 +11,9 @@ pub enum Level {
     /// The writable memory below it.
     Lower,
 }
+
+/// Positions of uses. Nearly all stays have one or two, and a plan of a hundred thousand tasks makes millions of stays.
+pub type Positions = SmallVec<[usize; 2]>;
 
 /// One stay of a tensor in a memory. It becomes one berth.
 ///
@@ -33,7 +37,7 @@ pub struct Stay {
     /// How the bytes get there.
     pub arrives: Arrival,
     /// Tasks that use it in place.
-    pub uses: Vec<usize>,
+    pub uses: Positions,
     /// The caller reads it here.
     pub fetched: bool,
     /// Bytes; a workspace's is that of its task.

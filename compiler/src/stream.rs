@@ -10,9 +10,12 @@
 use crate::machine::Machine;
 use crate::stay::{Arrival, Level, Stay};
 use berth_ir::lifetime::Lifetimes;
+use berth_ir::lists::Lists;
 use berth_ir::program::{Home, Kind};
 use berth_ir::target::Link;
 use berth_ir::units::{Bytes, BytesPerSec};
+use smallvec::SmallVec;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 /// Times through the step that choose addresses: the second has the end of the step in view.
@@ -66,22 +69,17 @@ pub fn early(lifetimes: &Lifetimes, machine: &Machine, stays: &[Stay], at: Vec<u
 }
 
 /// By position: stays with an address that begin there, and streamed ones that are first used there, the largest first.
-fn by_position(stays: &[Stay], positions: usize) -> (Vec<Vec<usize>>, Vec<Vec<usize>>) {
-    let (mut fixed, mut moving) = (vec![Vec::new(); positions], vec![Vec::new(); positions]);
-    for (i, stay) in stays.iter().enumerate().filter(|(_, s)| s.level == Level::Device && s.bytes > 0 && !s.forever) {
-        match streams(stay) {
-            true => moving[stay.uses[0]].push(i),
-            false => fixed[stay.from.max(0) as usize].push(i),
-        }
-    }
-    for here in &mut moving {
-        here.sort_by_key(|i| (std::cmp::Reverse(stays[*i].bytes), *i));
-    }
+fn by_position(stays: &[Stay], positions: usize) -> (Lists, Lists) {
+    let here = || stays.iter().enumerate().filter(|(_, s)| s.level == Level::Device && s.bytes > 0 && !s.forever);
+    let fixed = || here().filter(|(_, s)| !streams(s)).map(|(i, s)| (s.from.max(0) as usize, i));
+    let moving = || here().filter(|(_, s)| streams(s)).map(|(i, s)| (s.uses[0], i));
+    let (fixed, mut moving) = (Lists::of(positions, fixed), Lists::of(positions, moving));
+    (0..positions).for_each(|p| moving.get_mut(p).sort_by_key(|i| (Reverse(stays[*i].bytes), *i)));
     (fixed, moving)
 }
 
 /// The stays with streamed ones in parts, `shift` positions earlier than the pass that they were read off from.
-fn divided(stays: &[Stay], at: &[u64], parts: &[Vec<Part>], shift: i64) -> Streamed {
+fn divided(stays: &[Stay], at: &[u64], parts: &[Parts], shift: i64) -> Streamed {
     let mut all = Streamed::default();
     let mut first = Vec::with_capacity(stays.len());
     for (i, stay) in stays.iter().enumerate() {
@@ -123,11 +121,16 @@ struct Part {
     until: i64,
 }
 
+/// Parts of one stay: nearly all are brought whole.
+type Parts = SmallVec<[Part; 1]>;
+
 /// What a link has been asked for.
 #[derive(Clone, Debug, Default)]
 struct Lane {
     /// When it has nothing to do, half open, in order.
     idle: Vec<(u64, u64)>,
+    /// What was idle before: room for what will be.
+    before: Vec<(u64, u64)>,
     /// From when on it has been asked for nothing.
     free: u64,
 }
@@ -149,9 +152,10 @@ impl Lane {
     /// Takes the first idle time from `from` on, in pieces if need be; when that ends.
     fn ask(&mut self, from: u64, time: u64) -> u64 {
         let mut left = time;
-        let mut idle = Vec::with_capacity(self.idle.len() + 1);
+        let mut idle = std::mem::take(&mut self.before);
+        idle.clear();
         let mut end = 0;
-        for (start, stop) in self.idle.drain(..) {
+        for (start, stop) in self.idle.iter().copied() {
             let begin = start.max(from);
             let taken = stop.saturating_sub(begin).min(left);
             if taken == 0 {
@@ -170,8 +174,8 @@ impl Lane {
             end = begin.saturating_add(left);
             self.free = end;
         }
-        let old = idle.len().saturating_sub(IDLE_MAX);
-        self.idle = idle.split_off(old);
+        idle.drain(..idle.len().saturating_sub(IDLE_MAX));
+        self.before = std::mem::replace(&mut self.idle, idle);
         end
     }
 }
@@ -235,7 +239,7 @@ impl<'a> Zone<'a> {
     fn run(mut self, choices: i64) -> Option<Streamed> {
         let (fixed, moving) = by_position(self.stays, self.lifetimes.tasks.len());
         let passes = choices.max(1) + 1;
-        let mut parts: Vec<Vec<Part>> = vec![Vec::new(); self.stays.len()];
+        let mut parts: Vec<Parts> = vec![Parts::new(); self.stays.len()];
         let mut begun = 0;
         for pass in 0..passes {
             begun = self.now;
@@ -311,7 +315,7 @@ impl<'a> Zone<'a> {
         let (from, to) = (self.at[i], self.at[i] + self.size(stay));
         self.cut(from);
         self.cut(to);
-        let covered: Vec<u64> = self.held.range(from..to).map(|(k, _)| *k).collect();
+        let covered: SmallVec<[u64; 8]> = self.held.range(from..to).map(|(k, _)| *k).collect();
         for key in covered {
             self.held.remove(&key);
         }
@@ -329,7 +333,7 @@ impl<'a> Zone<'a> {
     }
 
     /// The address at which a stay is brought soonest; of those the one whose bytes have been free for longest.
-    fn choose(&self, i: usize, fixed: &[Vec<usize>]) -> Option<u64> {
+    fn choose(&self, i: usize, fixed: &Lists) -> Option<u64> {
         let stay = &self.stays[i];
         let bytes = self.size(stay);
         let last = self.room.checked_sub(bytes).filter(|last| *last >= self.floor)?;
@@ -363,18 +367,18 @@ impl<'a> Zone<'a> {
     }
 
     /// Ranges that stays with an address take while a streamed one is used.
-    fn blocked(&self, stay: &Stay, fixed: &[Vec<usize>]) -> Vec<(u64, u64)> {
-        let later = (stay.uses[0] + 1..=stay.to as usize).flat_map(|p| &fixed[p % fixed.len()]);
+    fn blocked(&self, stay: &Stay, fixed: &Lists) -> Vec<(u64, u64)> {
+        let later = (stay.uses[0] + 1..=stay.to as usize).flat_map(|p| &fixed[p % fixed.iter().len()]);
         later.map(|i| (self.at[*i], self.at[*i] + self.size(&self.stays[*i]))).collect()
     }
 
     /// The parts in which a stay at an address can be brought; nothing where some of its bytes are in use.
-    fn parts(&self, i: usize, at: u64) -> Option<Vec<Part>> {
+    fn parts(&self, i: usize, at: u64) -> Option<Parts> {
         let stay = &self.stays[i];
         let end = at + self.size(stay);
         let asked = self.asked(stay);
         let source = self.source_end(i);
-        let mut parts: Vec<Part> = Vec::new();
+        let mut parts = Parts::new();
         let before = self.held.range(..at).next_back();
         for (from, holder) in before.into_iter().chain(self.held.range(at..end)) {
             let (from, to) = ((*from).max(at), holder.to.min(end));
@@ -397,7 +401,10 @@ impl<'a> Zone<'a> {
     }
 
     /// Parts joined until there are few, none of which a link moves in less time than it takes to start.
-    fn joined(&self, stay: &Stay, mut parts: Vec<Part>) -> Vec<Part> {
+    fn joined(&self, stay: &Stay, mut parts: Parts) -> Parts {
+        if parts.len() == 1 {
+            return parts;
+        }
         let link = self.link(stay);
         let least = link.map_or(0, |l| {
             let start = u128::from(l.latency.0.saturating_add(l.submit.0));
@@ -435,7 +442,11 @@ impl<'a> Zone<'a> {
                 let (from, time) = (self.time(part.until), self.moving(link, part));
                 lane.map_or(from.saturating_add(time), |lane| lane.end(from, time))
             }
-            _ => self.brought(i, parts).0,
+            (parts, Some(link)) => {
+                let mut lane = self.lanes.get(link.name.as_str()).cloned().unwrap_or_default();
+                self.ask(&mut lane, link, parts)
+            }
+            (_, None) => 0,
         }
     }
 
@@ -445,21 +456,19 @@ impl<'a> Zone<'a> {
         Bytes(part.to - part.from).at(rate).0.saturating_add(link.submit.0)
     }
 
-    /// When a stay's last part would be there, and what its link has then been asked for.
-    fn brought(&self, i: usize, parts: &[Part]) -> (u64, Lane) {
-        let Some(link) = self.link(&self.stays[i]) else { return (0, Lane::default()) };
-        let mut lane = self.lanes.get(link.name.as_str()).cloned().unwrap_or_default();
-        let mut parts: Vec<&Part> = parts.iter().collect();
+    /// Asks a link for parts, in the order in which they come free; when the last would be there.
+    fn ask(&self, lane: &mut Lane, link: &Link, parts: &[Part]) -> u64 {
+        let mut parts: SmallVec<[&Part; 4]> = parts.iter().collect();
         parts.sort_by_key(|p| p.until);
         let ends = parts.iter().map(|part| lane.ask(self.time(part.until), self.moving(link, part)));
-        let end = ends.max().unwrap_or(0);
-        (end, lane)
+        ends.max().unwrap_or(0)
     }
 
     /// Asks the link for a stay; when it can be used.
     fn bring(&mut self, i: usize, parts: &[Part]) -> u64 {
-        let (end, lane) = self.brought(i, parts);
         let Some(link) = self.link(&self.stays[i]) else { return 0 };
+        let mut lane = self.lanes.remove(link.name.as_str()).unwrap_or_default();
+        let end = self.ask(&mut lane, link, parts);
         self.lanes.insert(&link.name, lane);
         end.saturating_add(link.latency.0)
     }

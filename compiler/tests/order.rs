@@ -178,7 +178,8 @@ fn check(given: &Lifetimes, ordered: &Ordered) -> Result<(), TestCaseError> {
         prop_assert!(!is_done(next), "it is done already");
         let begun = |uses: &[usize]| uses.iter().any(|n| *n == next || is_done(*n));
         let kept = |uses: &[usize]| uses.iter().any(|n| *n == next || !is_done(*n));
-        let held = given.tensors.iter().zip(given.uses()).filter(|(t, _)| t.kind != Kind::Weight);
+        let all = given.uses();
+        let held = given.tensors.iter().zip(all.iter()).filter(|(t, _)| t.kind != Kind::Weight);
         let held = held.filter(|(_, uses)| begun(uses) && kept(uses));
         let sum = held.map(|(t, _)| t.bytes).sum::<u64>() + given.tasks[next].workspace;
         prop_assert_eq!(*bytes, sum, "the cut does not add up");

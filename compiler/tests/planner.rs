@@ -6,7 +6,7 @@ use berth_compiler::bound::bound;
 use berth_compiler::offset::pack;
 use berth_compiler::plan::{Plan, PlanError, STEPS, extremes, plan};
 use berth_compiler::simulate::simulate;
-use berth_compiler::stay::{Arrival, Level, Stay};
+use berth_compiler::stay::{Arrival, Level, Positions, Stay};
 use berth_ir::lifetime::{Lifetimes, Other, Task, Tensor, TensorId};
 use berth_ir::program::{Access, Home, Kind, Mode};
 use berth_ir::units::{Bytes, Nanos};
@@ -332,7 +332,7 @@ proptest! {
             forever: *forever,
             stage: false,
             arrives: Arrival::Feed,
-            uses: Vec::new(),
+            uses: Positions::new(),
             fetched: false,
             part: None,
             bytes: *bytes,

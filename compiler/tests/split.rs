@@ -61,7 +61,8 @@ impl Case {
     /// Homes of the weights that tasks of the split graph read.
     fn homes(&self, room: u64) -> Vec<Home> {
         let lifetimes = self.lowered(&self.split(room).unwrap()).lifetimes;
-        let used = lifetimes.tensors.iter().zip(lifetimes.uses());
+        let uses = lifetimes.uses();
+        let used = lifetimes.tensors.iter().zip(uses.iter());
         let used = used.filter(|(t, uses)| t.kind == Kind::Weight && !uses.is_empty());
         used.map(|(t, _)| t.home.clone().unwrap()).collect()
     }

@@ -8,6 +8,7 @@ pub mod dtype;
 pub mod expr;
 pub mod graph;
 pub mod lifetime;
+pub mod lists;
 pub mod program;
 pub mod reuse;
 pub mod target;

@@ -8,6 +8,7 @@ mod text;
 
 pub use text::{BadLifetimes, parse, print};
 
+use crate::lists::Lists;
 use crate::program::{DimRange, Home, Kind};
 use crate::units::Nanos;
 use crate::{DType, Expr};
@@ -121,14 +122,9 @@ impl Lifetimes {
     }
 
     /// The positions at which each tensor is used, in order; tensors by index.
-    pub fn uses(&self) -> Vec<Vec<usize>> {
-        let mut uses = vec![Vec::new(); self.tensors.len()];
-        for (position, task) in self.tasks.iter().enumerate() {
-            for t in task.operands() {
-                uses[t.index()].push(position);
-            }
-        }
-        uses
+    pub fn uses(&self) -> Lists {
+        let tasks = || self.tasks.iter().enumerate();
+        Lists::of(self.tensors.len(), || tasks().flat_map(|(p, task)| task.operands().map(move |t| (t.index(), p))))
     }
 
     /// Bytes of tensors other than weights that are alive at each position, with the task's workspace: what must be
@@ -158,7 +154,7 @@ impl Lifetimes {
     /// are used, come from the same bytes; what no file holds comes from none.
     pub fn stored(&self) -> u64 {
         let uses = self.uses();
-        let used = self.tensors.iter().zip(&uses).filter(|(t, u)| t.kind == Kind::Weight && !u.is_empty());
+        let used = self.tensors.iter().zip(uses.iter()).filter(|(t, u)| t.kind == Kind::Weight && !u.is_empty());
         let homes = used.filter_map(|(t, _)| Some((t.home.as_ref().filter(|h| h.filled.is_none())?, t.bytes)));
         let ranges: BTreeSet<(&str, u64, u64)> = homes.map(|(h, bytes)| (h.file.as_str(), h.offset, bytes)).collect();
         ranges.iter().map(|(_, _, bytes)| bytes).fold(0, |all, bytes| all.saturating_add(*bytes))
@@ -167,7 +163,7 @@ impl Lifetimes {
     /// Bytes of all tensors of a kind that some task uses.
     pub fn total(&self, kind: Kind) -> u64 {
         let uses = self.uses();
-        let used = self.tensors.iter().zip(&uses).filter(|(t, u)| t.kind == kind && !u.is_empty());
+        let used = self.tensors.iter().zip(uses.iter()).filter(|(t, u)| t.kind == kind && !u.is_empty());
         used.map(|(t, _)| t.bytes).fold(0, u64::saturating_add)
     }
 }

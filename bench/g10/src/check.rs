@@ -210,7 +210,7 @@ fn memories(lifetimes: &Lifetimes, target: &Target, schedule: &Schedule) -> BTre
             curve.add(from, to, amount, step);
         }
     };
-    for (t, uses) in lifetimes.tensors.iter().zip(&uses) {
+    for (t, uses) in lifetimes.tensors.iter().zip(uses.iter()) {
         let (Some(first), Some(last)) = (uses.first(), uses.last()) else { continue };
         match t.kind {
             Kind::State | Kind::Weight => on_device(&mut curves, 0, step, i128::from(t.bytes)),

@@ -50,7 +50,7 @@ fn kept(lifetimes: &Lifetimes, grain: u64, load: &[u64], room: u64) -> (Vec<bool
     let mut gaps: Vec<Gap> = Vec::new();
     // By tensor, the gap over the edge of the step: the last of its gaps.
     let mut edge = vec![None; lifetimes.tensors.len()];
-    for (index, uses) in lifetimes.uses().into_iter().enumerate() {
+    for (index, uses) in lifetimes.uses().iter().enumerate() {
         let tensor = TensorId(index as u32);
         if lifetimes.tensor(tensor).kind != Kind::Weight || uses.is_empty() {
             continue;

@@ -10,7 +10,7 @@ use super::{ROOMS, Unfit};
 use crate::machine::Machine;
 use crate::plan::{Plan, plan_choice, plan_stays};
 use crate::residency::{Choice, stays};
-use crate::stay::{Arrival, Level, Stay};
+use crate::stay::{Arrival, Level, Positions, Stay};
 use berth_ir::lifetime::{Lifetimes, TensorId};
 use berth_ir::program::{Kind, Mode};
 use berth_ir::target::Target;
@@ -88,12 +88,12 @@ fn steady(lifetimes: &Lifetimes, residences: &[(TensorId, Vec<i64>)], period: i6
         forever,
         stage: false,
         arrives: Arrival::Home { demand: true },
-        uses,
+        uses: uses.into(),
         fetched: false,
         bytes: lifetimes.tensor(tensor).bytes,
         part: None,
     };
-    let kept = forever.iter().map(|t| stay(*t, true, 0, period - 1, all_uses[t.index()].clone()));
+    let kept = forever.iter().map(|t| stay(*t, true, 0, period - 1, all_uses[t.index()].to_vec()));
     let mut all: Vec<Stay> = kept.collect();
     for (tensor, uses) in residences.iter().filter(|(t, _)| !forever.contains(t)) {
         let inside: Vec<usize> =
@@ -124,7 +124,7 @@ fn through_lower(lifetimes: &Lifetimes, machine: &Machine, mut all: Vec<Stay>) -
                 forever: true,
                 from: 0,
                 to: last,
-                uses: Vec::new(),
+                uses: Positions::new(),
                 arrives,
                 ..all[i].clone()
             };

@@ -120,12 +120,12 @@ impl Problem {
             })
         };
         let mut items = Vec::new();
-        for (tensor, uses) in lifetimes.tensors.iter().zip(lifetimes.uses()) {
+        for (tensor, uses) in lifetimes.tensors.iter().zip(lifetimes.uses().iter()) {
             let home = tensor.home.as_ref().filter(|_| tensor.kind == Kind::Weight).and_then(|h| at(&h.tier));
             let home = home.filter(|_| !uses.is_empty()).map(|home| near(home, tensor.bytes));
             let lasts = matches!(tensor.kind, Kind::Weight | Kind::State);
             let clean = vec![false; uses.len()];
-            items.push(Item { bytes: tensor.bytes, uses, lasts, home, clean });
+            items.push(Item { bytes: tensor.bytes, uses: uses.to_vec(), lasts, home, clean });
         }
         let mut tasks: Vec<Work> = Vec::new();
         let mut seen = vec![0; items.len()];

@@ -6,6 +6,7 @@ pub mod bound;
 pub mod buckets;
 pub mod caches;
 pub mod cost;
+pub mod crowd;
 pub mod dsa;
 pub mod emit;
 mod engines;

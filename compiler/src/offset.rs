@@ -7,12 +7,16 @@
 //!           whichever ends lowest (Pisarchyk and Lee 2020 call the first greedy-by-size).
 
 use crate::buckets::Buckets;
+use crate::crowd::pack_crowd;
 use crate::dsa::{Buffer, Verdict, solve};
 use crate::stay::Stay;
 
 /// Stays among which addresses are searched for, and the work that it may cost.
 const SEARCHED_MAX: usize = 400;
 const SEARCH_EFFORT: u64 = 50_000;
+
+/// Stays that are placed one by one, each looking at all that it meets; more are a crowd.
+const CROWD: usize = 8_000;
 
 /// Offsets of stays, in their order, and the height of the arena that they need.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,8 +36,8 @@ pub fn pack(stays: &[&Stay], positions: usize, alignment: u64, capacity: u64) ->
         // As they come.
         |s| u128::MAX - (s.from + i64::from(u32::MAX)) as u128,
     ];
-    let mut best: Option<Offsets> = None;
-    for key in orders {
+    let mut best = if stays.len() > CROWD { crowded(stays, positions, alignment) } else { None };
+    for key in orders.into_iter().take(if best.is_some() { 0 } else { orders.len() }) {
         let found = pack_by(stays, positions, alignment, key);
         if best.as_ref().is_none_or(|b| found.height < b.height) {
             best = Some(found);
@@ -48,6 +52,21 @@ pub fn pack(stays: &[&Stay], positions: usize, alignment: u64, capacity: u64) ->
     } else {
         best
     }
+}
+
+/// A crowd: what never leaves lies below.
+fn crowded(stays: &[&Stay], positions: usize, alignment: u64) -> Option<Offsets> {
+    let (mut at, mut floor) = (vec![0; stays.len()], 0u64);
+    for (at, stay) in at.iter_mut().zip(stays).filter(|(_, s)| s.forever) {
+        *at = floor;
+        floor = floor.checked_add(stay.bytes.next_multiple_of(alignment))?;
+    }
+    let moving: Vec<usize> = (0..stays.len()).filter(|i| !stays[*i].forever).collect();
+    let crowd: Vec<&Stay> = moving.iter().map(|i| stays[*i]).collect();
+    let offsets = pack_crowd(&crowd, positions, alignment)?;
+    moving.iter().zip(offsets).for_each(|(i, offset)| at[*i] = floor + offset);
+    let height = stays.iter().zip(&at).map(|(s, at)| at + s.bytes).max().unwrap_or(0);
+    Some(Offsets { at, height })
 }
 
 /// Addresses within the capacity by an exact search, where stays are few, none lasts over the edge of the step, and so

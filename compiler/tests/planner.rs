@@ -3,6 +3,7 @@
 
 use berth_compiler::baseline::{STRATEGIES, Unfit};
 use berth_compiler::bound::bound;
+use berth_compiler::crowd::pack_crowd;
 use berth_compiler::offset::pack;
 use berth_compiler::plan::{Plan, PlanError, STEPS, extremes, plan};
 use berth_compiler::simulate::simulate;
@@ -339,15 +340,20 @@ proptest! {
         }).collect();
         let refs: Vec<&Stay> = stays.iter().collect();
         let offsets = pack(&refs, 40, 64, u64::MAX);
+        prop_assert!(stays.iter().zip(&offsets.at).all(|(s, at)| at + s.bytes <= offsets.height));
+        let moving: Vec<&Stay> = stays.iter().filter(|s| !s.forever).collect();
+        let crowded = pack_crowd(&moving, 40, 64).expect("sums are small");
+        for (stays, at) in [(refs, offsets.at), (moving, crowded)] {
         // Straight from what a stay means: the positions of a step, one by one.
         let holds = |s: &Stay, p: i64| s.forever || (s.from <= p && p <= s.to) || (s.from <= p - 40 && p - 40 <= s.to);
         for (i, a) in stays.iter().enumerate() {
-            prop_assert!(offsets.at[i].is_multiple_of(64) && offsets.at[i] + a.bytes <= offsets.height);
+            prop_assert!(at[i].is_multiple_of(64));
             for (j, b) in stays.iter().enumerate().skip(i + 1) {
                 let together = (0..40).any(|p| holds(a, p) && holds(b, p));
-                let share = offsets.at[i] < offsets.at[j] + b.bytes && offsets.at[j] < offsets.at[i] + a.bytes;
+                let share = at[i] < at[j] + b.bytes && at[j] < at[i] + a.bytes;
                 prop_assert!(!(together && share), "{i} and {j} share bytes");
             }
+        }
         }
     }
 }

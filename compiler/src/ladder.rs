@@ -61,8 +61,11 @@ impl Site<'_> {
     pub fn aside(&self, budget: u64, adjacent: bool) -> BTreeSet<(TensorId, usize)> {
         let uses = self.lifetimes.uses();
         let mut aside = BTreeSet::new();
-        // Alive tensors: next use by index into their uses.
-        let mut alive: Vec<(TensorId, usize)> = Vec::new();
+        // Tensors that are there, by their next use, and by tensor the index of the use before.
+        let mut alive: BTreeSet<(usize, TensorId)> = BTreeSet::new();
+        let mut before: Vec<usize> = vec![0; self.lifetimes.tensors.len()];
+        let next = |t: TensorId, i: usize| uses[t.index()].get(i + 1).copied().unwrap_or(0);
+        let mut values = 0u64;
         for (position, task) in self.lifetimes.tasks.iter().enumerate().filter(|(p, _)| !self.host[*p]) {
             let mut weights = task.workspace;
             for tensor in task.operands() {
@@ -71,19 +74,24 @@ impl Site<'_> {
                     weights += size;
                     continue;
                 }
-                let index = uses[tensor.index()].iter().position(|p| *p == position).unwrap_or(0);
-                alive.retain(|(t, _)| *t != tensor);
-                alive.push((tensor, index));
+                let index = uses[tensor.index()].binary_search(&position).unwrap_or(0);
+                if !alive.remove(&(next(tensor, before[tensor.index()]), tensor)) {
+                    values += size;
+                }
+                before[tensor.index()] = index;
+                alive.insert((next(tensor, index), tensor));
             }
-            alive.retain(|(t, i)| uses[t.index()].len() > i + 1 || uses[t.index()][*i] >= position);
-            let mut held: u64 = weights + alive.iter().map(|(t, _)| self.size(*t)).sum::<u64>();
-            while held > budget {
-                let idle = alive.iter().filter(|(t, i)| uses[t.index()][*i] < position);
-                let next = |(t, i): &(TensorId, usize)| uses[t.index()].get(i + 1).copied().unwrap_or(0);
-                let Some(last) = idle.max_by_key(|a| (next(a), a.0)).copied() else { break };
-                aside.insert(last);
-                alive.retain(|a| *a != last);
-                held -= self.size(last.0);
+            while weights + values > budget {
+                let used = |t: TensorId| uses[t.index()][before[t.index()]];
+                let Some(last) = alive.iter().rev().find(|(_, t)| used(*t) < position).copied() else { break };
+                aside.insert((last.1, before[last.1.index()]));
+                alive.remove(&last);
+                values -= self.size(last.1);
+            }
+            for tensor in task.operands().filter(|t| uses[t.index()].len() == before[t.index()] + 1) {
+                if alive.remove(&(0, tensor)) {
+                    values -= self.size(tensor);
+                }
             }
         }
         if adjacent {

@@ -26,6 +26,9 @@ const PLACES_MAX: usize = 64;
 const PLACES_MIN: usize = 6;
 const PLACES_WORK: usize = 100_000;
 
+/// Ranges that are looked at for places.
+const HELD_MAX: usize = 512;
+
 /// Parts of one stay.
 const PARTS_MAX: usize = 32;
 
@@ -194,6 +197,8 @@ struct Zone<'a> {
     now: u64,
     /// The rate that links are taken to have, where it is not their own.
     pace: Option<BytesPerSec>,
+    /// The address that was chosen last.
+    last: u64,
     /// When each task ended last.
     ended: Vec<u64>,
     /// The position at hand, counted from the first pass on.
@@ -226,6 +231,7 @@ impl<'a> Zone<'a> {
             lanes: BTreeMap::new(),
             now: 0,
             pace: None,
+            last: 0,
             ended: vec![0; lifetimes.tasks.len()],
             when: 0,
             pass: 0,
@@ -254,6 +260,7 @@ impl<'a> Zone<'a> {
                     // What crosses the edge of the step keeps its address: those before it have been placed about it.
                     if pass < choices && !(pass > 0 && self.stays[*i].crosses(self.period())) {
                         self.at[*i] = self.choose(*i, &fixed)?;
+                        self.last = self.at[*i];
                     }
                     let found = self.parts(*i, self.at[*i])?;
                     ready = ready.max(self.bring(*i, &found));
@@ -344,26 +351,35 @@ impl<'a> Zone<'a> {
             return Some(self.at[i]).filter(|at| *at <= last && free(at));
         }
         let asked = self.asked(stay);
-        let mut places = vec![self.floor, last];
-        let busy = self.held.iter().filter(|(_, h)| h.until > self.when || self.time(h.until) > asked);
-        let busy = busy.map(|(from, h)| (*from, h.to)).chain(blocked.iter().copied());
-        for (from, to) in busy {
-            places.extend([Some(from), Some(to), from.checked_sub(bytes), to.checked_sub(bytes)].into_iter().flatten());
-        }
-        places.retain(|at| (self.floor..=last).contains(at));
-        places.sort_unstable();
-        places.dedup();
-        let stride = places.len().div_ceil(self.places).max(1);
+        // Of very many ranges, those from where the last one was placed on.
+        let near = |most: usize| {
+            let mut places = vec![self.floor, last];
+            let held = self.held.range(self.last..).chain(self.held.range(..self.last)).take(most);
+            let busy = held.filter(|(_, h)| h.until > self.when || self.time(h.until) > asked);
+            let busy = busy.map(|(from, h)| (*from, h.to)).chain(blocked.iter().copied());
+            for (from, to) in busy {
+                places.extend(
+                    [Some(from), Some(to), from.checked_sub(bytes), to.checked_sub(bytes)].into_iter().flatten(),
+                );
+            }
+            places.retain(|at| (self.floor..=last).contains(at));
+            places.sort_unstable();
+            places.dedup();
+            places
+        };
         let weigh = |at: u64| {
             let parts = self.parts(i, at)?;
             let latest = parts.iter().map(|p| p.until).max().unwrap_or(i64::MIN);
             let there = self.there(i, &parts).saturating_add(self.link(stay).map_or(0, |l| l.latency.0));
             Some((there.max(self.now), latest, at))
         };
+        let places = near(HELD_MAX);
+        let stride = places.len().div_ceil(self.places).max(1);
         let best = places.iter().step_by(stride).copied().filter(free).filter_map(weigh).min();
         // Few of many places were looked at: any that works will do.
-        let any = || places.iter().copied().filter(free).filter_map(weigh).next();
-        best.or_else(any).map(|(_, _, at)| at)
+        let any = |places: &[u64]| places.iter().copied().filter(free).filter_map(weigh).next();
+        let all = || if self.held.len() > HELD_MAX { any(&near(usize::MAX)) } else { None };
+        best.or_else(|| any(&places)).or_else(all).map(|(_, _, at)| at)
     }
 
     /// Ranges that stays with an address take while a streamed one is used.

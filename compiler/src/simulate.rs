@@ -94,19 +94,23 @@ struct World<'p> {
     turns: Vec<u32>,
 }
 
-/// What happens at a time; of one time, servers are free first.
+/// What happens at a time; of one time, servers are free first, and links choose when all is known that they can choose from.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum What {
     /// An instance has left its server.
     Leaves,
     /// An instance has ended.
     Ends,
+    /// A link, by its server, takes up what is best of what is ready.
+    Chooses,
 }
 
 #[derive(Default)]
 struct Server {
     free_at: u64,
     busy: bool,
+    /// It will choose before time goes on.
+    chooses: bool,
     /// Links: what is ready, best first. Engines: runs in written order.
     ready: BinaryHeap<Reverse<(Class, usize)>>,
 }
@@ -185,6 +189,11 @@ impl<'p> World<'p> {
             self.enter(node, 0);
         }
         while let Some(Reverse((now, what, node, turn))) = self.ends.pop() {
+            if what == What::Chooses {
+                self.servers[node].chooses = false;
+                self.serve(node, now);
+                continue;
+            }
             if turn != self.turns[node] {
                 continue;
             }
@@ -198,7 +207,7 @@ impl<'p> World<'p> {
                     Instance::Copy => self.shared(now, |share| share.release(demand)),
                     Instance::Feed | Instance::Fetch => {}
                 }
-                self.serve(server, now);
+                self.call(server, kind, now);
                 continue;
             }
             for next in part.next(i) {
@@ -251,9 +260,21 @@ impl<'p> World<'p> {
     }
 
     fn enter(&mut self, node: usize, now: u64) {
-        let Work { server, class, .. } = *self.work(node);
+        let Work { server, class, kind, .. } = *self.work(node);
         self.servers[server].ready.push(Reverse((class, node)));
-        self.serve(server, now);
+        self.call(server, kind, now);
+    }
+
+    /// Has a server take up what is ready: a link when all else of this time has happened.
+    fn call(&mut self, server: usize, kind: Instance, now: u64) {
+        match kind {
+            Instance::Copy if self.servers[server].busy || self.servers[server].chooses => {}
+            Instance::Copy => {
+                self.servers[server].chooses = true;
+                self.ends.push(Reverse((now, What::Chooses, server, 0)));
+            }
+            Instance::Run | Instance::Feed | Instance::Fetch => self.serve(server, now),
+        }
     }
 
     fn serve(&mut self, server: usize, now: u64) {

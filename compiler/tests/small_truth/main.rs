@@ -20,7 +20,7 @@ const UNIT: u64 = 1 << 20;
 const SLOT: u64 = 1 << 20;
 const INSTANCES: u64 = 500;
 /// Instances that must be within 3 % of the optimum of programs, and within 3 % of what it would be without addresses.
-const NEAR_PERCENT: u64 = 95;
+const NEAR_PERCENT: u64 = 98;
 const NEAR_ANYWHERE_PERCENT: u64 = 93;
 /// Steps after which the exact search counts, and those that it takes the mean of.
 const LEAD_IN: u8 = 3;

@@ -91,8 +91,8 @@ pub struct Machine {
     pub memory: Vec<String>,
     /// Engines that may run tasks, such as `gpu` or `gpu,cores`
     ///
-    /// The first engine of the machine is always among them. Without it, all that the machine has may; `berth run` drives
-    /// one engine so far, and plans for the first.
+    /// The first engine of the machine is always among them. Without it, all that the machine has may; `berth run MODEL`
+    /// plans for the first, whose costs it measures.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub engines: Option<Vec<String>>,
 }

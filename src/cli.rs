@@ -37,6 +37,11 @@ pub enum Command {
     Compare(Compare),
     /// Run a model or a program, inside a memory cap
     Run(Run),
+    /// Write a model's weights for fast reading: aligned, in the order of their use, with checksums
+    ///
+    /// What an operator wants transposed is stored so. `berth run --weights FILE` reads from it and checks every byte that
+    /// arrives. A pack that was interrupted is gone on with.
+    Pack(Pack),
     /// List the machines that are known, or print one
     Targets(Targets),
     /// Give each buffer of a list an offset, so that those alive together share no byte
@@ -242,6 +247,11 @@ pub struct Run {
     /// Without it, inputs are made from the seed. Arrays `out:NAME` are compared with what comes out.
     #[arg(long, value_name = "FILE")]
     pub inputs: Option<PathBuf>,
+    /// Read weights from this pack, made with `berth pack MODEL -o FILE`
+    ///
+    /// Outputs are the same, bit for bit. What it does not hold is read from the model's own files.
+    #[arg(long, value_name = "FILE")]
+    pub weights: Option<PathBuf>,
     /// Write the last step's outputs here
     #[arg(long, value_name = "FILE")]
     pub outputs: Option<PathBuf>,
@@ -285,6 +295,25 @@ pub enum Numerics {
     Exact,
     /// Faster where weights stay; bits may differ.
     Fast,
+}
+
+/// `berth pack`.
+#[derive(Debug, Args)]
+pub struct Pack {
+    /// The ONNX model; with `--check`, a pack
+    pub file: PathBuf,
+    /// Sizes; a pack does not depend on them, but the order of operators may.
+    #[command(flatten)]
+    pub bound: Bound,
+    /// Write the pack here
+    #[arg(short, long, value_name = "FILE", required_unless_present = "check")]
+    pub output: Option<PathBuf>,
+    /// Read a whole pack and hold it against its checksums
+    #[arg(long, conflicts_with = "output")]
+    pub check: bool,
+    /// How the result is printed
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
 }
 
 /// `berth targets`.

@@ -12,6 +12,7 @@ use berth_runtime_exec::executor::{Executor, Options, Pace};
 use berth_runtime_exec::store::queue::Plain;
 use common::null::Null;
 use common::{Chain, Folder, Keeper};
+use std::collections::BTreeMap;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -77,7 +78,9 @@ fn main() {
     // A little more, so that every way finds its bytes.
     let folder = Folder::with("reader", &Chain { tasks: 33, room: 1, ..base.clone() });
     let path = folder.0.join("w.bin");
-    let pace = |chunk, depth| move |o: &mut Options| drop(o.links.insert("read".to_owned(), Pace { chunk, depth }));
+    let pace = |chunk, depth| {
+        move |options: &mut Options| options.links = BTreeMap::from([("read".to_owned(), Pace { chunk, depth })])
+    };
     let odd = Chain { offset: 129, ..base.clone() };
     let turned = Chain { transposed: true, ..base.clone() };
     let mut ways = [

@@ -26,6 +26,7 @@ use berth_runtime_exec::engine::ort::OrtEngine;
 use berth_runtime_exec::engine::{EngineError, EngineOptions};
 use berth_runtime_exec::errors::RunError;
 use berth_runtime_exec::executor::{Caller, Executor, Options, Pace, Ran, StepSeen, Stop, engines as engines_of};
+use berth_runtime_exec::pack::Pack;
 use berth_runtime_exec::store::Places;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -164,7 +165,7 @@ pub fn run(args: &cli::Run) -> Outcome {
 
     let options = EngineOptions { library: args.engine.clone(), threads: args.threads as usize };
     let mut engines = vec![OrtEngine::open(&options).map_err(Failure::bad)?];
-    let job = Job { args, options, places: model::places(&opened), inputs, sizes, stop: stop_on_ctrl_c() };
+    let job = Job { args, options, places: places(args, &opened)?, inputs, sizes, stop: stop_on_ctrl_c() };
     if let Some(program) = given {
         let ready = ready_given(program, target, &lowered)?;
         let (_, ended) = job.carry_out(&ready, &lowered, engines, true)?;
@@ -262,6 +263,17 @@ impl Job<'_> {
         let outputs = sides.outputs();
         Ok((executor.into_engines(), ran.map(|ran| (ran, outputs))))
     }
+}
+
+/// Where weights are read: in the model's files, or in a pack of them.
+fn places(args: &cli::Run, opened: &Model) -> Result<Places, Failure> {
+    let mut places = model::places(opened);
+    if let Some(path) = &args.weights {
+        let pack = Pack::open(path).map_err(Failure::bad)?;
+        pack.made_from(&places).map_err(Failure::bad)?;
+        places.pack = Some(Arc::new(pack));
+    }
+    Ok(places)
 }
 
 /// Instances that a trace holds: more than a viewer shows.

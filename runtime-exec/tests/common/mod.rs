@@ -83,7 +83,9 @@ pub const WIDE: u64 = 64;
 
 impl Chain {
     fn weight(&self, n: usize) -> Tensor {
-        let (rows, columns) = (4, self.bytes / 16);
+        // As many rows as columns, more or less, where it is large and they come out even.
+        let rows = if self.bytes >= 1 << 20 && self.bytes.is_multiple_of(4096) { 1024 } else { 4 };
+        let columns = self.bytes / rows / 4;
         let transposed = (self.transposed && n % 2 == 1).then_some(Transposed { rows, columns, element: 4 });
         let offset = self.offset + n as u64 * self.bytes;
         let home = Home { tier: "disk".into(), file: "w.bin".into(), offset, transposed, strip: None, filled: None };

@@ -242,6 +242,12 @@ pub struct Run {
     /// Machine.
     #[command(flatten)]
     pub machine: Machine,
+    /// Stand for another machine: links and tasks take its times, all slowed down alike
+    ///
+    /// Plans for TARGET and runs here, with real bytes: a laptop shows when an H100 would wait. What is measured is printed as
+    /// it is here and as it would be there.
+    #[arg(long = "as", value_name = "TARGET", conflicts_with = "target")]
+    pub stands_for: Option<String>,
     /// Inputs: an `.npz` with an array `NAME` or `in:NAME` for each input
     ///
     /// Without it, inputs are made from the seed. Arrays `out:NAME` are compared with what comes out.

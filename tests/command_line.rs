@@ -260,3 +260,27 @@ fn ctrl_c_ends_a_run_cleanly() {
     assert!(words.starts_with("error: stopped in step ") || words.starts_with("error: stopped at once"), "{words}");
     assert!(folder.files().is_empty(), "it left {:?}", folder.files());
 }
+
+#[test]
+fn this_machine_stands_for_another_at_its_times() {
+    let folder = Folder::new("standing");
+    let (llama, all, plan) = (llama(), folder.file("all.npz"), folder.file("plan.ron"));
+    json(&[&["run", &llama, "--outputs", &all], DIMS].concat());
+    let words =
+        ["run", &llama, "--as", "l4", "--memory", "device=50%", "--steps", "5", "--against", &all, "--save", &plan];
+    let report = json(&[&words[..], DIMS].concat());
+    assert_eq!(report["against"]["different"].as_array().map(Vec::len), Some(0), "{report}");
+    let number = |field: &serde_json::Value| field.as_u64().expect("a number");
+    let (times, step) = (number(&report["stands_for"]["times"]), number(&report["stands_for"]["step_nanos"]));
+    assert_eq!(number(&report["measured_step_nanos"]) / times, step);
+    // What a link brings in a step cannot come faster than it is held to; a little of it may fall into the step before.
+    let traffic = number(&report["plan"]["traffic"]["h2d"]);
+    let least = traffic * 1_000_000_000 / 25_000_000_000;
+    assert!(traffic > 0 && step >= least / 2, "{step} ns for {traffic} bytes, {times} times as slow");
+    // Its program is for that machine, and so run again.
+    let again = json(&["run", &plan, "--model", &llama, "--as", "l4", "--against", &all]);
+    assert_eq!(again["against"]["different"].as_array().map(Vec::len), Some(0), "{again}");
+    check(&folder, &["run", &plan, "--model", &llama, "--as", "h200"], 2, &["is for `l4`", "leave out `--as h200`"]);
+    let both = [&["run", &llama, "--as", "l4", "--target", "host"], DIMS].concat();
+    check(&folder, &both, 2, &["--target", "cannot be used"]);
+}

@@ -37,6 +37,7 @@ fn models_run_from_packs_with_the_same_bits() {
             let small = memory == "device=60%" && said.contains("too small at task");
             assert!(output.status.success() || small, "{name} at {memory}: {said}");
             if !small {
+                assert!(said.is_empty(), "without a terminal nothing is said beside: {said}");
                 same_bits(&name, &serde_json::from_slice(&output.stdout).expect("JSON"));
             }
         }

@@ -79,7 +79,9 @@ fn main() {
     let folder = Folder::with("reader", &Chain { tasks: 33, room: 1, ..base.clone() });
     let path = folder.0.join("w.bin");
     let pace = |chunk, depth| {
-        move |options: &mut Options| options.links = BTreeMap::from([("read".to_owned(), Pace { chunk, depth })])
+        move |options: &mut Options| {
+            options.links = BTreeMap::from([("read".to_owned(), Pace { chunk, depth, held: None })])
+        }
     };
     let odd = Chain { offset: 129, ..base.clone() };
     let turned = Chain { transposed: true, ..base.clone() };

@@ -77,14 +77,6 @@ pub enum RunError {
         /// What went wrong.
         source: StoreError,
     },
-    /// There is no memory for the buffers of a link.
-    #[error("`{instruction}`: {bytes} bytes for its buffers cannot be had on this machine")]
-    Memory {
-        /// The link.
-        instruction: String,
-        /// Bytes wanted.
-        bytes: u64,
-    },
     /// The engine failed.
     #[error("`{instruction}` in step {step}: {source}")]
     Engine {

@@ -11,7 +11,7 @@ use common::{Chain, Folder, Keeper, input};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ fn every_way_of_copies_and_engines_gives_the_bytes() {
                 let chain = Chain { engines, through_dram, bytes, offset, transposed, ..Chain::default() };
                 let small = |options: &mut Options| {
                     for link in ["read", "read-dram", "in", "out"] {
-                        options.links.insert(link.to_owned(), Pace { chunk: 12_345, depth: 2 });
+                        options.links.insert(link.to_owned(), Pace { chunk: 12_345, depth: 2, held: None });
                     }
                 };
                 let threads = |options: &mut Options| options.places.disk = Some(Arc::new(Plain));
@@ -115,25 +115,28 @@ fn records_are_the_first_and_no_more_than_asked_for() {
     }
 }
 
-/// A disk that stands still while it is told to, and counts.
+/// A disk that lets so many reads through, and keeps the others waiting.
 #[derive(Debug, Default)]
 struct Gate {
-    open: Mutex<bool>,
-    opened: Condvar,
-    reads: AtomicU64,
-    /// Where each read was.
+    allowed: Mutex<u64>,
+    changed: Condvar,
+    /// Where each read was that has come.
     places: Mutex<Vec<u64>>,
 }
 
 impl Gate {
-    fn set(&self, open: bool) {
-        *self.open.lock().expect("a lock") = open;
-        self.opened.notify_all();
+    fn allow(&self, reads: u64) {
+        *self.allowed.lock().expect("a lock") = reads;
+        self.changed.notify_all();
+    }
+
+    fn places(&self) -> Vec<u64> {
+        self.places.lock().expect("a lock").clone()
     }
 
     /// Waits until so many reads have come.
-    fn await_reads(&self, many: u64) {
-        while self.reads.load(Ordering::SeqCst) < many {
+    fn await_reads(&self, many: usize) {
+        while self.places().len() < many {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -141,13 +144,15 @@ impl Gate {
 
 impl Disk for Gate {
     fn read_at(&self, file: &File, at: u64, to: &mut [u8]) -> io::Result<usize> {
-        self.places.lock().expect("a lock").push(at);
-        self.reads.fetch_add(1, Ordering::SeqCst);
-        let mut open = self.open.lock().expect("a lock");
-        while !*open {
-            open = self.opened.wait(open).expect("a lock");
+        let mut places = self.places.lock().expect("a lock");
+        places.push(at);
+        let read = places.len() as u64;
+        drop(places);
+        let mut allowed = self.allowed.lock().expect("a lock");
+        while *allowed < read {
+            allowed = self.changed.wait(allowed).expect("a lock");
         }
-        drop(open);
+        drop(allowed);
         Plain.read_at(file, at, to)
     }
 }
@@ -167,12 +172,12 @@ fn what_is_wanted_sooner_waits_for_one_chunk() {
     // All loads may begin at once; the last task's is written as demand, so it goes ahead at the next chunk.
     let class = |n| if n == 3 { Class::Demand } else { Class::Speculative };
     let chain = Chain { room: 4, bytes: 1 << 20, class, ..Chain::default() };
-    let (_folder, gate, mut executor) = gated("sooner", &chain, Pace { chunk: 64 << 10, depth: 1 });
-    gate.set(true);
+    let (_folder, gate, mut executor) = gated("sooner", &chain, Pace { chunk: 64 << 10, depth: 1, held: None });
+    gate.allow(u64::MAX);
     let mut keeper = Keeper::default();
     executor.run(1, PATIENCE, &mut keeper).expect("it runs");
     assert_eq!(keeper.outputs, [chain.output(&input(1))]);
-    let places = gate.places.lock().expect("a lock").clone();
+    let places = gate.places();
     let of = |n: u64| places.iter().position(|at| at / (1 << 20) == n).expect("it was read");
     assert!(of(3) < of(0) && of(0) < of(1) && of(1) < of(2), "{places:?}");
     // Copies of one class go in the order in which they are wanted, and each is read in order.
@@ -188,75 +193,59 @@ fn first_is_planned(n: usize) -> Class {
 }
 
 #[test]
-fn a_speculative_copy_is_called_off_at_a_chunk_and_comes_back_when_it_is_needed() {
+fn a_speculative_copy_that_waits_is_called_off_at_once_and_comes_back_when_it_is_needed() {
     let chain = Chain { room: 4, bytes: 1 << 20, class: first_is_planned, ..Chain::default() };
-    let (_folder, gate, mut executor) = gated("call off", &chain, Pace { chunk: 256 << 10, depth: 1 });
+    let pace = Pace { chunk: 256 << 10, depth: 1, held: None };
+    let (_folder, gate, mut executor) = gated("call off", &chain, pace);
     let caution = executor.caution();
     assert_eq!(caution.call_off("load w0"), CallOff::Refused, "a planned one");
     assert_eq!(caution.call_off("load none"), CallOff::Refused);
     assert_eq!(caution.call_off("load w3"), CallOff::NotUnderWay, "there is no run");
-    let hasty = gate.clone();
-    let answers = std::thread::spawn(move || {
-        // The first chunk of the first copy is under way: the others wait in the queue.
-        hasty.await_reads(1);
-        let queued = caution.call_off("load w3");
-        // Let it through until the second copy has begun.
-        hasty.set(true);
-        hasty.await_reads(5);
-        hasty.set(false);
-        let reads = hasty.reads.load(Ordering::SeqCst);
-        let opener = hasty.clone();
-        let late = std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(20));
-            opener.set(true);
-        });
-        let answer = caution.call_off("load w2");
-        late.join().expect("it ends");
-        (queued, answer, reads)
+    let other = gate.clone();
+    let asker = std::thread::spawn(move || {
+        // The first chunk of the first copy is under way; the other copies are ready, and wait.
+        other.await_reads(1);
+        let answers = ["load w1", "load w1", "load w3"].map(|copy| caution.call_off(copy));
+        other.allow(u64::MAX);
+        answers
     });
     let mut keeper = Keeper::default();
     executor.run(1, PATIENCE, &mut keeper).expect("it runs");
-    let (queued, answer, _) = answers.join().expect("it ends");
-    assert_eq!(queued, CallOff::Released);
-    assert!(matches!(answer, CallOff::Released | CallOff::NotUnderWay | CallOff::Over), "{answer:?}");
+    assert_eq!(asker.join().expect("it ends"), [CallOff::Released, CallOff::NotUnderWay, CallOff::Released]);
     assert_eq!(keeper.outputs, [chain.output(&input(1))], "what was called off came back");
+    // What had been called off came when its task was next, so the third weight went before both.
+    let first = |n: u64| gate.places().iter().position(|at| at / (1 << 20) == n).expect("it was read");
+    assert!(first(0) < first(2) && first(2) < first(3), "{:?}", gate.places());
 }
 
 #[test]
-fn a_call_off_is_answered_when_the_last_chunk_has_landed() {
-    // One copy alone, stopped in the middle of its first chunk.
+fn a_copy_under_way_is_released_when_its_last_chunk_has_landed_and_begins_anew() {
     let chain = Chain { tasks: 2, room: 2, bytes: 1 << 20, class: first_is_planned, ..Chain::default() };
-    let (_folder, gate, mut executor) = gated("landed", &chain, Pace { chunk: 256 << 10, depth: 1 });
-    let (caution, watcher) = (executor.caution(), gate.clone());
-    let answered = Arc::new(AtomicBool::new(false));
-    let seen = answered.clone();
+    let pace = Pace { chunk: 256 << 10, depth: 1, held: None };
+    let (_folder, gate, mut executor) = gated("landed", &chain, pace);
+    let (caution, other) = (executor.caution(), gate.clone());
+    // The first weight has four chunks; the fifth read is the second weight's first, and stays under way.
+    gate.allow(4);
     let asker = std::thread::spawn(move || {
-        watcher.set(true);
-        // The first weight has four chunks; the fifth read is the second weight's first.
-        watcher.await_reads(4);
-        watcher.set(false);
-        watcher.await_reads(5);
+        other.await_reads(5);
+        let answered = Arc::new(AtomicBool::new(false));
+        let seen = answered.clone();
         let asked = std::thread::spawn(move || {
             let answer = caution.call_off("load w1");
             seen.store(true, Ordering::SeqCst);
             answer
         });
-        // A chunk under way keeps it from being answered, however long.
-        std::thread::sleep(Duration::from_millis(300));
+        std::thread::sleep(Duration::from_millis(200));
         let before = answered.load(Ordering::SeqCst);
-        let places = watcher.places.lock().expect("a lock").clone();
-        watcher.set(true);
-        (before, places, asked.join().expect("it ends"))
+        other.allow(u64::MAX);
+        (before, asked.join().expect("it ends"))
     });
     let mut keeper = Keeper::default();
     executor.run(1, PATIENCE, &mut keeper).expect("it runs");
-    let (before, places, answer) = asker.join().expect("it ends");
-    let caught = places.last().is_some_and(|at| *at >= 1 << 20);
-    assert!(!caught || !before, "answered with a read under way");
-    assert!(!caught || answer == CallOff::Released, "{answer:?}");
+    let (before, answer) = asker.join().expect("it ends");
+    assert!(!before, "answered with a read under way");
     assert_eq!(keeper.outputs, [chain.output(&input(1))]);
-    if caught {
-        let all = gate.places.lock().expect("a lock").clone();
-        assert!(all.iter().filter(|at| **at == 1 << 20).count() == 2, "it begins anew: {all:?}");
-    }
+    // Where the asker was so late that all had come, there was nothing to call off.
+    let begun = gate.places().iter().filter(|at| **at == 1 << 20).count();
+    assert_eq!(answer, if begun == 2 { CallOff::Released } else { CallOff::NotUnderWay }, "{:?}", gate.places());
 }

@@ -121,6 +121,11 @@ impl Graph {
         self.lanes.len()
     }
 
+    /// The lane of an instance.
+    pub fn lane(&self, instance: Instance) -> usize {
+        self.lane_of[instance.half as usize][instance.index] as usize
+    }
+
     fn key(&self, instance: Instance) -> Key {
         let urgency = self.urgency[instance.half as usize][instance.index];
         Key { step: instance.step, urgency, index: instance.index as u32 }

@@ -16,6 +16,7 @@ use crate::executor::{Pace, Shared};
 use crate::store::pieces::{BOUNCE, Cursor, Cut, Into, Next, Piece, Tally};
 use crate::store::queue::{Queue, Read};
 use crate::store::{Source, StoreError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 /// The longest wait for a read, after which a stop and the limit are looked at.
@@ -48,52 +49,71 @@ struct Flight {
     instance: Instance,
     piece: Piece,
     tally: Tally,
+    /// When a link held to a rate has brought it.
+    due: u64,
 }
 
-/// Carries a link's copies out until there are no more.
-pub(crate) fn work(shared: &Shared, lane: usize, start: Instant, records: &mut Records) {
+/// What a link reads with: made once, kept from run to run.
+pub(crate) struct Gear {
+    // It goes before the memory that its reads go to.
+    queue: Option<Box<dyn Queue>>,
+    slots: Arena,
+    /// A buffer's worth of memory that stays in a cache.
+    near: Vec<u8>,
+}
+
+impl Gear {
+    /// Nothing where there is no memory for its buffers. It must go before the arenas of `shared`.
+    pub fn new(shared: &Shared, lane: usize) -> Option<Gear> {
+        let items = &shared.table.lanes[lane].items;
+        let loads = |half: usize| {
+            let loads = items[half].iter().map(move |i| &shared.table.halves[half][*i].work);
+            loads.filter_map(|work| if let Work::Load { to, .. } = work { Some(to.arena) } else { None })
+        };
+        // Only what reads go to is worth being known to the kernel.
+        let mut arenas: Vec<usize> = loads(0).chain(loads(1)).collect();
+        arenas.sort_unstable();
+        arenas.dedup();
+        if arenas.is_empty() {
+            return Some(Gear { queue: None, slots: Arena::new(0)?, near: Vec::new() });
+        }
+        let depth = shared.paces[lane].depth.clamp(1, DEPTH_MAX);
+        let slots = Arena::new((depth * SLOT) as u64)?;
+        let all = arenas.iter().map(|arena| &shared.arenas[*arena]).chain([&slots]);
+        let memory: Vec<(usize, usize)> =
+            all.filter_map(|arena| Some((arena.address(0, 0)? as usize, arena.bytes() as usize))).collect();
+        // SAFETY: the slots go after the queue; so do the arenas, as the caller promises.
+        let queue = unsafe { shared.store.queue(&memory, depth) };
+        Some(Gear { queue: Some(queue), slots, near: vec![0; BOUNCE] })
+    }
+}
+
+/// Most reads under way.
+const DEPTH_MAX: usize = 256;
+
+/// Carries a link's copies out until there are no more; whether its gear can be used again.
+pub(crate) fn work(shared: &Shared, lane: usize, gear: &mut Gear, start: Instant, records: &mut Records) -> bool {
     let items = &shared.table.lanes[lane].items;
-    let reads = (0..2).any(|half| items[half].iter().any(|i| shared.sources[half][*i].is_some()));
     let pace = shared.paces[lane];
-    let depth = if reads { pace.depth.clamp(1, 256) } else { 1 };
-    let slots = Arena::new(if reads { (depth * SLOT) as u64 } else { 0 });
-    let Some(slots) = slots else {
-        let instruction = shared.table.lanes[lane].name.clone();
-        return shared.hand.give_up(RunError::Memory { instruction, bytes: (depth * SLOT) as u64 });
-    };
-    let mut memory = vec![(slots.address(0, 0).map_or(0, |start| start as usize), slots.bytes() as usize)];
-    // Only what reads go to is worth being known to the kernel.
-    let into = |half: usize| {
-        let loads = items[half].iter().map(move |i| &shared.table.halves[half][*i].work);
-        loads.filter_map(|work| if let Work::Load { to, .. } = work { Some(to.arena) } else { None })
-    };
-    let mut arenas: Vec<usize> = into(0).chain(into(1)).collect();
-    arenas.sort_unstable();
-    arenas.dedup();
-    memory.extend(arenas.iter().map(|arena| &shared.arenas[*arena]).filter_map(|arena| {
-        let start = arena.address(0, 0)? as usize;
-        Some((start, arena.bytes() as usize))
-    }));
-    memory.retain(|(_, bytes)| *bytes > 0);
-    // SAFETY: arenas and slots live longer than the queue, which goes with `link`.
-    let queue = reads.then(|| unsafe { shared.store.queue(&memory, depth) });
-    let most = 2 * (items[0].len() + items[1].len());
+    let depth = if gear.queue.is_some() { pace.depth.clamp(1, DEPTH_MAX) } else { 1 };
+    shared.hand.monitor.nudge_with(lane, gear.queue.as_ref().map(|queue| queue.nudge()));
     let mut link = Link {
         shared,
         lane,
         start,
         pace,
         records,
-        queue,
-        slots: &slots,
+        queue: &mut gear.queue,
+        slots: &gear.slots,
+        near: &mut gear.near,
         flights: vec![None; depth],
         free: (0..depth).collect(),
-        copies: Vec::with_capacity(most),
+        copies: Vec::with_capacity(2 * (items[0].len() + items[1].len())),
     };
-    let nudge = link.queue.as_ref().map(|queue| queue.nudge());
-    shared.hand.monitor.nudge_with(lane, nudge);
     link.run();
+    let landed = link.free.len() == link.flights.len();
     shared.hand.monitor.nudge_with(lane, None);
+    landed
 }
 
 struct Link<'a> {
@@ -102,8 +122,9 @@ struct Link<'a> {
     start: Instant,
     pace: Pace,
     records: &'a mut Records,
-    queue: Option<Box<dyn Queue>>,
+    queue: &'a mut Option<Box<dyn Queue>>,
     slots: &'a Arena,
+    near: &'a mut [u8],
     /// By slot.
     flights: Vec<Option<Flight>>,
     /// Slots that are free.
@@ -138,7 +159,7 @@ impl Link<'_> {
 
     /// What is under way ends; nothing is done with it.
     fn drain(&mut self) {
-        while let (Some(queue), true) = (&mut self.queue, self.free.len() < self.flights.len()) {
+        while let (Some(queue), true) = (&mut *self.queue, self.free.len() < self.flights.len()) {
             match queue.wait(NAP) {
                 Ok(Some((slot, _))) => {
                     self.flights[slot] = None;
@@ -164,7 +185,12 @@ impl Link<'_> {
             let went_well = match self.copies[place].cut {
                 Some((source, cut)) => self.read(place, source, cut),
                 None => {
+                    let before = self.copies[place].moved;
                     let through = self.move_chunk(place);
+                    let due = self.due(self.copies[place].moved - before);
+                    if !self.hold(due) {
+                        return false;
+                    }
                     if through {
                         self.finish(place, Ok(()));
                     }
@@ -187,6 +213,30 @@ impl Link<'_> {
             }
         }
         true
+    }
+
+    /// When a link that is held to a rate has brought so many bytes more: those of its group come one after the other.
+    fn due(&self, bytes: u64) -> u64 {
+        let Some(held) = self.pace.held else { return 0 };
+        let now = self.start.elapsed().as_nanos() as u64;
+        let mut free = self.shared.turns[self.lane].lock().unwrap_or_else(PoisonError::into_inner);
+        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(held.rate.max(1));
+        *free = (*free).max(now).saturating_add(u64::try_from(nanos).unwrap_or(u64::MAX));
+        free.saturating_add(held.latency)
+    }
+
+    /// Waits until then; false where the run is over first.
+    fn hold(&self, due: u64) -> bool {
+        loop {
+            let now = self.start.elapsed().as_nanos() as u64;
+            if now >= due {
+                return true;
+            }
+            std::thread::sleep(Duration::from_nanos(due - now).min(NAP));
+            if self.shared.hand.edge(self.lane, true) == Edge::Over {
+                return false;
+            }
+        }
     }
 
     fn begin(&mut self, key: Key, instance: Instance) {
@@ -225,7 +275,9 @@ impl Link<'_> {
         };
         let Some(slot) = self.free.pop() else { return true };
         copy.under_way += 1;
-        let flight = Flight { instance: copy.instance, piece, tally: Tally::default() };
+        let instance = copy.instance;
+        let due = self.due(piece.brings());
+        let flight = Flight { instance, piece, tally: Tally::default(), due };
         self.flights[slot] = Some(flight);
         self.submit(slot, flight, source, cut)
     }
@@ -244,7 +296,7 @@ impl Link<'_> {
             bytes: piece.bytes - tally.got,
             token: slot,
         };
-        let Some(queue) = &mut self.queue else { return false };
+        let Some(queue) = self.queue.as_mut() else { return false };
         // SAFETY: a slot belongs to one read at a time. A place in an arena is the copy's own until it has ended, which
         // the verifier proved; it has not ended before all its reads have.
         match unsafe { queue.submit(read) } {
@@ -264,7 +316,7 @@ impl Link<'_> {
 
     /// Waits for a read to end and takes what it brought; false where none did, or it went wrong.
     fn land(&mut self) -> bool {
-        let Some(queue) = &mut self.queue else { return false };
+        let Some(queue) = self.queue.as_mut() else { return false };
         let ended = queue.wait(NAP);
         let (slot, result) = match ended {
             Ok(Some(ended)) => ended,
@@ -286,6 +338,9 @@ impl Link<'_> {
         let item = &self.shared.table.half(flight.instance.half)[flight.instance.index];
         match flight.tally.count(&flight.piece, cut.direct, result) {
             Next::Done => {
+                if !self.hold(flight.due) {
+                    return false;
+                }
                 self.put(slot, flight.piece, item);
                 self.flights[slot] = None;
                 self.free.push(slot);
@@ -320,7 +375,7 @@ impl Link<'_> {
     }
 
     /// Moves what came into a bounce buffer to its place.
-    fn put(&self, slot: usize, piece: Piece, item: &crate::executor::table::Item) {
+    fn put(&mut self, slot: usize, piece: Piece, item: &crate::executor::table::Item) {
         let (Into::Bounce(rest), Work::Load { to, .. }) = (piece.into, &item.work) else { return };
         let (at, bytes) = rest.range(to.bytes);
         // SAFETY: the slot's read has ended, so it is this thread's; the range is the copy's own until it ends, and no
@@ -330,7 +385,7 @@ impl Link<'_> {
             from.zip(self.shared.arenas[to.arena].slice_mut(to.offset + at, bytes))
         };
         if let Some((from, to)) = pair {
-            rest.apply(from, to);
+            rest.apply(from, to, self.near);
         }
     }
 

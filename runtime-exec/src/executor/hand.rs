@@ -88,6 +88,8 @@ pub(crate) struct Hands {
     /// Whether the thread of each lane sleeps.
     asleep: Vec<bool>,
     pub log: Log,
+    /// By lane: bytes moved and nanoseconds computed.
+    so_far: Vec<(u64, u64)>,
     /// A copy that is to be called off.
     call: Option<Call>,
 }
@@ -103,6 +105,7 @@ impl Hands {
             // The last place is that of who calls a copy off.
             asleep: vec![false; graph.lanes() + 1],
             log,
+            so_far: vec![(0, 0); graph.lanes()],
             call: None,
         }
     }
@@ -281,6 +284,10 @@ impl<M: Monitor> HandOff<M> {
             Ok(()) => {
                 hands.progress = hands.progress.max(times.ended);
                 hands.log.add(instance.step, times.engine, times.began, times.ended);
+                let bytes = self.table.half(instance.half)[instance.index].bytes;
+                let so_far = &mut hands.so_far[self.graph.lane(instance)];
+                so_far.0 += bytes;
+                so_far.1 += if times.engine.is_some() { times.ended.saturating_sub(times.began) } else { 0 };
                 let woken = hands.board.end(&self.graph, instance);
                 self.wake(&mut hands, woken);
                 self.answer(&mut hands, instance, CallOff::NotUnderWay);
@@ -367,6 +374,19 @@ impl<M: Monitor> HandOff<M> {
             self.wake(&mut hands, woken);
             hands = self.sleep(lane.unwrap_or(self.graph.lanes()), hands);
         }
+    }
+
+    /// Steps that have ended, and what each lane has done.
+    pub fn so_far(&self) -> (usize, Vec<(u64, u64)>) {
+        let hands = self.monitor.lock();
+        (hands.board.closed().saturating_sub(1), hands.so_far.clone())
+    }
+
+    /// Whether the run is over, seen from within.
+    pub fn is_over(&self) -> bool {
+        let mut hands = self.monitor.lock();
+        self.look(&mut hands);
+        hands.over()
     }
 
     /// Whether something went wrong.

@@ -16,7 +16,7 @@ use crate::executor::table::{Item, Table, Work};
 use crate::executor::{Caller, Shared, TaskPorts};
 use crate::open::Bound;
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// An engine with its tasks.
 pub(crate) struct Seat<E> {
@@ -73,8 +73,10 @@ impl<E: Engine> Seat<E> {
     /// Computes until there is nothing more to compute. The engine is the `place`-th of the program's.
     pub fn work(&mut self, shared: &Shared, place: usize, start: Instant, records: &mut Records) {
         let (engine, bound) = (&mut self.engine, &mut self.bound);
+        let mut clock = Clock { start, free: 0 };
         work(shared, self.lane, Some(place), start, records, |instance, item| {
-            let Work::Run { workspace, .. } = &item.work else { return Ok(()) };
+            let Work::Run { task, workspace, .. } = &item.work else { return Ok(()) };
+            let began = start.elapsed().as_nanos() as u64;
             let space =
                 workspace.and_then(|w| Some((shared.arenas[w.arena].address(w.offset, w.bytes)?, w.bytes as usize)));
             let space = space.unwrap_or((std::ptr::without_provenance_mut(ALIGNMENT as usize), 0));
@@ -82,10 +84,37 @@ impl<E: Engine> Seat<E> {
             // SAFETY: all operands are in place and nobody else touches them until this ends: the board let this run
             // begin after all in its `after`, and the verifier proved that to suffice.
             let result = unsafe { bound.run(engine, space, &shared.dims, instance.step) };
+            if let Some(least) = shared.tasks.get(*task) {
+                clock.hold(shared, began, *least);
+            }
             result.map_err(|source| RunError::Engine { instruction: item.name.clone(), step: instance.step, source })
         });
     }
 }
+
+/// When an engine that is held to the times of another is free again.
+struct Clock {
+    start: Instant,
+    free: u64,
+}
+
+impl Clock {
+    /// Waits until a task that began then has taken so long; what is too short to sleep is waited for with the next.
+    fn hold(&mut self, shared: &Shared, began: u64, least: u64) {
+        self.free = self.free.max(began).saturating_add(least);
+        while let Some(rest) = self.free.checked_sub(self.start.elapsed().as_nanos() as u64 + SHORT) {
+            std::thread::sleep(Duration::from_nanos(rest.min(LONG)));
+            if shared.hand.is_over() {
+                return;
+            }
+        }
+    }
+}
+
+/// Nanoseconds that are not worth a sleep.
+const SHORT: u64 = 100_000;
+/// Nanoseconds of a sleep, after which the end of the run is looked for.
+const LONG: u64 = 100_000_000;
 
 /// Feeds and fetches until there is nothing more to do.
 pub(crate) fn serve(shared: &Shared, lane: usize, caller: &mut dyn Caller, start: Instant, records: &mut Records) {

@@ -22,12 +22,14 @@ use crate::arena::Arena;
 use crate::engine::{Engine, Stopper, TaskCode};
 use crate::errors::{LoadError, RunError};
 use crate::open::Dims;
+use crate::store::pieces::BOUNCE;
 use crate::store::{Places, Source, Store};
 use berth_ir::Expr;
 use berth_ir::expr::Binding;
 use berth_ir::program::{Class, Program};
 use berth_ir::verify::Verified;
 use board::Graph;
+use copies::Gear;
 use hand::{HandOff, Hands, Locked, Log};
 use lanes::Seat;
 use record::Records;
@@ -77,11 +79,24 @@ pub struct Pace {
     pub chunk: u64,
     /// Reads that are under way at once.
     pub depth: usize,
+    /// No faster than this, where a link of this machine stands for one of another.
+    pub held: Option<Held>,
+}
+
+/// What a link is held to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Bytes a second.
+    pub rate: u64,
+    /// Nanoseconds until the first of them.
+    pub latency: u64,
+    /// Links of one number share the rate.
+    pub group: usize,
 }
 
 impl Default for Pace {
     fn default() -> Pace {
-        Pace { chunk: 1 << 20, depth: 8 }
+        Pace { chunk: 1 << 20, depth: 8, held: None }
     }
 }
 
@@ -96,6 +111,8 @@ pub struct Options {
     pub dims: Binding,
     /// How links are driven, by name, where that is not as by default.
     pub links: BTreeMap<String, Pace>,
+    /// The least that each task takes, in nanoseconds and in the program's order; none where that is not held.
+    pub tasks: Vec<u64>,
     /// Instances that a run keeps records of.
     pub records: usize,
 }
@@ -108,6 +125,7 @@ impl Options {
             measure: false,
             dims: Binding::new(),
             links: BTreeMap::new(),
+            tasks: Vec::new(),
             records: 0,
         }
     }
@@ -115,6 +133,8 @@ impl Options {
 
 /// A program in memory, ready to run, any number of times.
 pub struct Executor<E: Engine + 'static> {
+    // Its reads go to the arenas of `shared`, so it goes first.
+    gears: Vec<Option<Gear>>,
     shared: Arc<Shared>,
     seats: Option<Vec<Seat<E>>>,
     stoppers: Vec<Stopper>,
@@ -137,6 +157,10 @@ struct Shared {
     sources: [Vec<Option<Source>>; 2],
     /// By lane.
     paces: Vec<Pace>,
+    /// By lane, when a link that is held to a rate is free again; links of one group have one.
+    turns: Vec<Arc<Mutex<u64>>>,
+    /// By task, the least that it takes.
+    tasks: Vec<u64>,
     hand: HandOff<Locked>,
     dims: Dims,
 }
@@ -153,6 +177,31 @@ impl Stop {
     pub fn stop(&self) {
         self.flag.store(true, Ordering::SeqCst);
         self.engines.iter().for_each(Stopper::stop);
+    }
+}
+
+/// Looks at a run from another thread.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    shared: Arc<Shared>,
+}
+
+/// How far a run is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Glance {
+    /// Steps that have ended.
+    pub steps: usize,
+    /// By engine or link, in the order of the program: its name, the bytes that it has moved and the time that it has
+    /// computed, in nanoseconds.
+    pub lanes: Vec<(String, u64, u64)>,
+}
+
+impl Watch {
+    /// How far it is now.
+    pub fn look(&self) -> Glance {
+        let (steps, done) = self.shared.hand.so_far();
+        let lanes = self.shared.table.lanes.iter().zip(done).filter(|(lane, _)| lane.kind != LaneKind::Caller);
+        Glance { steps, lanes: lanes.map(|(lane, (bytes, nanos))| (lane.name.clone(), bytes, nanos)).collect() }
     }
 }
 
@@ -223,15 +272,37 @@ impl<E: Engine + 'static> Executor<E> {
         let hands = Hands::new(&graph, 0, Instant::now(), Duration::ZERO, Log::default());
         let stop = Arc::new(AtomicBool::new(false));
         let hand = HandOff { monitor: Locked::new(hands), graph, table: table.clone(), stop };
-        let paces = table.lanes.iter().map(pace).collect();
+        let paces: Vec<Pace> = table.lanes.iter().map(pace).collect();
+        let mut groups: BTreeMap<usize, Arc<Mutex<u64>>> = BTreeMap::new();
+        let turn = |pace: &Pace| match pace.held {
+            Some(held) => groups.entry(held.group).or_default().clone(),
+            None => Arc::default(),
+        };
+        let turns = paces.iter().map(turn).collect();
         let dims = Dims::new(options.dims.clone());
-        let shared = Arc::new(Shared { table, arenas, store, sources, paces, hand, dims });
-        Ok(Executor { shared, seats: Some(seats), stoppers, records: options.records })
+        let tasks = options.tasks.clone();
+        let shared = Arc::new(Shared { table, arenas, store, sources, paces, turns, tasks, hand, dims });
+        let mut gears = Vec::new();
+        for (index, lane) in shared.table.lanes.iter().enumerate() {
+            gears.push(match lane.kind {
+                LaneKind::Link => Some(Gear::new(&shared, index).ok_or_else(|| {
+                    let bytes = shared.paces[index].depth as u64 * BOUNCE as u64;
+                    LoadError::Memory { tier: format!("buffers of {}", lane.name), bytes }
+                })?),
+                LaneKind::Engine | LaneKind::Caller => None,
+            });
+        }
+        Ok(Executor { gears, shared, seats: Some(seats), stoppers, records: options.records })
     }
 
     /// A handle that stops runs of this executor.
     pub fn stop(&self) -> Stop {
         Stop { flag: self.shared.hand.stop.clone(), engines: self.stoppers.clone() }
+    }
+
+    /// A handle that looks at runs.
+    pub fn watch(&self) -> Watch {
+        Watch { shared: self.shared.clone() }
     }
 
     /// A handle that calls speculative copies off.
@@ -248,6 +319,7 @@ impl<E: Engine + 'static> Executor<E> {
         let table = &self.shared.table;
         let start = Instant::now();
         let log = Log::new(steps, seats.len());
+        self.shared.turns.iter().for_each(|turn| *turn.lock().unwrap_or_else(PoisonError::into_inner) = 0);
         *self.shared.hand.monitor.lock_hands() = Hands::new(&self.shared.hand.graph, steps, start, limit, log);
         let room = |lane: &table::Lane| {
             let instances = lane.items[0].len().saturating_add(lane.items[1].len().saturating_mul(steps));
@@ -261,13 +333,16 @@ impl<E: Engine + 'static> Executor<E> {
                 (seat, records)
             }));
         }
-        let mut links: Vec<JoinHandle<Records>> = Vec::new();
+        let mut links: Vec<(usize, JoinHandle<(Option<Gear>, Records)>)> = Vec::new();
         for (index, lane) in table.lanes.iter().enumerate().filter(|(_, lane)| lane.kind == LaneKind::Link) {
             let (shared, mut records) = (self.shared.clone(), room(lane));
-            links.push(std::thread::spawn(move || {
-                copies::work(&shared, index, start, &mut records);
-                records
-            }));
+            let mut gear = self.gears[index].take().or_else(|| Gear::new(&shared, index)).ok_or(RunError::Lost)?;
+            let work = move || {
+                let again = copies::work(&shared, index, &mut gear, start, &mut records);
+                // It goes before `shared` does, where reads of it may still be under way.
+                (again.then_some(gear), records)
+            };
+            links.push((index, std::thread::spawn(work)));
         }
         let own = table.lanes.iter().position(|lane| lane.kind == LaneKind::Caller);
         let mut records = vec![own.map_or(Records::new(0), |lane| room(&table.lanes[lane]))];
@@ -282,8 +357,10 @@ impl<E: Engine + 'static> Executor<E> {
         }
         let patience = Instant::now() + limit;
         let lost = || hand.take_fault().unwrap_or(RunError::Lost);
-        for thread in links {
-            records.push(join(thread, patience).ok_or_else(lost)?);
+        for (index, thread) in links {
+            let (gear, more) = join(thread, patience).ok_or_else(lost)?;
+            self.gears[index] = gear;
+            records.push(more);
         }
         let mut seats = Vec::new();
         for thread in engines {

@@ -239,6 +239,7 @@ impl Store {
         let mut memory = vec![0; BOUNCE + 2 * PAGE];
         let skip = memory.as_ptr().align_offset(PAGE);
         let buffer = &mut memory[skip..skip + BOUNCE + PAGE];
+        let mut near = vec![0; BOUNCE];
         let (stored, plain): (&Stored, Arc<dyn Disk>) = (&self.files[source.file], Arc::new(Plain));
         let disk = self.disk.as_ref().unwrap_or(&plain);
         let bytes = to.len() as u64;
@@ -261,7 +262,7 @@ impl Store {
             }
             if let Into::Bounce(rest) = piece.into {
                 let (at, length) = rest.range(bytes);
-                rest.apply(buffer, &mut to[at as usize..][..length as usize]);
+                rest.apply(buffer, &mut to[at as usize..][..length as usize], &mut near);
             }
         }
         self.check(source, to)

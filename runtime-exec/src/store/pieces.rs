@@ -28,6 +28,20 @@ pub(crate) struct Piece {
     pub into: Into,
 }
 
+impl Piece {
+    /// Bytes of the target that it brings.
+    pub fn brings(&self) -> u64 {
+        match self.into {
+            Into::Place(_) => self.needed as u64,
+            Into::Bounce(Rest { what: What::Copy { bytes, .. }, .. }) => bytes as u64,
+            Into::Bounce(Rest { what: What::Rows { rows, bytes, .. }, .. }) => (rows * bytes) as u64,
+            Into::Bounce(Rest { what: What::Scatter { matrix, block }, .. }) => {
+                (block.rows * block.columns) as u64 * matrix.element
+            }
+        }
+    }
+}
+
 /// Where a read goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Into {
@@ -64,8 +78,8 @@ impl Rest {
         }
     }
 
-    /// Moves the bytes. `to` is the range that [`Rest::range`] says.
-    pub fn apply(&self, buffer: &[u8], to: &mut [u8]) {
+    /// Moves the bytes. `to` is the range that [`Rest::range`] says; `near` has room for a buffer.
+    pub fn apply(&self, buffer: &[u8], to: &mut [u8], near: &mut [u8]) {
         let from = &buffer[self.skip..];
         match self.what {
             What::Copy { bytes, .. } => to.copy_from_slice(&from[..bytes]),
@@ -73,7 +87,13 @@ impl Rest {
                 let rows = to.chunks_exact_mut(bytes).zip(from.chunks(pitch));
                 rows.for_each(|(to, from)| to.copy_from_slice(&from[..bytes]));
             }
-            What::Scatter { matrix, block } => scatter(from, to, matrix, block),
+            What::Scatter { matrix, block } => {
+                // What a disk has just written is in no cache. Read in a row it comes fast, line by line of a column each
+                // line is waited for.
+                let bytes = (block.rows - 1) * block.pitch + block.columns * matrix.element as usize;
+                near[..bytes].copy_from_slice(&from[..bytes]);
+                scatter(&near[..bytes], to, matrix, block);
+            }
         }
     }
 }

@@ -34,7 +34,7 @@ unsafe impl Send for Read {}
 pub(crate) type Ended = (usize, io::Result<usize>);
 
 /// Reads that are under way.
-pub(crate) trait Queue {
+pub(crate) trait Queue: Send {
     /// Hands a read over.
     ///
     /// # Safety

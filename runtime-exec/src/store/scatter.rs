@@ -27,24 +27,29 @@ pub(crate) fn scatter(from: &[u8], to: &mut [u8], matrix: Transposed, block: Blo
     }
 }
 
-/// Goes by tiles of a cache line each way, so that every line is read once and written once: element by element, columns
-/// a power of two apart would push each other out of the cache.
+/// Elements of a tile: what the first cache holds beside what comes and goes.
+const TILE: usize = 8192;
+/// Rows of a tile, which become one stretch of a column.
+const TALL: usize = 128;
+
+/// Goes by tiles, one cache line of columns wide and many rows tall, down the rows first: lines are read once, and a
+/// column is written in stretches, one behind the other. Element by element, columns a power of two apart would push each
+/// other out of the cache; line by line, each would lie on another page.
 fn scatter_by<const E: usize>(from: &[u8], to: &mut [u8], rows: usize, block: Block) {
-    const SIDE_MAX: usize = 64;
-    let side = SIDE_MAX / E;
+    const LINE: usize = 64;
     let (to, _) = to.as_chunks_mut::<E>();
-    let mut tile = [[[0u8; E]; SIDE_MAX]; SIDE_MAX];
-    for first_row in (0..block.rows).step_by(side) {
-        let tall = side.min(block.rows - first_row);
-        for first in (0..block.columns).step_by(side) {
-            let wide = side.min(block.columns - first);
+    let mut tile = [[0u8; E]; TILE];
+    for first in (0..block.columns).step_by(LINE / E) {
+        let wide = (LINE / E).min(block.columns - first);
+        for first_row in (0..block.rows).step_by(TALL) {
+            let tall = TALL.min(block.rows - first_row);
             for r in 0..tall {
                 let line = &from[(first_row + r) * block.pitch + first * E..][..wide * E];
-                line.as_chunks::<E>().0.iter().enumerate().for_each(|(c, element)| tile[c][r] = *element);
+                line.as_chunks::<E>().0.iter().enumerate().for_each(|(c, element)| tile[c * TALL + r] = *element);
             }
-            for (c, line) in tile[..wide].iter().enumerate() {
+            for (c, stretch) in tile.chunks_exact(TALL).take(wide).enumerate() {
                 let start = (block.column + first + c) * rows + block.row + first_row;
-                to[start..start + tall].copy_from_slice(&line[..tall]);
+                to[start..start + tall].copy_from_slice(&stretch[..tall]);
             }
         }
     }

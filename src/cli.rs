@@ -36,7 +36,7 @@ pub enum Command {
     /// `LRU` bring each weight when it is wanted, and let go what is used furthest ahead, or was used longest ago.
     Compare(Compare),
     /// Run a model or a program, inside a memory cap
-    Run(Run),
+    Run(Box<Run>),
     /// Write a model's weights for fast reading: aligned, in the order of their use, with checksums
     ///
     /// What an operator wants transposed is stored so. `berth run --weights FILE` reads from it and checks every byte that

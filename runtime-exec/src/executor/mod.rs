@@ -333,7 +333,7 @@ impl<E: Engine + 'static> Executor<E> {
                 (seat, records)
             }));
         }
-        let mut links: Vec<(usize, JoinHandle<(Option<Gear>, Records)>)> = Vec::new();
+        let mut links = Vec::new();
         for (index, lane) in table.lanes.iter().enumerate().filter(|(_, lane)| lane.kind == LaneKind::Link) {
             let (shared, mut records) = (self.shared.clone(), room(lane));
             let mut gear = self.gears[index].take().or_else(|| Gear::new(&shared, index)).ok_or(RunError::Lost)?;

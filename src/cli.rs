@@ -36,7 +36,12 @@ pub enum Command {
     /// `LRU` bring each weight when it is wanted, and let go what is used furthest ahead, or was used longest ago.
     Compare(Compare),
     /// Run a model or a program, inside a memory cap
-    Run(Run),
+    Run(Box<Run>),
+    /// Write a model's weights for fast reading: aligned, in the order of their use, with checksums
+    ///
+    /// What an operator wants transposed is stored so. `berth run --weights FILE` reads from it and checks every byte that
+    /// arrives. A pack that was interrupted is gone on with.
+    Pack(Pack),
     /// List the machines that are known, or print one
     Targets(Targets),
     /// Give each buffer of a list an offset, so that those alive together share no byte
@@ -91,8 +96,8 @@ pub struct Machine {
     pub memory: Vec<String>,
     /// Engines that may run tasks, such as `gpu` or `gpu,cores`
     ///
-    /// The first engine of the machine is always among them. Without it, all that the machine has may; `berth run` drives
-    /// one engine so far, and plans for the first.
+    /// The first engine of the machine is always among them. Without it, all that the machine has may; `berth run MODEL`
+    /// plans for the first, whose costs it measures.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub engines: Option<Vec<String>>,
 }
@@ -237,11 +242,22 @@ pub struct Run {
     /// Machine.
     #[command(flatten)]
     pub machine: Machine,
+    /// Stand for another machine: links and tasks take its times, all slowed down alike
+    ///
+    /// Plans for TARGET and runs here, with real bytes: a laptop shows when an H100 would wait. What is measured is printed as
+    /// it is here and as it would be there.
+    #[arg(long = "as", value_name = "TARGET", conflicts_with = "target")]
+    pub stands_for: Option<String>,
     /// Inputs: an `.npz` with an array `NAME` or `in:NAME` for each input
     ///
     /// Without it, inputs are made from the seed. Arrays `out:NAME` are compared with what comes out.
     #[arg(long, value_name = "FILE")]
     pub inputs: Option<PathBuf>,
+    /// Read weights from this pack, made with `berth pack MODEL -o FILE`
+    ///
+    /// Outputs are the same, bit for bit. What it does not hold is read from the model's own files.
+    #[arg(long, value_name = "FILE")]
+    pub weights: Option<PathBuf>,
     /// Write the last step's outputs here
     #[arg(long, value_name = "FILE")]
     pub outputs: Option<PathBuf>,
@@ -285,6 +301,25 @@ pub enum Numerics {
     Exact,
     /// Faster where weights stay; bits may differ.
     Fast,
+}
+
+/// `berth pack`.
+#[derive(Debug, Args)]
+pub struct Pack {
+    /// The ONNX model; with `--check`, a pack
+    pub file: PathBuf,
+    /// Sizes; a pack does not depend on them, but the order of operators may.
+    #[command(flatten)]
+    pub bound: Bound,
+    /// Write the pack here
+    #[arg(short, long, value_name = "FILE", required_unless_present = "check")]
+    pub output: Option<PathBuf>,
+    /// Read a whole pack and hold it against its checksums
+    #[arg(long, conflicts_with = "output")]
+    pub check: bool,
+    /// How the result is printed
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
 }
 
 /// `berth targets`.

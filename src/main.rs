@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         Command::Simulate(args) => run::simulate::simulate(&args),
         Command::Compare(args) => run::compare::compare(&args),
         Command::Run(args) => run::run::run(&args),
+        Command::Pack(args) => run::pack::pack(&args),
         Command::Targets(args) => run::targets::targets(&args),
         Command::Offsets(args) => run::offsets::offsets(&args),
         Command::SeedWeights(args) => run::seed_weights::seed_weights(&args),

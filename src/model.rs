@@ -11,6 +11,7 @@ use berth_ir::Target;
 use berth_ir::expr::Binding;
 use berth_ir::graph::{Graph, Stored};
 use berth_ir::program::DimRange;
+use berth_runtime_exec::store::Places;
 use bytes::Bytes;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -26,6 +27,13 @@ pub fn open(path: &Path, cast: Option<cli::Cast>) -> Result<Model, Failure> {
         Some(cli::Cast::F16) => model.cast(Cast::F16),
     };
     import::open(path).and_then(wanted).map_err(|e| Failure::bad(format!("`{}`: {e}", path.display())))
+}
+
+/// Where a model's weights are.
+pub fn places(model: &Model) -> Places {
+    let mut places = Places::folder(model.path().parent().unwrap_or(Path::new(".")));
+    places.model = model.path().file_name().map(|name| name.to_string_lossy().into_owned());
+    places
 }
 
 /// Sizes of dims: a range of one is a size.

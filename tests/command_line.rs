@@ -105,7 +105,7 @@ fn machines_and_caps_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn engines_are_chosen_and_a_program_of_two_is_not_run() {
+fn engines_are_chosen_and_a_program_of_two_runs() {
     let folder = Folder::new("engines");
     let llama = llama();
     // A machine whose link is so slow that the cores take part even in a small model.
@@ -126,8 +126,10 @@ fn engines_are_chosen_and_a_program_of_two_is_not_run() {
     assert!(both["predicted_nanos"].as_u64() < alone["predicted_nanos"].as_u64());
     assert_eq!(both, compiled(&["--engines", "gpu,cores"]));
     assert!(berth(["verify", &plan, "--target", &slow, "--model", &llama]).status.success());
-    let run = ["run", &plan, "--model", &llama];
-    check(&folder, &run, 2, &["uses 2 engines", "--engines"]);
+    let (run, all) = (["run", &plan, "--model", &llama], folder.file("all.npz"));
+    json(&[&["run", &llama, "--outputs", &all], DIMS].concat());
+    let report = json(&[&run[..], &["--against", &all, "--steps", "3"]].concat());
+    assert_eq!(report["against"]["different"].as_array().map(Vec::len), Some(0), "two engines have the bits of one");
     check(&folder, &[&run[..], &["--engines", "gpu"]].concat(), 2, &["leave out `--engines`"]);
 }
 
@@ -247,7 +249,7 @@ fn ctrl_c_ends_a_run_cleanly() {
     command.args(["run", &llama(), "--steps", "1000000", "--outputs", &outputs, "--memory", "device=50%"]).args(DIMS);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the command starts");
-    // Long enough that it steps; where the machine is slower the process ends at once while it prepares, which must leave nothing either.
+    // Long enough that it steps; where the machine is slower the stop is seen while it prepares, which must work too.
     std::thread::sleep(std::time::Duration::from_millis(1500));
     assert!(child.try_wait().expect("a child").is_none(), "it ended by itself");
     let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
@@ -255,6 +257,30 @@ fn ctrl_c_ends_a_run_cleanly() {
     let output = child.wait_with_output().expect("it ends");
     let words = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(130), "{words}");
-    assert!(words.is_empty() || words.starts_with("error: stopped in step "), "{words}");
+    assert!(words.starts_with("error: stopped in step ") || words.starts_with("error: stopped at once"), "{words}");
     assert!(folder.files().is_empty(), "it left {:?}", folder.files());
+}
+
+#[test]
+fn this_machine_stands_for_another_at_its_times() {
+    let folder = Folder::new("standing");
+    let (llama, all, plan) = (llama(), folder.file("all.npz"), folder.file("plan.ron"));
+    json(&[&["run", &llama, "--outputs", &all], DIMS].concat());
+    let words =
+        ["run", &llama, "--as", "l4", "--memory", "device=50%", "--steps", "5", "--against", &all, "--save", &plan];
+    let report = json(&[&words[..], DIMS].concat());
+    assert_eq!(report["against"]["different"].as_array().map(Vec::len), Some(0), "{report}");
+    let number = |field: &serde_json::Value| field.as_u64().expect("a number");
+    let (times, step) = (number(&report["stands_for"]["times"]), number(&report["stands_for"]["step_nanos"]));
+    assert_eq!(number(&report["measured_step_nanos"]) / times, step);
+    // What a link brings in a step cannot come faster than it is held to; a little of it may fall into the step before.
+    let traffic = number(&report["plan"]["traffic"]["h2d"]);
+    let least = traffic * 1_000_000_000 / 25_000_000_000;
+    assert!(traffic > 0 && step >= least / 2, "{step} ns for {traffic} bytes, {times} times as slow");
+    // Its program is for that machine, and so run again.
+    let again = json(&["run", &plan, "--model", &llama, "--as", "l4", "--against", &all]);
+    assert_eq!(again["against"]["different"].as_array().map(Vec::len), Some(0), "{again}");
+    check(&folder, &["run", &plan, "--model", &llama, "--as", "h200"], 2, &["is for `l4`", "leave out `--as h200`"]);
+    let both = [&["run", &llama, "--as", "l4", "--target", "host"], DIMS].concat();
+    check(&folder, &both, 2, &["--target", "cannot be used"]);
 }

@@ -15,7 +15,7 @@ use berth_ir::verify::{Verified, verify};
 use berth_runtime_exec::engine::ort::OrtEngine;
 use berth_runtime_exec::engine::{Engine, EngineOptions, Port, TaskCode};
 use berth_runtime_exec::errors::RunError;
-use berth_runtime_exec::executor::{Caller, Executor};
+use berth_runtime_exec::executor::{Caller, Executor, Options};
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -95,7 +95,8 @@ impl Caller for Side<'_> {
 
 fn load(case: &Case, program: &Verified<Program>, engine: OrtEngine) -> Executor<OrtEngine> {
     let ports = berth::measure::ports(program, &case.lowered).expect("ports");
-    Executor::load(program, &common::root().join("models"), &ports, engine, true).expect("it loads")
+    let options = Options { measure: true, ..Options::new(&common::root().join("models")) };
+    Executor::load(program, &ports, vec![engine], &options).expect("it loads")
 }
 
 #[test]

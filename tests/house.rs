@@ -14,11 +14,17 @@ const UNSAFE: &[(&str, &str)] = &[
     ("runtime-exec/src/arena.rs", "hands out parts of an arena that the verifier has proved apart"),
     ("runtime-exec/src/engine/mod.rs", "declares what the caller of an engine promises"),
     ("runtime-exec/src/engine/ort.rs", "calls ONNX Runtime's C table"),
+    ("runtime-exec/src/executor/copies.rs", "moves bytes between ranges of arenas, and says where reads go"),
     (
-        "runtime-exec/src/executor.rs",
-        "hands ranges of arenas to engines, copies and callers in the order that was proved",
+        "runtime-exec/src/executor/lanes.rs",
+        "hands ranges of arenas to engines and callers in the order that was proved",
     ),
+    ("runtime-exec/src/executor/load.rs", "gives engines the addresses that were proved"),
     ("runtime-exec/src/open.rs", "binds tasks of open sizes again, at the addresses of the executor"),
+    ("runtime-exec/src/store/mod.rs", "passes on what the reader of a queue promises"),
+    ("runtime-exec/src/store/queue.rs", "reads to addresses that the executor keeps valid"),
+    ("runtime-exec/src/store/ring.rs", "hands addresses to the kernel"),
+    ("runtime-exec/tests/common/null.rs", "an engine of the tests, which reads and writes where it is bound"),
     ("runtime-exec/tests/engine/main.rs", "binds addresses as an executor would"),
 ];
 

@@ -22,7 +22,7 @@ use berth_ir::units::Bytes;
 use berth_ir::verify::verify;
 use berth_runtime_exec::engine::EngineOptions;
 use berth_runtime_exec::engine::ort::OrtEngine;
-use berth_runtime_exec::executor::{Caller, Executor};
+use berth_runtime_exec::executor::{Caller, Executor, Options};
 use build::{Builder, attribute};
 use common::{Folder, json, runnable_models};
 use std::collections::BTreeMap;
@@ -62,7 +62,8 @@ fn run(graph: &Graph, dims: &Dims, inputs: &BTreeMap<String, Array>, folder: &Pa
     let program = verify(&target, plan.program, Some(&lowered.facts)).expect("it is safe");
     let ports = berth::measure::ports(&program, &lowered).unwrap_or_else(|e| panic!("{}", e.paragraph));
     let mut side = Side { lowered: &lowered, inputs, outputs: BTreeMap::new() };
-    let mut executor = Executor::load(&program, folder, &ports, engine, true).expect("it loads");
+    let options = Options { measure: true, ..Options::new(folder) };
+    let mut executor = Executor::load(&program, &ports, vec![engine], &options).expect("it loads");
     executor.run(1, Duration::from_secs(60), &mut side).expect("it runs");
     let tensor = |name: &Option<String>| name.clone().expect("an output has a tensor");
     lowered.outputs.iter().map(|b| (b.name.clone(), side.outputs[&tensor(&b.tensor)].clone())).collect()

@@ -12,13 +12,13 @@ pub enum LoadError {
         /// How many.
         bodies: usize,
     },
-    /// This runtime drives one engine.
-    #[error(
-        "the program uses {engines} engines; this runtime drives one: compile it again for one of them (`--engines NAME`)"
-    )]
+    /// Each of the program's engines is one of the caller's.
+    #[error("the program uses {wanted} engines, and {given} are given")]
     Engines {
-        /// How many.
-        engines: usize,
+        /// How many the program's tasks run on.
+        wanted: usize,
+        /// How many there are.
+        given: usize,
     },
     /// This runtime moves contiguous bytes.
     #[error("`{copy}` moves rows with a pitch, which the host device does not")]

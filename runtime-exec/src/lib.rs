@@ -7,5 +7,5 @@ pub mod engine;
 pub mod errors;
 pub mod executor;
 mod open;
+pub mod pack;
 pub mod store;
-mod table;

@@ -9,7 +9,7 @@ use crate::engine::{BindingId, Engine, EngineError, TaskCode};
 use crate::executor::{Operand, TaskPorts};
 use berth_ir::expr::Binding;
 use berth_ir::{DType, Expr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The sizes that each step knows. All of a step ends before the next but one begins, so two are kept.
 #[derive(Debug)]
@@ -24,12 +24,8 @@ impl Dims {
     }
 
     /// What a step knows by now.
-    pub fn of(&self, step: usize) -> Binding {
-        self.steps[step % 2].lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn adopt(&self, step: usize, dims: Binding) {
-        *self.steps[step % 2].lock().unwrap_or_else(PoisonError::into_inner) = dims;
+    pub fn of(&self, step: usize) -> MutexGuard<'_, Binding> {
+        self.steps[step % 2].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -44,14 +40,26 @@ pub(crate) struct Bound {
 /// What binding again takes.
 #[derive(Debug)]
 pub(crate) struct Open {
-    pub ports: TaskPorts,
+    ports: TaskPorts,
+    /// The code with the shapes of the last run.
+    code: TaskCode,
     /// By port, inputs first.
-    pub shapes: Vec<Vec<Expr>>,
-    /// Address and bytes there, by port; addresses as numbers, for threads.
-    pub places: Vec<(usize, u64)>,
+    shapes: Vec<Vec<Expr>>,
+    /// Where each port is, and the bytes there.
+    places: Places,
     /// Memory of known inputs, in the order of the ports.
-    pub known: Vec<Vec<u64>>,
+    known: Vec<Vec<u64>>,
 }
+
+/// Addresses, and the bytes at each.
+#[derive(Debug)]
+struct Places {
+    addresses: Vec<*mut u8>,
+    bytes: Vec<u64>,
+}
+
+// SAFETY: addresses are no more than numbers until an engine is given them, which `Bound::run` says when it may be.
+unsafe impl Send for Places {}
 
 impl Bound {
     /// Runs the task in a step.
@@ -69,75 +77,61 @@ impl Bound {
             // SAFETY: passed on from the caller.
             return unsafe { engine.run(self.binding, workspace) };
         };
-        let mut sizes = dims.of(step);
-        let code = open.code(&sizes)?;
-        open.write_known(&sizes)?;
-        let addresses: Vec<*mut u8> = open.places.iter().map(|(address, _)| *address as *mut u8).collect();
-        let (inputs, outputs) = addresses.split_at(code.inputs.len());
-        // SAFETY: passed on from the caller; no port is larger than its place, as `code` has checked.
+        open.size(&dims.of(step))?;
+        let (inputs, outputs) = open.places.addresses.split_at(open.code.inputs.len());
+        // SAFETY: passed on from the caller; no port is larger than its place, as `size` has checked.
         unsafe {
-            engine.rebind(self.binding, &code, inputs, outputs)?;
+            engine.rebind(self.binding, &open.code, inputs, outputs)?;
             engine.run(self.binding, workspace)?;
         }
-        open.adopt(engine.found(self.binding), &mut sizes)?;
-        dims.adopt(step, sizes);
-        Ok(())
+        open.adopt(engine.found(self.binding), &mut dims.of(step))
     }
 }
 
 impl Open {
-    fn wrong(&self, what: String) -> EngineError {
-        EngineError::Ports { task: self.ports.code.name.clone(), what }
+    /// A task that is bound again for each run. `places` are address and bytes by port; addresses as numbers.
+    pub fn new(ports: &TaskPorts, shapes: Vec<Vec<Expr>>, places: &[(usize, u64)], known: Vec<Vec<u64>>) -> Open {
+        let places = Places {
+            addresses: places.iter().map(|(address, _)| *address as *mut u8).collect(),
+            bytes: places.iter().map(|(_, bytes)| *bytes).collect(),
+        };
+        Open { code: ports.code.clone(), ports: ports.clone(), shapes, places, known }
     }
 
-    /// The code with the shapes of this run, each of which fits its place.
-    fn code(&self, sizes: &Binding) -> Result<TaskCode, EngineError> {
-        let mut code = self.ports.code.clone();
-        let ports = code.inputs.iter_mut().chain(&mut code.outputs);
-        for ((port, shape), (_, room)) in ports.zip(&self.shapes).zip(&self.places) {
+    /// Gives the code the shapes of this run, each of which fits its place, and writes the inputs that follow from sizes.
+    fn size(&mut self, sizes: &Binding) -> Result<(), EngineError> {
+        let Open { ports, code, shapes, places, known } = self;
+        let task = &ports.code.name;
+        let wrong = |what: String| EngineError::Ports { task: task.clone(), what };
+        let live = code.inputs.iter_mut().chain(&mut code.outputs);
+        for ((port, shape), room) in live.zip(shapes.iter()).zip(&places.bytes) {
             if !port.found {
-                let axes = shape.iter().map(|axis| u64::try_from(axis.eval(sizes).ok()?).ok());
-                let axes: Option<Vec<u64>> = axes.collect();
-                port.shape = axes.ok_or_else(|| {
-                    let axes: Vec<String> = shape.iter().map(ToString::to_string).collect();
-                    self.wrong(format!(
-                        "`{}` has the shape [{}], which no size is known for",
-                        port.name,
-                        axes.join(", ")
-                    ))
-                })?;
+                port.shape.clear();
+                for axis in shape {
+                    let size = axis.eval(sizes).ok().and_then(|size| u64::try_from(size).ok());
+                    port.shape.push(size.ok_or_else(|| {
+                        let axes: Vec<String> = shape.iter().map(ToString::to_string).collect();
+                        let axes = axes.join(", ");
+                        wrong(format!("`{}` has the shape [{axes}], which no size is known for", port.name))
+                    })?);
+                }
             }
             if port.bytes().is_none_or(|bytes| bytes > *room) {
-                let (task, port_name) = (self.ports.code.name.clone(), port.name.clone());
+                let (task, port_name) = (task.clone(), port.name.clone());
                 let (shape, most_bytes) = (port.shape.clone(), *room);
                 return Err(EngineError::TooLarge { task, port: port_name, shape, most_bytes });
             }
         }
-        Ok(code)
-    }
-
-    /// Writes the inputs that follow from sizes into their memory.
-    fn write_known(&mut self, sizes: &Binding) -> Result<(), EngineError> {
-        let known = self.ports.inputs.iter().zip(&self.ports.code.inputs).filter_map(|(operand, port)| match operand {
+        let inputs = ports.inputs.iter().zip(&ports.code.inputs).filter_map(|(operand, port)| match operand {
             Operand::Known(elements) => Some((elements, port)),
             Operand::Access(_) => None,
         });
-        let mut all = Vec::new();
-        for (elements, port) in known {
-            let mut bytes = Vec::with_capacity(elements.len() * 8);
-            for element in elements {
-                let value = element.eval(sizes).ok().and_then(|value| encode(value, port.dtype, &mut bytes));
-                value.ok_or_else(|| {
-                    self.wrong(format!("`{}` has the element {element}, which is no number", port.name))
-                })?;
-            }
-            all.push(bytes);
-        }
-        for (bytes, words) in all.iter().zip(&mut self.known) {
-            for (chunk, word) in bytes.chunks(8).zip(words.iter_mut()) {
-                let mut eight = [0; 8];
-                eight[..chunk.len()].copy_from_slice(chunk);
-                *word = u64::from_le_bytes(eight);
+        for ((elements, port), words) in inputs.zip(known) {
+            for (place, element) in elements.iter().enumerate() {
+                let value = element.eval(sizes).ok();
+                value
+                    .and_then(|value| encode(value, port.dtype, words, place))
+                    .ok_or_else(|| wrong(format!("`{}` has the element {element}, which is no number", port.name)))?;
             }
         }
         Ok(())
@@ -145,20 +139,30 @@ impl Open {
 
     /// Takes the sizes that a run found for those of the dims that it makes.
     fn adopt(&self, found: &[Vec<u64>], sizes: &mut Binding) -> Result<(), EngineError> {
+        let wrong = |what: String| EngineError::Ports { task: self.ports.code.name.clone(), what };
         let outputs = self.ports.code.outputs.iter().zip(&self.shapes[self.ports.code.inputs.len()..]);
-        let makes = outputs.clone().filter(|(port, _)| port.found);
-        // A dim that the task makes may stand from the step before last: it is found anew.
-        let mut new = Binding::new();
-        for ((port, shape), found) in makes.zip(found) {
+        let makes = || outputs.clone().filter(|(port, _)| port.found).zip(found);
+        for ((port, shape), found) in makes() {
             for (axis, size) in shape.iter().zip(found) {
-                if let Some(dim) = axis.as_dim() {
-                    let first = *new.entry(dim.to_owned()).or_insert(*size);
-                    if first != *size {
-                        return Err(self.wrong(format!("`{dim}` came out as {first} and as {size} (`{}`)", port.name)));
+                // A dim that the task makes may stand from the step before last: it is found anew.
+                match axis.as_dim().map(|dim| (dim, sizes.get_mut(dim))) {
+                    Some((_, Some(known))) => *known = *size,
+                    Some((dim, None)) => {
+                        sizes.insert(dim.to_owned(), *size);
                     }
-                    sizes.insert(dim.to_owned(), *size);
-                } else if axis.as_constant().is_some_and(|n| n != i128::from(*size)) {
-                    return Err(self.wrong(format!("`{}` came out as {found:?}, {axis} was planned", port.name)));
+                    None if axis.as_constant().is_some_and(|n| n != i128::from(*size)) => {
+                        return Err(wrong(format!("`{}` came out as {found:?}, {axis} was planned", port.name)));
+                    }
+                    None => {}
+                }
+            }
+        }
+        // Two outputs may say the same dim, and must agree.
+        for ((port, shape), found) in makes() {
+            for (axis, size) in shape.iter().zip(found) {
+                let Some((dim, now)) = axis.as_dim().and_then(|dim| Some((dim, *sizes.get(dim)?))) else { continue };
+                if now != *size {
+                    return Err(wrong(format!("`{dim}` came out as {now} and as {size} (`{}`)", port.name)));
                 }
             }
         }
@@ -166,13 +170,18 @@ impl Open {
     }
 }
 
-/// Adds an integer as this type has it.
-fn encode(value: i128, dtype: DType, bytes: &mut Vec<u8>) -> Option<()> {
-    match dtype {
-        DType::I64 => bytes.extend(i64::try_from(value).ok()?.to_le_bytes()),
-        DType::I32 => bytes.extend(i32::try_from(value).ok()?.to_le_bytes()),
-        DType::Bool => bytes.push(u8::from(value != 0)),
+/// Writes an integer as this type has it, as the so many-th of some memory.
+fn encode(value: i128, dtype: DType, words: &mut [u64], place: usize) -> Option<()> {
+    let (bits, value) = match dtype {
+        DType::I64 => (64, i64::try_from(value).ok()? as u64),
+        DType::I32 => (32, u64::from(i32::try_from(value).ok()? as u32)),
+        DType::Bool => (8, u64::from(value != 0)),
         _ => return None,
-    }
+    };
+    let at = place * bits;
+    let word = words.get_mut(at / 64)?;
+    let mask = u64::MAX >> (64 - bits) << (at % 64);
+    // The first byte of a word is its lowest.
+    *word = (u64::from_le(*word) & !mask | value << (at % 64)).to_le();
     Some(())
 }

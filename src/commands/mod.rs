@@ -5,6 +5,7 @@ pub mod compile;
 pub mod diff;
 pub mod inspect;
 pub mod offsets;
+pub mod pack;
 pub mod run;
 pub mod seed_weights;
 pub mod simulate;

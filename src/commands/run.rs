@@ -4,13 +4,14 @@ use crate::cli;
 use crate::commands::{planned, proved, stem};
 use crate::compare::{self, Difference};
 use crate::failure::{Failure, Outcome};
+use crate::live::Live;
 use crate::measure::{costs, load_failure, ports};
 use crate::npz::{self, Array};
 use crate::seed::{index_bounds, seeded_inputs};
 use crate::split::{self, Wanted};
 use crate::summary::Summary;
-use crate::{files, machine, model, trace};
-use berth_compiler::cost::with_measured;
+use crate::{files, machine, model, standing, trace};
+use berth_compiler::cost::{Cost, with_measured};
 use berth_compiler::import::Model;
 use berth_compiler::lower::{Boundary, Lowered};
 use berth_compiler::plan::{Plan, STEPS};
@@ -18,16 +19,20 @@ use berth_compiler::simulate::events;
 use berth_ir::expr::Binding;
 use berth_ir::graph::Graph;
 use berth_ir::program::{Numerics, Program};
+use berth_ir::target::Link;
 use berth_ir::units::Nanos;
 use berth_ir::verify::Verified;
 use berth_ir::{DType, Expr, Target, graph::Content};
 use berth_runtime_exec::engine::ort::OrtEngine;
 use berth_runtime_exec::engine::{EngineError, EngineOptions};
 use berth_runtime_exec::errors::RunError;
-use berth_runtime_exec::executor::{Caller, Executor, Seen, Stop};
+use berth_runtime_exec::executor::{Caller, Executor, Options, Pace, Ran, StepSeen, Stop, engines as engines_of};
+use berth_runtime_exec::pack::Pack;
+use berth_runtime_exec::store::Places;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::io::IsTerminal;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -39,10 +44,21 @@ struct Report {
     measured_step_nanos: u64,
     first_step_nanos: u64,
     measured_stall_nanos: u64,
+    stands_for: Option<StandsFor>,
     /// Largest of max|a-b| / max|b| over the outputs that the input file holds.
     stored: Option<Stored>,
     against: Option<Against>,
     trace: Option<String>,
+}
+
+/// The machine that this one stood for.
+#[derive(Serialize)]
+struct StandsFor {
+    target: String,
+    /// How many times as long everything took.
+    times: u64,
+    /// What the measured step would be there.
+    step_nanos: u64,
 }
 
 #[derive(Serialize)]
@@ -73,6 +89,10 @@ impl std::fmt::Display for Report {
             "  ran         {} steps: first {first}, then {measured} a step (median), {stall} of it stalls",
             self.steps
         )?;
+        if let Some(s) = &self.stands_for {
+            let step = Nanos(s.step_nanos).human();
+            write!(f, "\n  as          {}, slowed down {} times: {step} a step there", s.target, s.times)?;
+        }
         if let Some(s) = &self.stored {
             write!(
                 f,
@@ -125,13 +145,18 @@ pub fn run(args: &cli::Run) -> Outcome {
     }
     check_threads(given.as_ref(), args.threads)?;
     let inside = model::dims_of_inputs(&opened, &inputs, &mut dims)?;
-    let name = given.as_ref().map_or(&args.machine.target, |p| &p.header.target);
+    let name = given.as_ref().map_or(args.stands_for.as_ref().unwrap_or(&args.machine.target), |p| &p.header.target);
+    if let Some(other) = args.stands_for.as_ref().filter(|other| *other != name) {
+        return Err(Failure::bad(format!(
+            "the program is for `{name}`: leave out `--as {other}`, or compile it for that"
+        )));
+    }
     let target = machine::target(name)?;
     let mut set = model::sets(&args.bound.sets)?;
     model::set_deciding(&opened, &dims, &inputs, &mut set);
     let graph = model::graph(&opened, &dims, &set)?;
     check_present(&graph, &opened)?;
-    // The runtime drives one engine.
+    // Costs are measured of the first engine; others are used where somebody says so.
     let first: Vec<String> = target.engines.iter().take(1).map(|e| e.name.clone()).collect();
     let engines = args.machine.engines.as_deref().unwrap_or(&first);
     let threads = u64::from(args.threads);
@@ -161,34 +186,35 @@ pub fn run(args: &cli::Run) -> Outcome {
     let against = args.against.as_deref().map(npz::read).transpose().map_err(Failure::bad)?;
 
     let options = EngineOptions { library: args.engine.clone(), threads: args.threads as usize };
-    let mut engine = OrtEngine::open(&options).map_err(Failure::bad)?;
-    let job = Job {
-        args,
-        folder: opened.path().parent().unwrap_or(Path::new(".")).to_owned(),
-        inputs,
-        sizes,
-        stop: stop_on_ctrl_c(),
+    let mut engines = vec![OrtEngine::open(&options).map_err(Failure::bad)?];
+    // Costs of the first engine here; where this machine stands for another, they only say how slow that must be.
+    let costs = match given.is_none() || args.stands_for.is_some() {
+        true => costs(&lowered, &mut engines[0])?,
+        false => BTreeMap::new(),
     };
+    let slowness = args.stands_for.as_ref().map(|_| standing::slowness(&target, &lowered.lifetimes, &costs));
+    let places = places(args, &opened)?;
+    let job = Job { args, slowness, options, places, inputs, sizes, stop: stop_on_ctrl_c() };
     if let Some(program) = given {
         let ready = ready_given(program, target, &lowered)?;
-        let (_, ended) = job.carry_out(&ready, &lowered, engine, true)?;
-        let (seen, outputs) = ended.map_err(run_failure)?;
-        return finish(args, &ready, seen, outputs, &stored, against);
+        let (_, ended) = job.carry_out(&ready, &lowered, engines, true)?;
+        let (ran, outputs) = ended.map_err(run_failure)?;
+        return job.finish(&ready, &ran, outputs, &stored, against);
     }
-    lowered.lifetimes = with_measured(lowered.lifetimes.clone(), &costs(&lowered, &mut engine)?);
+    lowered.lifetimes = with_measured(lowered.lifetimes.clone(), &job.counted_on(&lowered, costs));
     for _ in 0..PLANS_MAX {
         let ready = ready_planned(args, &target, &lowered)?;
-        let (back, ended) = job.carry_out(&ready, &lowered, engine, false)?;
+        let (back, ended) = job.carry_out(&ready, &lowered, engines, false)?;
         match (ended, back) {
             (Err(RunError::Engine { source: EngineError::Spilled { task, needed_bytes, .. }, .. }), Some(back)) => {
                 // A task that could not be tried on zeros needs more scratch than its estimate: plan with what it needs.
                 let tasks = &mut lowered.lifetimes.tasks;
                 tasks.iter_mut().filter(|t| t.name == task).for_each(|t| t.workspace = needed_bytes);
-                engine = back;
+                engines = back;
             }
             (ended, _) => {
-                let (seen, outputs) = ended.map_err(run_failure)?;
-                return finish(args, &ready, seen, outputs, &stored, against);
+                let (ran, outputs) = ended.map_err(run_failure)?;
+                return job.finish(&ready, &ran, outputs, &stored, against);
             }
         }
     }
@@ -208,7 +234,10 @@ fn stop_on_ctrl_c() -> Stopping {
     // Where there can be no handler, Ctrl-C ends the process as it always does.
     let _ = ctrlc::set_handler(move || match handler.lock().ok().and_then(|mut stop| stop.take()) {
         Some(stop) => stop.stop(),
-        None => std::process::exit(130),
+        None => {
+            eprintln!("error: stopped at once, as asked");
+            std::process::exit(130)
+        }
     });
     stopping
 }
@@ -216,7 +245,11 @@ fn stop_on_ctrl_c() -> Stopping {
 /// What one command runs, whatever the plan.
 struct Job<'a> {
     args: &'a cli::Run,
-    folder: PathBuf,
+    /// How many times as slow as another machine this one is, where it stands for one.
+    slowness: Option<u64>,
+    /// How engines are opened.
+    options: EngineOptions,
+    places: Places,
     inputs: Vec<Array>,
     /// Of every dim of the inputs.
     sizes: Binding,
@@ -224,33 +257,132 @@ struct Job<'a> {
 }
 
 /// When everything happened, and the outputs.
-type Done = Result<(Vec<Seen>, Vec<Array>), RunError>;
+type Done = Result<(Ran, Vec<Array>), RunError>;
 
 impl Job<'_> {
-    /// Loads a program and runs it; the engine comes back if it can be used again.
+    /// What a plan counts on: what was measured; for another machine its estimates, with the scratch that the engine needs.
+    fn counted_on(&self, lowered: &Lowered, measured: BTreeMap<String, Cost>) -> BTreeMap<String, Cost> {
+        if self.slowness.is_none() {
+            return measured;
+        }
+        let tasks = lowered.lifetimes.tasks.iter();
+        let costs =
+            tasks.filter_map(|task| Some((task.name.clone(), Cost { time: task.cost, ..*measured.get(&task.name)? })));
+        costs.collect()
+    }
+
+    /// Loads a program and runs it; the engines come back if they can be used again.
     fn carry_out(
         &self,
         ready: &Ready,
         lowered: &Lowered,
-        engine: OrtEngine,
+        mut engines: Vec<OrtEngine>,
         measure: bool,
-    ) -> Result<(Option<OrtEngine>, Done), Failure> {
+    ) -> Result<(Option<Vec<OrtEngine>>, Done), Failure> {
         let ports = ports(&ready.program, lowered)?;
-        let mut executor = Executor::load_at(&ready.program, &self.folder, &ports, engine, measure, self.sizes.clone())
-            .map_err(load_failure)?;
+        let wanted = engines_of(&ready.program).map_err(load_failure)?.len();
+        while engines.len() < wanted {
+            engines.push(OrtEngine::open(&self.options).map_err(Failure::bad)?);
+        }
+        engines.truncate(wanted);
+        let options = Options {
+            places: self.places.clone(),
+            measure,
+            dims: self.sizes.clone(),
+            links: ready.target.links.iter().map(|link| (link.name.clone(), self.pace(&ready.target, link))).collect(),
+            tasks: self.slowness.map_or(Vec::new(), |times| standing::tasks(&ready.program, times)),
+            records: if self.args.trace.is_some() { RECORDS_MAX } else { 0 },
+        };
+        let mut executor = Executor::load(&ready.program, &ports, engines, &options).map_err(load_failure)?;
         if let Ok(mut stop) = self.stop.lock() {
             *stop = Some(executor.stop());
         }
         let steps = self.args.steps as usize;
         let mut sides = Sides::new(lowered, &self.inputs, steps);
-        let seen = executor.run(steps, Duration::from_secs(self.args.time_limit), &mut sides);
+        let shown = self.args.format == cli::Format::Text && std::io::stderr().is_terminal();
+        let live = shown.then(|| Live::start(executor.watch(), steps));
+        let ran = executor.run(steps, Duration::from_secs(self.args.time_limit), &mut sides);
         if let Ok(mut stop) = self.stop.lock() {
             *stop = None;
         }
+        drop(live);
         let outputs = sides.outputs();
-        Ok((executor.into_engine(), seen.map(|seen| (seen, outputs))))
+        Ok((executor.into_engines(), ran.map(|ran| (ran, outputs))))
+    }
+
+    fn pace(&self, target: &Target, link: &Link) -> Pace {
+        match self.slowness {
+            None => pace(link),
+            Some(times) => standing::held(target, &link.name, pace(link), times),
+        }
+    }
+
+    /// Writes and prints what came of a run.
+    fn finish(
+        &self,
+        ready: &Ready,
+        ran: &Ran,
+        outputs: Vec<Array>,
+        stored: &BTreeMap<String, Array>,
+        against: Option<Vec<Array>>,
+    ) -> Outcome {
+        let args = self.args;
+        if let Some(path) = &args.trace {
+            files::write(path, &trace::json(&events(&ready.target, &ready.program, STEPS), &ran.seen))?;
+        }
+        if let Some(path) = &args.save {
+            files::write_program(path, &ready.program)?;
+        }
+        if let Some(path) = &args.outputs {
+            npz::write(path, &outputs).map_err(Failure::bad)?;
+        }
+        let engine = ready.target.engines.first().map_or("", |e| &e.name);
+        let times_of = Times::new(ran, engine);
+        let report = Report {
+            plan: ready.summary.clone(),
+            steps: args.steps,
+            measured_step_nanos: times_of.step,
+            first_step_nanos: times_of.first,
+            measured_stall_nanos: times_of.step.saturating_sub(times_of.busy),
+            stands_for: args.stands_for.clone().zip(self.slowness).map(|(target, times)| StandsFor {
+                target,
+                times,
+                step_nanos: times_of.step / times.max(1),
+            }),
+            stored: against_stored(&outputs, stored)?,
+            against: args.against.as_ref().zip(against).map(|(p, a)| bits(&outputs, &a, p)).transpose()?,
+            trace: args.trace.as_ref().map(|p| p.display().to_string()),
+        };
+        files::print(&report, args.format)
     }
 }
+
+/// Where weights are read: in the model's files, or in a pack of them.
+fn places(args: &cli::Run, opened: &Model) -> Result<Places, Failure> {
+    let mut places = model::places(opened);
+    if let Some(path) = &args.weights {
+        let pack = Pack::open(path).map_err(Failure::bad)?;
+        pack.made_from(&places).map_err(Failure::bad)?;
+        places.pack = Some(Arc::new(pack));
+    }
+    Ok(places)
+}
+
+/// Instances that a trace holds: more than a viewer shows.
+const RECORDS_MAX: usize = 1_000_000;
+
+/// How a link is driven: by its chunk, with as much under way as its latency takes at its rate, and some to spare.
+fn pace(link: &Link) -> Pace {
+    let rate = u128::from(link.present_rate().0);
+    let bytes = rate * u128::from(link.latency.0) / 1_000_000_000;
+    let depth = bytes.div_ceil(u128::from(link.chunk.0.max(1))) + SPARE;
+    Pace { chunk: link.chunk.0, depth: depth.min(DEPTH_MAX) as usize, held: None }
+}
+
+/// Chunks under way beside those that latency takes: a disk serves several at once.
+const SPARE: u128 = 7;
+/// Most chunks under way.
+const DEPTH_MAX: u128 = 64;
 
 fn given_program(args: &cli::Run) -> Result<Option<Program>, Failure> {
     if !files::is_program(&args.file) {
@@ -381,7 +513,8 @@ fn ready_given(program: Program, target: Target, lowered: &Lowered) -> Result<Re
 fn ready_planned(args: &cli::Run, target: &Target, lowered: &Lowered) -> Result<Ready, Failure> {
     let budgeted = machine::budget(target, &args.machine.memory, &lowered.lifetimes)?;
     let (plan, program): (Plan, _) = planned(lowered, &budgeted.target)?;
-    let summary = Summary::new(&stem(&args.file), &budgeted.target, &plan, "measured");
+    let costs = if args.stands_for.is_some() { "estimated" } else { "measured" };
+    let summary = Summary::new(&stem(&args.file), &budgeted.target, &plan, costs);
     Ok(Ready { target: budgeted.target, program, summary: Some(summary) })
 }
 
@@ -448,38 +581,6 @@ fn shape_at(shape: &[Expr], sizes: &Binding) -> Option<Vec<u64>> {
     shape.iter().map(|axis| u64::try_from(axis.eval(sizes).ok()?).ok()).collect()
 }
 
-fn finish(
-    args: &cli::Run,
-    ready: &Ready,
-    seen: Vec<Seen>,
-    outputs: Vec<Array>,
-    stored: &BTreeMap<String, Array>,
-    against: Option<Vec<Array>>,
-) -> Outcome {
-    if let Some(path) = &args.trace {
-        files::write(path, &trace::json(&events(&ready.target, &ready.program, STEPS), &seen))?;
-    }
-    if let Some(path) = &args.save {
-        files::write_program(path, &ready.program)?;
-    }
-    if let Some(path) = &args.outputs {
-        npz::write(path, &outputs).map_err(Failure::bad)?;
-    }
-    let engine = ready.target.engines.first().map_or("", |e| &e.name);
-    let times = Times::new(&seen, args.steps as usize, engine);
-    let report = Report {
-        plan: ready.summary.clone(),
-        steps: args.steps,
-        measured_step_nanos: times.step,
-        first_step_nanos: times.first,
-        measured_stall_nanos: times.step.saturating_sub(times.busy),
-        stored: against_stored(&outputs, stored)?,
-        against: args.against.as_ref().zip(against).map(|(p, a)| bits(&outputs, &a, p)).transpose()?,
-        trace: args.trace.as_ref().map(|p| p.display().to_string()),
-    };
-    files::print(&report, args.format)
-}
-
 /// Times of steps, from end to end of the last instruction of each.
 struct Times {
     first: u64,
@@ -488,19 +589,15 @@ struct Times {
 }
 
 impl Times {
-    fn new(seen: &[Seen], steps: usize, engine: &str) -> Times {
-        let mut ends = vec![0; steps + 1];
-        let mut busy = vec![0; steps + 1];
-        for s in seen {
-            ends[s.step] = s.end.max(ends[s.step]);
-            if s.lane == engine {
-                busy[s.step] += s.end - s.start;
-            }
-        }
-        let first = ends.get(1).copied().unwrap_or(0);
-        let mut later: Vec<(u64, u64)> = (2..=steps).map(|n| (ends[n].saturating_sub(ends[n - 1]), busy[n])).collect();
+    fn new(ran: &Ran, engine: &str) -> Times {
+        let place = ran.engines.iter().position(|name| name == engine);
+        let busy = |step: &StepSeen| place.and_then(|place| step.busy.get(place).copied()).unwrap_or(0);
+        let (first, first_busy) = ran.steps.get(1).map_or((0, 0), |step| (step.end, busy(step)));
+        let pairs = ran.steps.iter().zip(ran.steps.iter().skip(1)).skip(1);
+        let mut later: Vec<(u64, u64)> =
+            pairs.map(|(last, step)| (step.end.saturating_sub(last.end), busy(step))).collect();
         later.sort_unstable();
-        let (step, busy) = later.get(later.len() / 2).copied().unwrap_or((first, busy.get(1).copied().unwrap_or(0)));
+        let (step, busy) = later.get(later.len() / 2).copied().unwrap_or((first, first_busy));
         Times { first, step, busy }
     }
 }

@@ -92,9 +92,33 @@ pub struct EngineOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(u32);
 
+impl SessionId {
+    /// The id of an engine's so many-th session.
+    pub fn new(place: u32) -> SessionId {
+        SessionId(place)
+    }
+
+    /// Which one it is.
+    pub fn place(self) -> u32 {
+        self.0
+    }
+}
+
 /// Names a binding of one engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BindingId(u32);
+
+impl BindingId {
+    /// The id of an engine's so many-th binding.
+    pub fn new(place: u32) -> BindingId {
+        BindingId(place)
+    }
+
+    /// Which one it is.
+    pub fn place(self) -> u32 {
+        self.0
+    }
+}
 
 /// What one task costs, as measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,6 +204,11 @@ pub trait Engine: Send {
 pub struct Stopper(std::sync::Arc<dyn StopFlag>);
 
 impl Stopper {
+    /// A handle on what an engine looks at while it runs.
+    pub fn new(flag: std::sync::Arc<dyn StopFlag>) -> Stopper {
+        Stopper(flag)
+    }
+
     /// Asks for the stop. Never waits.
     pub fn stop(&self) {
         self.0.set(true);
@@ -198,7 +227,8 @@ impl std::fmt::Debug for Stopper {
 }
 
 /// What an engine keeps behind a [`Stopper`].
-trait StopFlag: Send + Sync {
+pub trait StopFlag: Send + Sync {
+    /// Asks for a stop, or takes it back. Never waits.
     fn set(&self, stop: bool);
 }
 

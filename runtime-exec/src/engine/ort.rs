@@ -804,7 +804,7 @@ impl Engine for OrtEngine {
     }
 
     fn stopper(&self) -> Stopper {
-        Stopper(self.options.clone())
+        Stopper::new(self.options.clone())
     }
 }
 

@@ -7,7 +7,7 @@ use berth_ir::verify::Verified;
 use std::collections::HashMap;
 
 /// The prologue or the body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Half {
     Prologue,
     Body,
@@ -44,6 +44,8 @@ pub(crate) struct Item {
     pub name: String,
     pub work: Work,
     pub class: Class,
+    /// The place in this half of the run that wants it, where one does.
+    pub wanted: Option<usize>,
     /// In the same half.
     pub after: Vec<usize>,
     /// In the body of the step before.
@@ -95,9 +97,14 @@ impl Table {
                     let wanted = instruction.after().iter().filter(move |a| a.steps == steps);
                     wanted.filter_map(|a| by_name[at].get(&a.name).copied()).collect::<Vec<_>>()
                 };
+                let wanted = match instruction {
+                    Instruction::Copy { wanted: Some(run), .. } => by_name[half].get(run).copied(),
+                    _ => None,
+                };
                 let item = Item {
                     name: instruction.name().to_owned(),
                     class,
+                    wanted,
                     after: find(half, 0),
                     after_body: if half == 1 { find(1, 1) } else { Vec::new() },
                     after_prologue: if half == 1 { find(0, 1) } else { Vec::new() },

@@ -1,0 +1,143 @@
+//! From a proved program to one in memory: files opened, tasks given to engines at their addresses, workspaces tried.
+
+#![allow(unsafe_code, reason = "gives engines the addresses that the verifier has proved")]
+
+use crate::arena::Arena;
+use crate::engine::{Engine, EngineError, Measured, TaskCode};
+use crate::errors::LoadError;
+use crate::executor::table::{Item, Range, Table, Work};
+use crate::executor::{Operand, TaskPorts};
+use crate::open::{Bound, Open};
+use crate::store::Wanted;
+use std::collections::BTreeMap;
+
+/// What a program reads from files, prologue first, in the order of its instructions.
+pub(crate) fn wanted(table: &Table) -> Vec<Wanted> {
+    let reads = table.halves.iter().flatten().filter_map(|item| match &item.work {
+        Work::Load { file, from, to } => {
+            Some(Wanted { what: item.name.clone(), file: file.clone(), layout: *from, bytes: to.bytes })
+        }
+        _ => None,
+    });
+    reads.collect()
+}
+
+pub(crate) fn mismatch(task: &str, port: usize, problem: String) -> LoadError {
+    LoadError::Ports { task: task.to_owned(), port, problem }
+}
+
+pub(crate) fn bind<E: Engine>(
+    engine: &mut E,
+    arenas: &[Arena],
+    item: &Item,
+    ports: &TaskPorts,
+    ranges: &[Range],
+) -> Result<Bound, LoadError> {
+    let session = engine.prepare(&ports.code)?;
+    let (mut places, mut known) = (Vec::new(), Vec::new());
+    let operands = ports.inputs.iter().chain(&ports.outputs);
+    let count = ports.code.ports().count();
+    let described = ports.open.as_ref().is_none_or(|shapes| shapes.len() == count);
+    if operands.clone().count() != count || ports.inputs.len() != ports.code.inputs.len() || !described {
+        return Err(mismatch(
+            &item.name,
+            count,
+            "its operands or their shapes are not as many as its ports".to_owned(),
+        ));
+    }
+    for (n, (port, operand)) in ports.code.ports().zip(operands).enumerate() {
+        let access = match operand {
+            Operand::Access(access) => access,
+            Operand::Known(_) if ports.open.is_none() => {
+                return Err(mismatch(&item.name, n, "it is worked out for each run, and no shapes say so".to_owned()));
+            }
+            Operand::Known(_) => {
+                // In words of eight bytes, so that it is aligned for every type.
+                known.push(vec![0u64; port.bytes().unwrap_or(0).div_ceil(8).max(1) as usize]);
+                let last = known.last_mut().map_or(std::ptr::null_mut(), |words| words.as_mut_ptr());
+                places.push((last.cast::<u8>() as usize, port.bytes().unwrap_or(0)));
+                continue;
+            }
+        };
+        let range =
+            ranges.get(*access).ok_or_else(|| mismatch(&item.name, n, format!("there is no access {access}")))?;
+        // Views of a size that a run finds may be described loosely; each run checks its own.
+        if ports.open.is_none() && port.bytes() != Some(range.bytes) {
+            let problem = format!("the code has {:?} bytes, the program {}", port.bytes(), range.bytes);
+            return Err(mismatch(&item.name, n, problem));
+        }
+        let address = arenas[range.arena].address(range.offset, range.bytes);
+        let address = address.ok_or_else(|| mismatch(&item.name, n, "it lies outside its arena".to_owned()))?;
+        places.push((address as usize, range.bytes));
+    }
+    let open = ports.open.clone().map(|shapes| Open::new(ports, shapes, &places, known));
+    let addresses: Vec<*mut u8> = places.iter().map(|(address, _)| *address as *mut u8).collect();
+    let (inputs, outputs) = addresses.split_at(ports.code.inputs.len());
+    // SAFETY: the addresses lie in arenas that live as long as the executor, for the bytes of each port, as just
+    // checked; while the task runs nobody else writes its inputs or touches its outputs: rules 3, 5 and 6. Where sizes
+    // are open each run binds again, after checking them.
+    let binding = unsafe { engine.bind(session, &ports.code, inputs, outputs) }?;
+    Ok(Bound { binding, open })
+}
+
+/// Tries a task on scratch memory and refuses it where it needs more workspace than planned. Identical code once.
+pub(crate) fn check_workspace<E: Engine>(
+    engine: &mut E,
+    ports: &TaskPorts,
+    planned: u64,
+    tried: &mut BTreeMap<(bytes::Bytes, Vec<Vec<u64>>), u64>,
+) -> Result<(), LoadError> {
+    // Code with open sizes is the same for tasks of several.
+    let key = (ports.code.model.clone(), ports.code.ports().map(|port| port.shape.clone()).collect());
+    let needed = match tried.get(&key) {
+        Some(needed) => *needed,
+        None => {
+            let needed = match measure_workspace(engine, &ports.code) {
+                // It does not run on zeros: what it needs is seen when it runs, and a spill is an error then.
+                Err(LoadError::Engine(EngineError::Engine { .. })) => 0,
+                needed => needed?,
+            };
+            tried.insert(key, needed);
+            needed
+        }
+    };
+    if needed > planned {
+        return Err(LoadError::Workspace { task: ports.code.name.clone(), needed, planned });
+    }
+    Ok(())
+}
+
+/// Runs a task once on scratch memory of its own for the workspace that it needs.
+fn measure_workspace<E: Engine>(engine: &mut E, code: &TaskCode) -> Result<u64, LoadError> {
+    let session = engine.prepare(code)?;
+    let bytes = code.scratch_layout().map_or(u64::MAX, |(_, bytes)| bytes);
+    let memory = || LoadError::Memory { tier: format!("a trial of `{}`", code.name), bytes };
+    let arena = Arena::new(bytes).ok_or_else(memory)?;
+    // SAFETY: the arena is this function's own.
+    let scratch = unsafe { arena.slice_mut(0, bytes) }.ok_or_else(memory)?;
+    Ok(engine.measure(session, code, scratch, 1, &mut || {})?.workspace_bytes)
+}
+
+/// Bytes that are touched to push a task's operands out of the caches; more than the caches of most machines.
+const CACHES: usize = 64 << 20;
+/// Operands that are not worth that: they stay in a cache from one task to the next in a real step too.
+const CACHED: u64 = 256 << 10;
+
+/// Runs a task on zeroed scratch memory of its own and says what it cost: once to warm the code, then with operands out
+/// of the caches, as streamed weights are when a step comes to them. `flush` is kept from call to call.
+pub fn measure<E: Engine>(engine: &mut E, code: &TaskCode, flush: &mut Vec<u8>) -> Result<Measured, LoadError> {
+    let session = engine.prepare(code)?;
+    let bytes = code.scratch_layout().map_or(u64::MAX, |(_, bytes)| bytes);
+    let memory = || LoadError::Memory { tier: format!("a trial of `{}`", code.name), bytes };
+    let arena = Arena::new(bytes).ok_or_else(memory)?;
+    // SAFETY: the arena is this function's own.
+    let scratch = unsafe { arena.slice_mut(0, bytes) }.ok_or_else(memory)?;
+    // Untouched memory is one page of zeros, which is always in a cache: make it real.
+    scratch.fill(0);
+    if bytes <= CACHED {
+        return Ok(engine.measure(session, code, scratch, 3, &mut || {})?);
+    }
+    flush.resize(CACHES, 0);
+    let mut empty_caches = || flush.iter_mut().step_by(64).for_each(|byte| *byte = byte.wrapping_add(1));
+    Ok(engine.measure(session, code, scratch, 2, &mut empty_caches)?)
+}

@@ -1,0 +1,251 @@
+//! The executor alone: programs by hand, an engine that mixes bytes, every way that copies and engines can meet.
+
+mod common;
+
+use berth_ir::program::Class;
+use berth_runtime_exec::errors::LoadError;
+use berth_runtime_exec::executor::{CallOff, Executor, Options, Pace};
+use berth_runtime_exec::store::queue::{Disk, Plain};
+use common::null::Null;
+use common::{Chain, Folder, Keeper, input};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn engines(chain: &Chain) -> Vec<Null> {
+    (0..chain.engines).map(|_| Null::new(true)).collect()
+}
+
+/// Runs a chain some steps, twice, and holds every output against what it must be.
+fn check(name: &str, chain: &Chain, with: impl Fn(&mut Options)) {
+    check_all(name, chain, &[&with]);
+}
+
+/// The same with several options.
+fn check_all(name: &str, chain: &Chain, ways: &[&dyn Fn(&mut Options)]) {
+    let wanted: Vec<Vec<u8>> = (1..=7).map(|step| chain.output(&input(step))).collect();
+    for with in ways {
+        check_way(name, chain, with, &wanted);
+    }
+}
+
+fn check_way(name: &str, chain: &Chain, with: &dyn Fn(&mut Options), wanted: &[Vec<u8>]) {
+    let folder = Folder::with(name, chain);
+    let mut options = Options::new(&folder.0);
+    with(&mut options);
+    let mut executor = Executor::load(&chain.program(), &chain.ports(), engines(chain), &options).expect("it loads");
+    for _ in 0..2 {
+        let mut keeper = Keeper::default();
+        executor.run(7, PATIENCE, &mut keeper).expect("it runs");
+        assert!(keeper.outputs == wanted, "{name}: {chain:?}");
+    }
+}
+
+#[test]
+fn every_way_of_copies_and_engines_gives_the_bytes() {
+    for engines in [1, 2] {
+        for through_dram in [false, true] {
+            for (bytes, offset, transposed) in
+                [(256, 0, false), (4096, 0, false), (3 << 20, 0, false), (1_234_560, 129, false), (2 << 20, 64, true)]
+            {
+                let chain = Chain { engines, through_dram, bytes, offset, transposed, ..Chain::default() };
+                let small = |options: &mut Options| {
+                    for link in ["read", "read-dram", "in", "out"] {
+                        options.links.insert(link.to_owned(), Pace { chunk: 12_345, depth: 2, held: None });
+                    }
+                };
+                let threads = |options: &mut Options| options.places.disk = Some(Arc::new(Plain));
+                check_all("ways", &chain, &[&|_| {}, &small, &threads]);
+            }
+        }
+    }
+}
+
+#[test]
+fn all_weights_at_once_and_one_after_the_other() {
+    for room in [1, 2, 6] {
+        check("room", &Chain { tasks: 6, room, bytes: 100_000, ..Chain::default() }, |_| {});
+    }
+}
+
+#[test]
+fn as_many_engines_as_the_program_has() {
+    let chain = Chain { engines: 2, ..Chain::default() };
+    let folder = Folder::with("engines", &chain);
+    let program = chain.program();
+    let names = berth_runtime_exec::executor::engines(&program).expect("they are found");
+    assert_eq!(names, ["gpu", "cores"]);
+    for given in [0, 1, 3] {
+        let engines = (0..given).map(|_| Null::new(true)).collect();
+        let loaded = Executor::load(&program, &chain.ports(), engines, &Options::new(&folder.0));
+        assert!(matches!(loaded, Err(LoadError::Engines { wanted: 2, .. })), "{given} engines");
+    }
+}
+
+#[test]
+fn records_are_the_first_and_no_more_than_asked_for() {
+    let chain = Chain { engines: 2, ..Chain::default() };
+    let folder = Folder::with("records", &chain);
+    for records in [0, 5, 1000] {
+        let options = Options { records, ..Options::new(&folder.0) };
+        let mut executor =
+            Executor::load(&chain.program(), &chain.ports(), engines(&chain), &options).expect("it loads");
+        let ran = executor.run(3, PATIENCE, &mut Keeper::default()).expect("it runs");
+        // A feed, a fetch, four loads and four tasks a step.
+        assert_eq!(ran.seen.len(), records.min(30));
+        assert_eq!(ran.engines, ["gpu", "cores"]);
+        assert_eq!(ran.steps.len(), 4);
+        assert!(ran.steps.windows(2).all(|pair| pair[0].end <= pair[1].end));
+        if records == 1000 {
+            let end = |step: usize| ran.seen.iter().filter(|s| s.step == step).map(|s| s.end).max();
+            let busy = |lane: &str, step: usize| {
+                let tasks = ran.seen.iter().filter(|s| s.step == step && s.lane == lane);
+                tasks.map(|s| s.end - s.start).sum::<u64>()
+            };
+            for step in 1..=3 {
+                assert_eq!(end(step), Some(ran.steps[step].end));
+                assert_eq!(ran.steps[step].busy, [busy("gpu", step), busy("cores", step)]);
+            }
+        }
+    }
+}
+
+/// A disk that lets so many reads through, and keeps the others waiting.
+#[derive(Debug, Default)]
+struct Gate {
+    allowed: Mutex<u64>,
+    changed: Condvar,
+    /// Where each read was that has come.
+    places: Mutex<Vec<u64>>,
+}
+
+impl Gate {
+    fn allow(&self, reads: u64) {
+        *self.allowed.lock().expect("a lock") = reads;
+        self.changed.notify_all();
+    }
+
+    fn places(&self) -> Vec<u64> {
+        self.places.lock().expect("a lock").clone()
+    }
+
+    /// Waits until so many reads have come.
+    fn await_reads(&self, many: usize) {
+        while self.places().len() < many {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Disk for Gate {
+    fn read_at(&self, file: &File, at: u64, to: &mut [u8]) -> io::Result<usize> {
+        let mut places = self.places.lock().expect("a lock");
+        places.push(at);
+        let read = places.len() as u64;
+        drop(places);
+        let mut allowed = self.allowed.lock().expect("a lock");
+        while *allowed < read {
+            allowed = self.changed.wait(allowed).expect("a lock");
+        }
+        drop(allowed);
+        Plain.read_at(file, at, to)
+    }
+}
+
+fn gated(name: &str, chain: &Chain, pace: Pace) -> (Folder, Arc<Gate>, Executor<Null>) {
+    let folder = Folder::with(name, chain);
+    let gate = Arc::new(Gate::default());
+    let mut options = Options::new(&folder.0);
+    options.places.disk = Some(gate.clone());
+    options.links = BTreeMap::from([("read".to_owned(), pace)]);
+    let executor = Executor::load(&chain.program(), &chain.ports(), engines(chain), &options).expect("it loads");
+    (folder, gate, executor)
+}
+
+#[test]
+fn what_is_wanted_sooner_waits_for_one_chunk() {
+    // All loads may begin at once; the last task's is written as demand, so it goes ahead at the next chunk.
+    let class = |n| if n == 3 { Class::Demand } else { Class::Speculative };
+    let chain = Chain { room: 4, bytes: 1 << 20, class, ..Chain::default() };
+    let (_folder, gate, mut executor) = gated("sooner", &chain, Pace { chunk: 64 << 10, depth: 1, held: None });
+    gate.allow(u64::MAX);
+    let mut keeper = Keeper::default();
+    executor.run(1, PATIENCE, &mut keeper).expect("it runs");
+    assert_eq!(keeper.outputs, [chain.output(&input(1))]);
+    let places = gate.places();
+    let of = |n: u64| places.iter().position(|at| at / (1 << 20) == n).expect("it was read");
+    assert!(of(3) < of(0) && of(0) < of(1) && of(1) < of(2), "{places:?}");
+    // Copies of one class go in the order in which they are wanted, and each is read in order.
+    let mut sorted = places.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted.len(), 64, "each chunk once");
+    sorted.dedup();
+    assert_eq!(sorted.len(), 64, "each chunk once");
+}
+
+fn first_is_planned(n: usize) -> Class {
+    if n == 0 { Class::Planned } else { Class::Speculative }
+}
+
+#[test]
+fn a_speculative_copy_that_waits_is_called_off_at_once_and_comes_back_when_it_is_needed() {
+    let chain = Chain { room: 4, bytes: 1 << 20, class: first_is_planned, ..Chain::default() };
+    let pace = Pace { chunk: 256 << 10, depth: 1, held: None };
+    let (_folder, gate, mut executor) = gated("call off", &chain, pace);
+    let caution = executor.caution();
+    assert_eq!(caution.call_off("load w0"), CallOff::Refused, "a planned one");
+    assert_eq!(caution.call_off("load none"), CallOff::Refused);
+    assert_eq!(caution.call_off("load w3"), CallOff::NotUnderWay, "there is no run");
+    let other = gate.clone();
+    let asker = std::thread::spawn(move || {
+        // The first chunk of the first copy is under way; the other copies are ready, and wait.
+        other.await_reads(1);
+        let answers = ["load w1", "load w1", "load w3"].map(|copy| caution.call_off(copy));
+        other.allow(u64::MAX);
+        answers
+    });
+    let mut keeper = Keeper::default();
+    executor.run(1, PATIENCE, &mut keeper).expect("it runs");
+    assert_eq!(asker.join().expect("it ends"), [CallOff::Released, CallOff::NotUnderWay, CallOff::Released]);
+    assert_eq!(keeper.outputs, [chain.output(&input(1))], "what was called off came back");
+    // What had been called off came when its task was next, so the third weight went before both.
+    let first = |n: u64| gate.places().iter().position(|at| at / (1 << 20) == n).expect("it was read");
+    assert!(first(0) < first(2) && first(2) < first(3), "{:?}", gate.places());
+}
+
+#[test]
+fn a_copy_under_way_is_released_when_its_last_chunk_has_landed_and_begins_anew() {
+    let chain = Chain { tasks: 2, room: 2, bytes: 1 << 20, class: first_is_planned, ..Chain::default() };
+    let pace = Pace { chunk: 256 << 10, depth: 1, held: None };
+    let (_folder, gate, mut executor) = gated("landed", &chain, pace);
+    let (caution, other) = (executor.caution(), gate.clone());
+    // The first weight has four chunks; the fifth read is the second weight's first, and stays under way.
+    gate.allow(4);
+    let asker = std::thread::spawn(move || {
+        other.await_reads(5);
+        let answered = Arc::new(AtomicBool::new(false));
+        let seen = answered.clone();
+        let asked = std::thread::spawn(move || {
+            let answer = caution.call_off("load w1");
+            seen.store(true, Ordering::SeqCst);
+            answer
+        });
+        std::thread::sleep(Duration::from_millis(200));
+        let before = answered.load(Ordering::SeqCst);
+        other.allow(u64::MAX);
+        (before, asked.join().expect("it ends"))
+    });
+    let mut keeper = Keeper::default();
+    executor.run(1, PATIENCE, &mut keeper).expect("it runs");
+    let (before, answer) = asker.join().expect("it ends");
+    assert!(!before, "answered with a read under way");
+    assert_eq!(keeper.outputs, [chain.output(&input(1))]);
+    // Where the asker was so late that all had come, there was nothing to call off.
+    let begun = gate.places().iter().filter(|at| **at == 1 << 20).count();
+    assert_eq!(answer, if begun == 2 { CallOff::Released } else { CallOff::NotUnderWay }, "{:?}", gate.places());
+}

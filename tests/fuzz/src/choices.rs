@@ -54,7 +54,8 @@ impl<'a> Choices<'a> {
 
     /// One of so many; zero where there is none.
     pub fn below(&mut self, end: usize) -> usize {
-        let many = if end > 256 { u64::from(self.byte()) << 8 | u64::from(self.byte()) } else { u64::from(self.byte()) };
+        let many =
+            if end > 256 { u64::from(self.byte()) << 8 | u64::from(self.byte()) } else { u64::from(self.byte()) };
         usize::try_from(many).map_or(0, |n| n.checked_rem(end).unwrap_or(0))
     }
 

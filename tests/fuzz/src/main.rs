@@ -93,7 +93,12 @@ fn many(target: &FuzzTarget, executions: u64, seed: u64) -> ExitCode {
         }
         if last.elapsed() > Duration::from_secs(60) {
             last = Instant::now();
-            println!("{} executions in {} s, {panics} panics at {} places", n + 1, begun.elapsed().as_secs(), found.len());
+            println!(
+                "{} executions in {} s, {panics} panics at {} places",
+                n + 1,
+                begun.elapsed().as_secs(),
+                found.len()
+            );
         }
         before = Instant::now();
     });

@@ -55,9 +55,32 @@ const NUMBERS: &[&str] = &[
 ];
 
 const WORDS: &[&str] = &[
-    "None", "Some(1)", "true", "[]", "()", "\"\"", "\"a + b\"", "\"x~1\"", "Whole", "Home", "Cut", "Degraded(\"0B/s\")",
-    "Bytes(0, 1)", "Rows(rows: \"n\", bytes: \"4\", from_pitch: \"4\", to_pitch: \"8\")", "\"n * n\"", "\"0..18446744073709551615\"",
-    "Once", "Loop", "\"1YiB\"", "\"\u{85}\"", "\"n / 0\"", "[(0, 0)]", "((((((((", "// ", "Append(\"kv\")", "ReadRows(\"w\")",
+    "None",
+    "Some(1)",
+    "true",
+    "[]",
+    "()",
+    "\"\"",
+    "\"a + b\"",
+    "\"x~1\"",
+    "Whole",
+    "Home",
+    "Cut",
+    "Degraded(\"0B/s\")",
+    "Bytes(0, 1)",
+    "Rows(rows: \"n\", bytes: \"4\", from_pitch: \"4\", to_pitch: \"8\")",
+    "\"n * n\"",
+    "\"0..18446744073709551615\"",
+    "Once",
+    "Loop",
+    "\"1YiB\"",
+    "\"\u{85}\"",
+    "\"n / 0\"",
+    "[(0, 0)]",
+    "((((((((",
+    "// ",
+    "Append(\"kv\")",
+    "ReadRows(\"w\")",
 ];
 
 /// These bytes with one to four changes; `other` is what parts are taken from.

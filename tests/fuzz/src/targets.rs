@@ -232,7 +232,8 @@ pub fn compile(bytes: &[u8]) {
         let device = target.device().to_owned();
         let more = full.saturating_sub(least.bytes) / 8 * c.below(4) as u64;
         if let Some(tier) = target.tier_mut(&device) {
-            tier.budget = Some(Bytes(least.bytes.saturating_add(more).min(tier.capacity.0.saturating_sub(tier.reserve.0))));
+            tier.budget =
+                Some(Bytes(least.bytes.saturating_add(more).min(tier.capacity.0.saturating_sub(tier.reserve.0))));
         }
         let made = planned(&lifetimes, &target, None, mode);
         assert!(made.is_some(), "the least capacity, {} bytes, is not enough", least.bytes);

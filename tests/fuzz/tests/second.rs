@@ -27,7 +27,10 @@ fn check(name: &str) {
     assert_eq!(ran, target.executions);
     let (reached, least) = (reached(), target.executions / target.reaches);
     println!("{name}: {reached} went all the way");
-    assert!(reached >= least, "{name}: {reached} executions went all the way, and {least} should: changes are too wild");
+    assert!(
+        reached >= least,
+        "{name}: {reached} executions went all the way, and {least} should: changes are too wild"
+    );
 }
 
 macro_rules! targets {

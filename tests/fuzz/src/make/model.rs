@@ -3,7 +3,8 @@
 use crate::choices::Choices;
 use berth_compiler::import::onnx::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
-    TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto::Dimension, tensor_shape_proto::dimension, type_proto,
+    TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto::Dimension, tensor_shape_proto::dimension,
+    type_proto,
 };
 use prost::Message;
 
@@ -86,12 +87,12 @@ impl Maker<'_, '_> {
         let mut tensor = TensorProto { name: name.clone(), dims: shape.to_vec(), data_type: F32, ..Default::default() };
         if bytes <= 512 && !self.c.one_in(3) {
             let fill = self.c.byte();
-            tensor.raw_data = (0..bytes).map(|n| if fill == 0 { 0 } else { n as u8 ^ fill }).collect::<Vec<u8>>().into();
+            tensor.raw_data =
+                (0..bytes).map(|n| if fill == 0 { 0 } else { n as u8 ^ fill }).collect::<Vec<u8>>().into();
         } else {
             let entry = |key: &str, value: String| StringStringEntryProto { key: key.to_owned(), value };
             tensor.data_location = 1;
-            tensor.external_data =
-                vec![entry("location", "w.bin".to_owned()), entry("offset", self.file.to_string())];
+            tensor.external_data = vec![entry("location", "w.bin".to_owned()), entry("offset", self.file.to_string())];
             self.file = self.file.saturating_add(bytes);
         }
         self.graph.initializer.push(tensor);

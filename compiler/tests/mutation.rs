@@ -1,12 +1,10 @@
 //! Plans with one thing wrong: the verifier refuses each mutant of what the planner makes, or performing every order of a smaller
 //! one on the simulated device shows that nothing went wrong. The kinds and the device are those of `ir/tests`.
 
-#[allow(dead_code, reason = "the other test uses more of it")]
 #[path = "../../ir/tests/common/device.rs"]
 mod device;
 #[path = "../../ir/tests/common/mutants.rs"]
 mod mutants;
-#[allow(dead_code, reason = "the other test uses more of it")]
 #[path = "../../ir/tests/common/tally.rs"]
 mod tally;
 

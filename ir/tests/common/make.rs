@@ -3,6 +3,8 @@
 //!
 //! It knows one rule: things that take turns in a place are written after what ends the one before.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
 use berth_ir::program::*;
 use berth_ir::{DType, Expr, Target};
 use std::collections::BTreeMap;

@@ -2,6 +2,8 @@
 //!
 //! A change speaks in names, so that it can be made again on a smaller program.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
 use super::device::Rng;
 use berth_ir::program::*;
 use berth_ir::units::Bytes;
@@ -532,7 +534,7 @@ fn falsify(program: &mut Program, which: usize) -> Option<()> {
     let which = which - numbers.len();
     match f.bounds.get_mut(which / 2)? {
         Bound::Traffic { bytes, at, .. } | Bound::Window { bytes, at, .. } | Bound::Room { bytes, at, .. } => {
-            if which % 2 == 0 {
+            if which.is_multiple_of(2) {
                 *bytes += 1;
             } else {
                 // The witness is another task, and the bound is the old one plus what no other task can have.

@@ -1,5 +1,7 @@
 //! Shapes of made programs, by chance: one to seven layers, everything that `make` can do.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
 use super::device::Rng;
 use super::make::{Layer, Shape, State, Weight};
 use berth_ir::program::Mode;

@@ -1,5 +1,7 @@
 //! Counts what became of mutants, by kind.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
 use super::device::{Rng, Shown, instances, knows, perform, perform_all};
 use super::mutants::{KINDS, MutantKind, change, shrink};
 use berth_ir::{Program, Target, text};

@@ -60,14 +60,14 @@ pub struct FuzzTarget {
 
 /// All of them.
 pub const TARGETS: &[FuzzTarget] = &[
-    FuzzTarget { name: "onnx", form: Form::Messages, run: onnx, executions: 10_000, reaches: 10 },
-    FuzzTarget { name: "npz", form: Form::Archive, run: npz, executions: 10_000, reaches: 10 },
-    FuzzTarget { name: "program_text", form: Form::Text, run: program_text, executions: 2_000, reaches: 10 },
-    FuzzTarget { name: "program_binary", form: Form::Messages, run: program_binary, executions: 4_000, reaches: 10 },
-    FuzzTarget { name: "machine", form: Form::Text, run: machine, executions: 10_000, reaches: 10 },
-    FuzzTarget { name: "lifetimes", form: Form::Text, run: lifetimes, executions: 4_000, reaches: 10 },
-    FuzzTarget { name: "compile", form: Form::Decisions, run: compile, executions: 400, reaches: 10 },
-    FuzzTarget { name: "compile_model", form: Form::Decisions, run: compile_model, executions: 400, reaches: 10 },
+    FuzzTarget { name: "onnx", form: Form::Messages, run: onnx, executions: 20_000, reaches: 50 },
+    FuzzTarget { name: "npz", form: Form::Archive, run: npz, executions: 20_000, reaches: 50 },
+    FuzzTarget { name: "program_text", form: Form::Text, run: program_text, executions: 4_000, reaches: 30 },
+    FuzzTarget { name: "program_binary", form: Form::Messages, run: program_binary, executions: 8_000, reaches: 10 },
+    FuzzTarget { name: "machine", form: Form::Text, run: machine, executions: 20_000, reaches: 30 },
+    FuzzTarget { name: "lifetimes", form: Form::Text, run: lifetimes, executions: 8_000, reaches: 30 },
+    FuzzTarget { name: "compile", form: Form::Decisions, run: compile, executions: 1_000, reaches: 2 },
+    FuzzTarget { name: "compile_model", form: Form::Decisions, run: compile_model, executions: 1_000, reaches: 4 },
 ];
 
 /// A model file of any bytes is imported and lowered, or refused; narrow floats cast too.

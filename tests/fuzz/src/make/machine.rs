@@ -52,7 +52,7 @@ pub fn machine(c: &mut Choices, wanted: u64) -> Target {
             widens: if c.one_in(6) { vec![DType::F16, DType::BF16] } else { vec![] },
         });
     }
-    for from in 0..tiers {
+    for (from, below) in NAMES.iter().enumerate().take(tiers) {
         for to in (0..tiers).filter(|to| !target.tiers[*to].files) {
             let missing = c.below(12);
             if from == to || missing == 1 || (from.abs_diff(to) > 1 && missing < 6) {
@@ -67,8 +67,8 @@ pub fn machine(c: &mut Choices, wanted: u64) -> Target {
                 };
                 let grain = if c.one_in(24) { 1 << c.below(13) } else { 1 };
                 target.links.push(Link {
-                    name: format!("{}-{}.{twin}", NAMES[from], NAMES[to]),
-                    from: NAMES[from].to_owned(),
+                    name: format!("{below}-{}.{twin}", NAMES[to]),
+                    from: (*below).to_owned(),
                     to: NAMES[to].to_owned(),
                     rate: BytesPerSec(rate(c)),
                     latency: Nanos(if c.one_in(3) { c.size() >> 16 } else { 0 }),

@@ -8,6 +8,7 @@ use berth_compiler::lower::{Lowered, lower};
 use berth_compiler::order::{EFFORT, Ordered, order_after};
 use berth_compiler::rewrite::{Saved, rewrite, saved};
 use berth_ir::Target;
+use berth_ir::beneath;
 use berth_ir::expr::Binding;
 use berth_ir::graph::{Graph, Stored};
 use berth_ir::program::DimRange;
@@ -257,9 +258,18 @@ impl Files {
     /// So many bytes of a constant from an offset in it; nothing where the file is absent or too short.
     fn read(&self, stored: &Stored, offset: u64, bytes: u64) -> Option<Bytes> {
         let mut files = self.0.borrow_mut();
-        let file = files.entry(stored.path.clone()).or_insert_with(|| File::open(&stored.path).ok());
+        let file = files.entry(stored.path.clone()).or_insert_with(|| opened(stored));
         let mut read = vec![0; usize::try_from(bytes).ok()?];
         file.as_ref()?.read_exact_at(&mut read, stored.offset.checked_add(offset)?).ok()?;
         Some(read.into())
     }
+}
+
+/// A file of weights: the model's own, which the user named, or one that the model names, beneath its folder.
+fn opened(stored: &Stored) -> Option<File> {
+    if stored.own {
+        return File::open(&stored.path).ok();
+    }
+    let parts = Path::new(&stored.file).components().count();
+    beneath::open(stored.path.ancestors().nth(parts)?, Path::new(&stored.file)).ok()
 }

@@ -7,6 +7,7 @@
 
 use crate::beside::Beside;
 use berth_ir::DType;
+use berth_ir::beneath::{self, NotBeneath};
 use rawzip::path::{EntryPath, ZipFilePath};
 use rawzip::{CompressionMethod, RECOMMENDED_BUFFER_SIZE, ZipArchive, ZipArchiveWriter};
 use std::collections::HashSet;
@@ -115,11 +116,11 @@ pub fn read(path: &Path) -> Result<Vec<Array>, NpzError> {
 fn read_within(path: &Path, free: u64) -> Result<Vec<Array>, NpzError> {
     let io = |source| NpzError::Io { verb: "read", path: path.to_owned(), source };
     let not_npz = |what: String| NpzError::NotNpz { path: path.to_owned(), what };
-    let file = File::open(path).map_err(io)?;
+    let file = beneath::open_named(path).map_err(|e| match e {
+        NotBeneath::Io(source) => io(source),
+        other => not_npz(other.to_string()),
+    })?;
     let metadata = file.metadata().map_err(io)?;
-    if !metadata.is_file() {
-        return Err(not_npz("it is no regular file".to_owned()));
-    }
     let mut left = free.saturating_add(metadata.len().saturating_mul(INFLATED_PER_BYTE));
     let mut buffer = vec![0; RECOMMENDED_BUFFER_SIZE];
     let zip = ZipArchive::from_file(file, &mut buffer).map_err(|e| not_npz(e.to_string()))?;

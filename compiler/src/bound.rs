@@ -27,7 +27,8 @@ pub fn bound(target: &Target, program: &Program) -> TimeBound {
     let Ok(machine) = Machine::of(target) else { return TimeBound::default() };
     let mut work = BTreeMap::new();
     for task in &program.tasks {
-        *work.entry(task.engine.as_str()).or_insert(0u64) += task.cost.0;
+        let work = work.entry(task.engine.as_str()).or_insert(0u64);
+        *work = work.saturating_add(task.cost.0);
     }
     let compute = work.values().copied().max().unwrap_or(0);
     let traffic = program.facts.bounds.iter().filter_map(|b| match b {
@@ -70,7 +71,7 @@ fn waits(program: &Program, tier: &str, engine: &str, rate: BytesPerSec) -> u64 
                 continue;
             }
             inside.iter().for_each(|p| taken[*p] = true);
-            let work: u64 = inside.iter().map(|p| costs[runs[*p]]).sum();
+            let work = inside.iter().map(|p| costs[runs[*p]]).fold(0, u64::saturating_add);
             // A nanosecond less: each window's time is rounded up.
             all = all.saturating_add(Bytes(*bytes).at(rate).0.saturating_sub(work.saturating_add(1)));
         }

@@ -319,7 +319,9 @@ fn crossings(lifetimes: &Lifetimes, link: &Link) -> Vec<u64> {
     for (tensor, uses) in lifetimes.tensors.iter().zip(lifetimes.uses().iter()) {
         let (Some(first), Some(last)) = (uses.first(), uses.last()) else { continue };
         if tensor.kind != Kind::Weight {
-            let time = link.latency.0 + link.submit.0 + Bytes(tensor.bytes).at(link.present_rate()).0;
+            // A link that is as good as dead takes for ever.
+            let moving = Bytes(tensor.bytes).at(link.present_rate()).0;
+            let time = moving.saturating_add(link.latency.0).saturating_add(link.submit.0);
             change[first + 1] += i128::from(time);
             change[last + 1] -= i128::from(time);
         }

@@ -3,9 +3,10 @@
 //! Reads:    the target.
 //! Decides:  which tier is the device, which one below it can be written and who computes there, which link joins which.
 //! Promises: every link named here works and joins what it says; or `CannotPlan`, naming what is missing.
-//! Why:      fastest working link; ties go to the first one listed.
+//! Why:      fastest working link; ties go to the first one listed. A link that only moves multiples of a grain is passed over:
+//!           tensors have any size.
 
-use berth_ir::target::{Link, Target, Tier};
+use berth_ir::target::{Link, LinkState, Target, Tier};
 use berth_ir::units::BytesPerSec;
 
 /// What a plan uses of a machine: its first engine, and one that computes in the memory below.
@@ -42,7 +43,8 @@ pub enum CannotPlan {
     },
     /// There is no way for weights to reach the device.
     #[error(
-        "target `{target}` has no working way from a store of files to `{device}`: add a link, directly or through a memory with room"
+        "target `{target}` has no working way from a store of files to `{device}`: add a link, directly or through a memory with room (one \
+         with a `grain` moves only multiples of it, and is not planned for)"
     )]
     NoWay {
         /// The target.
@@ -60,23 +62,30 @@ impl<'t> Machine<'t> {
         let (Some(engine), Some(device)) = (engine, device) else {
             return Err(CannotPlan::NoDevice { target: target.name.clone() });
         };
-        let both_ways = |t: &&Tier| target.link(&t.name, &device.name).is_some();
+        let link = |from: &str, to: &str| {
+            let joins = |l: &&Link| l.from == from && l.to == to && l.state != LinkState::Cut && l.grain.0 == 1;
+            let joins = target.links.iter().filter(joins);
+            joins.reduce(|best, l| if l.present_rate() > best.present_rate() { l } else { best })
+        };
+        let both_ways = |t: &&Tier| link(&t.name, &device.name).is_some();
         let below = target.tiers.iter().filter(|t| t.name != device.name && !t.files && t.room().0 > 0);
         let lower = below.filter(both_ways).max_by_key(|t| t.room());
         let files = |to: &str| {
             let stores = target.tiers.iter().filter(|t| t.files);
-            stores.filter_map(|s| target.link(&s.name, to)).max_by_key(|l| l.present_rate())
+            stores.filter_map(|s| link(&s.name, to)).max_by_key(|l| l.present_rate())
         };
+        // Weights that its engine would read must come there.
+        let fed = lower.filter(|l| files(&l.name).is_some());
         let machine = Machine {
             target,
             device,
             engine: &engine.name,
-            host: lower.and_then(|l| target.engines.iter().find(|e| e.tier == l.name)).map(|e| e.name.as_str()),
+            host: fed.and_then(|l| target.engines.iter().find(|e| e.tier == l.name)).map(|e| e.name.as_str()),
             lower,
             home_to_device: files(&device.name),
             home_to_lower: lower.and_then(|l| files(&l.name)),
-            lower_to_device: lower.and_then(|l| target.link(&l.name, &device.name)),
-            device_to_lower: lower.and_then(|l| target.link(&device.name, &l.name)),
+            lower_to_device: lower.and_then(|l| link(&l.name, &device.name)),
+            device_to_lower: lower.and_then(|l| link(&device.name, &l.name)),
         };
         let through = machine.home_to_lower.is_some() && machine.lower_to_device.is_some();
         if machine.home_to_device.is_none() && !through {

@@ -119,8 +119,9 @@ impl Site<'_> {
     /// Which weights are kept in the lower memory: none, or as many as it has room for beside what is put aside.
     pub fn lowerings(&self, base: &Choice) -> Vec<Vec<bool>> {
         let none = base.lowered.clone();
-        let faster = match (self.machine.lower_to_device, self.machine.home_to_device) {
-            (Some(lower), Some(home)) => lower.present_rate() > home.present_rate(),
+        let machine = &self.machine;
+        let faster = match (machine.home_to_lower, machine.lower_to_device, machine.home_to_device) {
+            (Some(_), Some(lower), Some(home)) => lower.present_rate() > home.present_rate(),
             _ => false,
         };
         let Some(tier) = self.machine.lower.filter(|_| faster) else { return vec![none] };

@@ -325,6 +325,10 @@ fn read_instruction(i: wire::Instruction) -> Result<Instruction, BadBinary> {
     use wire::instruction::What;
     let part = format!("instruction `{}`", i.name);
     let name = i.name;
+    // No instruction has such a name, and the text form could not tell it from steps back.
+    if let Some(a) = i.after.iter().find(|a| a.name.contains('~')) {
+        return Err(bad(&part, format!("it waits for `{}`, which is no name", a.name)));
+    }
     let after = i.after.into_iter().map(|a| After { name: a.name, steps: a.steps }).collect();
     Ok(match i.what.ok_or_else(|| bad(&part, "it does nothing that this format knows"))? {
         What::Copy(c) => Instruction::Copy {

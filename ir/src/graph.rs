@@ -98,6 +98,8 @@ pub struct Stored {
     pub bytes: u64,
     /// False where the file does not exist: such a model can be planned and not run.
     pub present: bool,
+    /// True where the file is the model's own, which the user named; false where the model names it, who is not trusted.
+    pub own: bool,
 }
 
 /// One operator.

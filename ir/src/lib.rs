@@ -3,6 +3,7 @@
 //! This crate decides nothing and depends on no other crate of the project: a pass that wanted to
 //! influence the verifier could not reach it.
 
+pub mod beneath;
 pub mod binary;
 pub mod dtype;
 pub mod expr;

@@ -25,7 +25,7 @@ fn shape(instructions: usize, staged: bool) -> Shape {
     };
     let each = if staged { 2 } else { 3 };
     let layers = (0..instructions * each / 8).map(layer).collect();
-    Shape { mode: Mode::Loop, layers, slots: 6, skip: Some((3, 90, true)), staged }
+    Shape { mode: Mode::Loop, layers, slots: 6, skip: Some((3, 90, true)), staged, second_body: false }
 }
 
 fn check(instructions: usize, staged: bool) {

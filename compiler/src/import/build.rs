@@ -1,6 +1,8 @@
 //! Builds the graph: names to ids, an order, then types and shapes operator by operator.
 
-use super::floats::{self, FLOATS_MAX, Float};
+use super::floats::{self, Float};
+use super::limits::FLOATS_MAX;
+use super::limits::{FOLDED_FREE, RANK_MAX, RELATIONS_MAX};
 use super::names::{self, node_name};
 use super::ops::{Flops, Node, Out, Problem, Row, row_of, show};
 use super::scope::Scope;
@@ -14,15 +16,6 @@ use onnx::type_proto::Value as Kind;
 use prost::Message;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
-
-/// Most axes of a value.
-pub(super) const RANK_MAX: usize = 64;
-
-/// Most relations between dims that operators prove; each costs one more round over the graph.
-const RELATIONS_MAX: usize = 32;
-
-/// Folded elements that any model may have, besides those that its size allows.
-const FOLDED_FREE: usize = 1 << 16;
 
 /// Reads an input or output declaration.
 pub(super) fn port(info: &onnx::ValueInfoProto, input: bool) -> Result<Port, ImportError> {

@@ -2,6 +2,7 @@
 
 use super::ImportError;
 use super::onnx::TensorProto;
+use berth_ir::beneath::{self, NotBeneath};
 use berth_ir::graph::Stored;
 use std::path::{Path, PathBuf};
 
@@ -59,7 +60,7 @@ pub(super) fn resolve(tensor: &TensorProto, bytes: u64, folder: &Path) -> Result
         }
     };
     let file = relative.to_string_lossy().into_owned();
-    Ok(Stored { path, file, offset, bytes, present })
+    Ok(Stored { path, file, offset, bytes, present, own: false })
 }
 
 /// The location as a relative path that goes down only.
@@ -92,20 +93,9 @@ fn inside(location: &str) -> Result<PathBuf, &'static str> {
 
 /// The file's size, or `None` where it does not exist.
 fn present(folder: &Path, relative: &Path) -> Result<Option<u64>, String> {
-    let path = folder.join(relative);
-    let real = match path.canonicalize() {
-        Ok(real) => real,
-        // A link to nowhere inside the folder is no file either, but it may point out once something is there.
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && path.symlink_metadata().is_err() => return Ok(None),
-        Err(e) => return Err(format!("cannot be opened: {e}")),
-    };
-    let folder = folder.canonicalize().map_err(|e| format!("the model's folder cannot be opened: {e}"))?;
-    if !real.starts_with(&folder) {
-        return Err("a link leads out of the model's folder; copy the file beside the model".to_owned());
+    match beneath::open(folder, relative) {
+        Ok(file) => file.metadata().map(|m| Some(m.len())).map_err(|e| format!("cannot be opened: {e}")),
+        Err(NotBeneath::Absent) => Ok(None),
+        Err(why) => Err(why.to_string()),
     }
-    let metadata = real.metadata().map_err(|e| format!("cannot be opened: {e}"))?;
-    if !metadata.is_file() {
-        return Err("it is no regular file".to_owned());
-    }
-    Ok(Some(metadata.len()))
 }

@@ -9,9 +9,6 @@ use berth_ir::DType;
 use berth_ir::expr::Expr;
 use std::fmt;
 
-/// Float tensors up to this many elements have known contents.
-pub(super) const FLOATS_MAX: usize = 64;
-
 /// Whole numbers below this are exact in a binary32, and so are the steps that [`Float::Size`] takes.
 pub(super) const EXACT_BELOW: u32 = 1 << 24;
 

@@ -2,27 +2,15 @@
 //!
 //! Reads:    the model file's functions and every graph in it.
 //! Decides:  names of what stands inside a call: the call's name, a slash, the name inside.
-//! Promises: a graph of the same meaning without calls, of at most [`NODES_MAX`] more nodes; or a refusal, before
+//! Promises: a graph of the same meaning without calls, of at most [`CALL_NODES_MAX`] more nodes; or a refusal, before
 //!           anything is copied, of functions that call themselves or grow past that.
 //! Why:      what a plan orders are operators; a call would hide them and their memory.
 
+use super::limits::{CALL_BYTES_MAX, CALL_DEPTH_MAX, CALL_NODES_MAX, CALL_PREFIX_MAX};
 use super::names::{bodies, node_name};
 use super::onnx::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto};
 use super::{ImportError, is_standard};
 use std::collections::{HashMap, HashSet};
-
-/// Most nodes that calls may become. Four times what the largest exported models have after inlining; with a kilobyte
-/// for a node, about 100 MB.
-const NODES_MAX: u64 = 100_000;
-
-/// Most bytes, weights not counted, that the nodes of calls may take in the file's form.
-const BYTES_MAX: u64 = 64 << 20;
-
-/// Longest name of a call that stands before the names inside; every one of them carries it.
-const PREFIX_MAX: usize = 200;
-
-/// Deepest chain of calls, and deepest nesting of graphs once they are inlined. Libraries of functions call five deep.
-const DEPTH_MAX: usize = 32;
 
 /// A model's graph without calls.
 #[derive(Clone, Debug)]
@@ -159,8 +147,11 @@ impl<'a> Sizes<'a> {
     fn nodes(&mut self, nodes: &'a [NodeProto], depth: usize) -> Result<Size, ImportError> {
         let mut size = Size { depth, ..Size::default() };
         for node in nodes {
-            if depth > DEPTH_MAX {
-                return Err(failed(node_name(node), format!("it stands in graphs nested more than {DEPTH_MAX} deep")));
+            if depth > CALL_DEPTH_MAX {
+                return Err(failed(
+                    node_name(node),
+                    format!("it stands in graphs nested more than {CALL_DEPTH_MAX} deep"),
+                ));
             }
             let key = callee(node);
             let one = match self.functions.get(&key) {
@@ -184,8 +175,11 @@ impl<'a> Sizes<'a> {
             size.nodes = size.nodes.saturating_add(one.nodes);
             size.bytes = size.bytes.saturating_add(one.bytes);
             size.depth = size.depth.max(one.depth);
-            if size.depth > DEPTH_MAX {
-                return Err(failed(node_name(node), format!("graphs in it are nested more than {DEPTH_MAX} deep")));
+            if size.depth > CALL_DEPTH_MAX {
+                return Err(failed(
+                    node_name(node),
+                    format!("graphs in it are nested more than {CALL_DEPTH_MAX} deep"),
+                ));
             }
         }
         Ok(size)
@@ -200,18 +194,18 @@ impl<'a> Sizes<'a> {
             names.push(format!("`{}`", key.1));
             return Err(failed(key.1, format!("it calls itself: {}; no plan can hold that", names.join(", then "))));
         }
-        if self.chain.len() >= DEPTH_MAX {
+        if self.chain.len() >= CALL_DEPTH_MAX {
             return Err(failed(key.1, format!("it is called {} calls deep, more than are followed", self.chain.len())));
         }
         self.chain.push(key);
         let size = self.nodes(&function.node, depth)?;
         let size = Size { depth: size.depth - depth, ..size };
         self.chain.pop();
-        if size.nodes > NODES_MAX || size.bytes > BYTES_MAX {
+        if size.nodes > CALL_NODES_MAX || size.bytes > CALL_BYTES_MAX {
             let (nodes, mib) = (size.nodes, size.bytes >> 20);
             let problem = format!(
-                "a call of it is {nodes} operators ({mib} MiB) once inlined, at most {NODES_MAX} ({} MiB) are followed",
-                BYTES_MAX >> 20
+                "a call of it is {nodes} operators ({mib} MiB) once inlined, at most {CALL_NODES_MAX} ({} MiB) are followed",
+                CALL_BYTES_MAX >> 20
             );
             return Err(failed(key.1, problem));
         }
@@ -320,8 +314,8 @@ impl<'a> Inliner<'a> {
         if let Some(call) = self.calls.last() {
             // Names outside may be longer than those inside, which the sizes were taken of.
             self.bytes += input.iter().chain(&output).map(|name| name.len() as u64).sum::<u64>();
-            if self.bytes > BYTES_MAX {
-                let problem = format!("names in its calls take more than {} MiB once inlined", BYTES_MAX >> 20);
+            if self.bytes > CALL_BYTES_MAX {
+                let problem = format!("names in its calls take more than {} MiB once inlined", CALL_BYTES_MAX >> 20);
                 return Err(failed(call.function, problem));
             }
         }
@@ -429,7 +423,7 @@ impl<'a> Inliner<'a> {
             Some(call) => format!("{}/{}", call.name, node_name(node)),
             None => node_name(node).to_owned(),
         };
-        own.truncate(own.floor_char_boundary(PREFIX_MAX));
+        own.truncate(own.floor_char_boundary(CALL_PREFIX_MAX));
         self.calls.push(Call { name: own, function: &function.name, scopes: vec![scope], attributes });
         self.define_results(&function.node)?;
         for formal in &function.output {

@@ -14,6 +14,7 @@ mod external;
 mod floats;
 mod fold;
 mod functions;
+mod limits;
 mod map;
 mod names;
 pub mod ops;
@@ -33,6 +34,7 @@ pub use error::ImportError;
 pub use tensor::{dtype_from_onnx, dtype_to_onnx, tensor_bytes};
 
 use berth_ir::DType;
+use berth_ir::beneath::{self, NotBeneath};
 use berth_ir::expr::{Binding, Expr};
 use berth_ir::graph::Graph;
 use bytes::Bytes;
@@ -84,11 +86,11 @@ pub struct InputDim {
 /// Opens a model file: maps and decodes it, and checks what can be checked without sizes.
 pub fn open(path: &Path) -> Result<Model, ImportError> {
     let io = |source| ImportError::Io { path: path.to_owned(), source };
-    let file = std::fs::File::open(path).map_err(io)?;
+    let file = beneath::open_named(path).map_err(|e| match e {
+        NotBeneath::Io(source) => io(source),
+        other => ImportError::NotOnnx { path: path.to_owned(), what: other.to_string() },
+    })?;
     let metadata = file.metadata().map_err(io)?;
-    if !metadata.is_file() {
-        return Err(ImportError::NotOnnx { path: path.to_owned(), what: "it is no regular file".to_owned() });
-    }
     if metadata.len() == 0 {
         return Err(ImportError::NotOnnx { path: path.to_owned(), what: "it is empty".to_owned() });
     }

@@ -1,15 +1,12 @@
 //! Initializers and constants: what they are, and where their bytes lie.
 
-use super::build::RANK_MAX;
+use super::limits::{KNOWN_MAX, RANK_MAX};
 use super::onnx::TensorProto;
 use super::{ImportError, Model, external};
 use berth_ir::DType;
 use berth_ir::expr::Expr;
 use berth_ir::graph::{Attribute, Content, Stored};
 use bytes::Bytes;
-
-/// Integer tensors up to this many elements have known contents.
-pub(super) const KNOWN_MAX: u64 = 1024;
 
 /// The type that ONNX numbers so.
 pub fn dtype_from_onnx(number: i32) -> Option<DType> {
@@ -105,7 +102,7 @@ pub(super) fn describe(tensor: &TensorProto, model: &Model, folds_left: &mut usi
         (Some(known), _) => Content::Known(known),
         (None, Some(offset)) => {
             let file = model.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            Content::Stored(Stored { path: model.path.clone(), file, offset, bytes, present: true })
+            Content::Stored(Stored { path: model.path.clone(), file, offset, bytes, present: true, own: true })
         }
         (None, None) => Content::Inline(data.clone()),
     };

@@ -7,23 +7,16 @@
 //!           with it is for the decoder to say.
 //! Why:      two bytes are an empty node, and an empty node in memory is a hundred times that.
 
+use super::limits::{WIRE_DEPTH_MAX, WIRE_FACTOR, WIRE_FREE};
 use super::onnx::{self, tensor_shape_proto, type_proto};
 use std::path::Path;
 
-/// Memory that each byte of a file may take. Exported models take up to 14 for a byte that is no weight, and the densest
-/// graph that has a meaning takes 49: casts in a row, of short names (lists begin with room for four attributes, each of
-/// 300 bytes). Parts without contents take up to 600.
-const FACTOR: u64 = 64;
-/// Memory that a file may take whatever its size: any machine has it.
-const FREE: u64 = 16 << 20;
-/// How deep messages may nest, as the decoder has it, and groups beside them.
-const DEPTH_MAX: usize = 100;
 /// Field numbers are below this.
 const NUMBERS: usize = 32;
 
 /// Bytes of memory that decoding a file of this size may take.
 pub fn allowed(size: u64) -> u64 {
-    size.saturating_mul(FACTOR).saturating_add(FREE)
+    size.saturating_mul(WIRE_FACTOR).saturating_add(WIRE_FREE)
 }
 
 /// What [`scan`] found.
@@ -212,7 +205,7 @@ pub fn scan(file: &[u8]) -> Scan {
             found.over = Some(from);
         }
         if let Some((message, end)) = inside {
-            if open.len() > DEPTH_MAX {
+            if open.len() > WIRE_DEPTH_MAX {
                 break;
             }
             open.push(Frame::new(message, end));
@@ -276,7 +269,7 @@ impl Reader<'_> {
         let mut open = vec![number];
         while let Some(last) = open.last() {
             match self.key()? {
-                (number, 3) if open.len() < DEPTH_MAX => open.push(number),
+                (number, 3) if open.len() < WIRE_DEPTH_MAX => open.push(number),
                 (number, 4) if number == *last => drop(open.pop()),
                 (_, 3 | 4) => return None,
                 (_, 2) => {

@@ -3,6 +3,8 @@
 //!
 //! It knows one rule: things that take turns in a place are written after what ends the one before.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
 use berth_ir::program::*;
 use berth_ir::{DType, Expr, Target};
 use std::collections::BTreeMap;
@@ -20,6 +22,8 @@ pub struct Shape {
     pub skip: Option<(usize, usize, bool)>,
     /// Streamed weights pass through dram.
     pub staged: bool,
+    /// A second body, in which states that stay lie elsewhere, with transitions there and back.
+    pub second_body: bool,
 }
 
 /// One layer: a weight, a task.
@@ -64,7 +68,7 @@ pub enum State {
     Flips,
 }
 
-/// A device with two engines, dram and a disk.
+/// A device with two engines, dram with one, and a disk.
 pub fn machine() -> Target {
     Target::from_ron(
         r#"(name: "made", source: "made up", tiers: [
@@ -74,6 +78,7 @@ pub fn machine() -> Target {
         ], engines: [
             (name: "gpu", tier: "hbm", rates: [(f32, "1Gops/s")], launch: "1us"),
             (name: "gpu2", tier: "hbm", rates: [(f32, "1Gops/s")], launch: "1us"),
+            (name: "cores", tier: "dram", rates: [(f32, "1Gops/s")], launch: "1us"),
         ], links: [
             (name: "disk", from: "nvme", to: "hbm", rate: "1GB/s", latency: "1us", chunk: "1KiB"),
             (name: "read", from: "nvme", to: "dram", rate: "1GB/s", latency: "1us", chunk: "1KiB"),
@@ -436,6 +441,48 @@ fn finish(m: Maker, shape: &Shape) -> Program {
         transitions: vec![],
         facts: Facts::default(),
     };
+    if shape.second_body && shape.mode == Mode::Loop {
+        add_body(&mut program, shape);
+    }
     program.facts = berth_ir::verify::facts(&target, &program).expect("it can be counted");
     program
+}
+
+/// A second body, the same but for the states that stay: a transition moves them, and another one back.
+fn add_body(program: &mut Program, shape: &Shape) {
+    let mut other = Body { name: "other".into(), ..program.bodies[0].clone() };
+    let (mut there, mut back) = (Vec::new(), Vec::new());
+    let moved = (0..shape.layers.len()).filter(|i| shape.layers[*i].state == State::Stays);
+    for i in moved {
+        let (hot, cold, run) = (format!("kv{i}.hot"), format!("kv{i}.other"), format!("run {i}"));
+        let Some(arena) = program.arenas.iter_mut().find(|a| a.tier == "hbm") else { continue };
+        let Some(berth) = program.berths.iter_mut().find(|b| b.name == hot) else { continue };
+        let (to, from) = (format!("move {i} there"), format!("move {i} back"));
+        berth.until = vec![to.clone()];
+        let second = Berth { name: cold.clone(), offset: arena.bytes, until: vec![from.clone()], ..berth.clone() };
+        program.berths.push(second);
+        arena.bytes += CELL;
+        there.push(copy(&to, Some(&hot), &cold, "within", vec![After::previous(&run)]));
+        back.push(copy(&from, Some(&cold), &hot, "within", vec![After::previous(&run)]));
+        for (body, moves) in [(&mut program.bodies[0], &from), (&mut other, &to)] {
+            for instruction in &mut body.code {
+                if let Instruction::Run { name, after, berths, .. } = instruction
+                    && *name == run
+                {
+                    after.push(After::previous(moves));
+                    if moves == &to {
+                        berths.iter_mut().filter(|b| **b == hot).for_each(|b| b.clone_from(&cold));
+                    }
+                }
+            }
+        }
+    }
+    program.bodies.push(other);
+    let way = |name: &str, from: &str, to: &str, code| Transition {
+        name: name.into(),
+        from: from.into(),
+        to: to.into(),
+        code,
+    };
+    program.transitions = vec![way("there", "step", "other", there), way("back", "other", "step", back)];
 }

@@ -12,6 +12,7 @@ pub use write::{Written, write};
 use crate::arena::PAGE;
 use crate::store::pieces::BOUNCE;
 use crate::store::{Layout, Places, StoreError, Wanted, open_place};
+use berth_ir::beneath::{self, NotBeneath};
 use berth_ir::program::{Strip, Transposed};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -161,7 +162,7 @@ impl Pack {
     pub fn open(path: &Path) -> Result<Pack, PackError> {
         let io = |source| PackError::Io { verb: "read", path: path.to_owned(), source };
         let wrong = |what: &str| PackError::NotAPack { path: path.to_owned(), what: what.to_owned() };
-        let file = crate::store::beneath::open_named(path).map_err(io)?;
+        let file = beneath::open_named(path).map_err(|why| io(why.into()))?;
         let bytes = file.metadata().map_err(io)?.len();
         let mut header = [0; HEADER];
         file.read_exact_at(&mut header, 0).map_err(|_| wrong("it is too short"))?;
@@ -204,7 +205,7 @@ impl Pack {
     pub fn made_from(&self, places: &Places) -> Result<(), PackError> {
         for made in &self.index.files {
             let other = |what: String| PackError::Other { path: self.path.clone(), name: made.name.clone(), what };
-            let (_, file) = open_place(places, &mut None, &made.name)?;
+            let (_, file) = open_place(places, &made.name)?;
             let io = |source| PackError::Io { verb: "read", path: places.folder.join(&made.name), source };
             let bytes = file.metadata().map_err(io)?.len();
             if bytes != made.bytes {
@@ -333,8 +334,9 @@ impl Pack {
 
     /// The file, opened once more.
     pub(crate) fn reopened(&self) -> Result<(PathBuf, File), StoreError> {
-        let file = crate::store::beneath::open_named(&self.path);
-        Ok((self.path.clone(), file.map_err(|source| StoreError::Io { path: self.path.clone(), source })?))
+        let file = beneath::open_named(&self.path);
+        let failed = |why: NotBeneath| StoreError::Io { path: self.path.clone(), source: why.into() };
+        Ok((self.path.clone(), file.map_err(failed)?))
     }
 }
 

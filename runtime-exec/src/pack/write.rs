@@ -98,7 +98,7 @@ fn plan(places: &Places, wanted: &[Wanted]) -> Result<(Index, Vec<Wanted>), Pack
             Some(file) => file,
             None => {
                 let io = |source| PackError::Io { verb: "read", path: places.folder.join(&wish.file), source };
-                let (_, file) = open_place(places, &mut None, &wish.file)?;
+                let (_, file) = open_place(places, &wish.file)?;
                 let bytes = file.metadata().map_err(io)?.len();
                 let sample = sample(&file, bytes).map_err(io)?;
                 index.files.push(Made { name: wish.file.clone(), bytes, sample });

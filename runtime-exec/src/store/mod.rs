@@ -4,7 +4,6 @@
 //! or in a pack made from both (`pack.rs`). `pieces.rs` says how a copy is cut into reads, `queue.rs` and `ring.rs` carry
 //! them out.
 
-pub(crate) mod beneath;
 pub(crate) mod pieces;
 pub mod queue;
 pub(crate) mod ring;
@@ -14,6 +13,7 @@ mod tests;
 
 use crate::arena::PAGE;
 use crate::pack::{Pack, Sums};
+use berth_ir::beneath::{self, NotBeneath};
 use berth_ir::program::{Strip, Transposed};
 use pieces::{BOUNCE, Cursor, Cut, Into, Next, Tally};
 use queue::{Disk, Plain, Queue, Threads};
@@ -21,7 +21,6 @@ use ring::Ring;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -163,7 +162,6 @@ impl Store {
         let mut store = Store { files: Vec::new(), pack: places.pack.clone(), disk: places.disk.clone() };
         // By name; the pack has none.
         let mut names: BTreeMap<Option<&str>, usize> = BTreeMap::new();
-        let mut folder = None;
         let mut sources = Vec::with_capacity(wanted.len());
         // Blocks of the pack that no copy brings whole.
         let mut partly = BTreeSet::new();
@@ -175,7 +173,7 @@ impl Store {
                     (store.file(&mut names, None, || pack.reopened())?, found.layout, found.sums)
                 }
                 None => {
-                    let open = || open_place(places, &mut folder, &wish.file);
+                    let open = || open_place(places, &wish.file);
                     (store.file(&mut names, Some(&wish.file), open)?, wish.layout, None)
                 }
             };
@@ -205,7 +203,7 @@ impl Store {
             return Ok(*file);
         }
         let (path, file) = open()?;
-        let direct = beneath::set_direct(&file);
+        let direct = set_direct(&file);
         self.files.push(Stored { path, file: Arc::new(file), direct });
         names.insert(name, self.files.len() - 1);
         Ok(self.files.len() - 1)
@@ -300,35 +298,24 @@ impl Stored {
     }
 }
 
-/// Opens a file of a model by its name: beneath the folder, which is opened at the first.
-pub(crate) fn open_place(
-    places: &Places,
-    folder: &mut Option<OwnedFd>,
-    name: &str,
-) -> Result<(PathBuf, File), StoreError> {
-    if !beneath::goes_down(name) {
-        return Err(StoreError::Outside { name: name.to_owned() });
-    }
+/// Opens a file of a model by its name, beneath the folder; the model's own, which the user named, wherever that leads.
+pub(crate) fn open_place(places: &Places, name: &str) -> Result<(PathBuf, File), StoreError> {
     let path = places.folder.join(name);
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source: io::Error| match (source.kind(), source.raw_os_error()) {
-            (io::ErrorKind::NotFound, _) => StoreError::Absent { path },
-            (_, Some(libc::EXDEV | libc::ELOOP)) => {
-                let source = io::Error::other("a link leads out of the model's folder; copy the file beside the model");
-                StoreError::Io { path, source }
-            }
-            _ => StoreError::Io { path, source },
-        }
+    let opened = match places.model.as_deref() == Some(name) {
+        true => beneath::open_named(&path),
+        false => beneath::open(&places.folder, Path::new(name)),
     };
-    if places.model.as_deref() == Some(name) {
-        return Ok((path.clone(), beneath::open_named(&path).map_err(failed(&path))?));
+    match opened {
+        Ok(file) => Ok((path, file)),
+        Err(NotBeneath::Name) => Err(StoreError::Outside { name: name.to_owned() }),
+        Err(why) => match io::Error::from(why) {
+            e if e.kind() == io::ErrorKind::NotFound => Err(StoreError::Absent { path }),
+            source => Err(StoreError::Io { path, source }),
+        },
     }
-    let at = match folder.take() {
-        Some(at) => at,
-        None => beneath::folder(&places.folder).map_err(failed(&places.folder))?,
-    };
-    let file = beneath::open(&at, name).map_err(failed(&path));
-    *folder = Some(at);
-    Ok((path, file?))
+}
+
+/// Has a file read past the page cache; false where its file system cannot.
+fn set_direct(file: &File) -> bool {
+    rustix::fs::fcntl_setfl(file, rustix::fs::OFlags::DIRECT).is_ok()
 }

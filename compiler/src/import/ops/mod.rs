@@ -14,9 +14,9 @@ mod norm;
 mod quantised;
 mod reduction;
 
-use super::floats::{self, FLOATS_MAX, Float};
+use super::floats::{self, Float};
 use super::fold;
-use super::tensor::KNOWN_MAX;
+use super::limits::{FLOATS_MAX, KNOWN_MAX};
 use berth_ir::DType;
 use berth_ir::expr::Expr;
 use berth_ir::graph::{Attribute, Content, Value};

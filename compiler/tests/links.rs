@@ -1,0 +1,83 @@
+//! Machines whose links are not all there: what a plan may use of them, and what is said where nothing is left.
+
+use berth_compiler::machine::CannotPlan;
+use berth_compiler::plan::{PlanError, plan};
+use berth_ir::lifetime::{Lifetimes, Other, Task, Tensor, TensorId};
+use berth_ir::program::{Home, Kind, Mode};
+use berth_ir::units::Nanos;
+use berth_ir::{DType, Expr, Target, verify};
+use std::collections::BTreeMap;
+
+/// A chain of eight tasks, each with a weight of 64 KiB and a bit, which the cores may run too.
+fn chain() -> Lifetimes {
+    let mut all = Lifetimes { model: "chain".into(), dims: BTreeMap::new(), tensors: vec![], tasks: vec![] };
+    let bytes = 65_541;
+    let mut tensor = |name: String, kind: Kind, bytes: u64, offset: Option<u64>| {
+        let (tier, file) = ("nvme".to_owned(), "w.bin".to_owned());
+        let home = offset.map(|offset| Home { tier, file, offset, transposed: None, strip: None, filled: None });
+        let (extent, dtype) = (Expr::constant(bytes), DType::U8);
+        all.tensors.push(Tensor { name, kind, dtype, extent, bytes, home, aliases: vec![] });
+        TensorId(all.tensors.len() as u32 - 1)
+    };
+    let mut last = tensor("x".into(), Kind::Input, 64, None);
+    let mut tasks = Vec::new();
+    for n in 0..8u64 {
+        let weight = tensor(format!("w{n}"), Kind::Weight, bytes, Some(n * bytes));
+        let result = tensor(format!("y{n}"), if n == 7 { Kind::Output } else { Kind::Activation }, 64, None);
+        tasks.push(Task {
+            name: format!("task{n}"),
+            ops: vec![format!("task{n}")],
+            reads: vec![last, weight],
+            writes: vec![result],
+            rows: vec![],
+            in_place: vec![],
+            workspace: 0,
+            cost: Nanos(10_000),
+            others: vec![Other { engine: "cores".into(), workspace: 0, cost: Nanos(11_000) }],
+        });
+        last = result;
+    }
+    all.tasks = tasks;
+    all
+}
+
+/// A device of 160 KiB above a memory that is faster to read from than the disk, with these links besides.
+fn machine(links: &str) -> Target {
+    let text = r#"(name: "m", source: "made up", tiers: [
+            (name: "device", capacity: "160KiB", bandwidth: "10GB/s", alignment: 64),
+            (name: "dram", capacity: "1GiB", bandwidth: "10GB/s", alignment: 64),
+            (name: "nvme", capacity: "1TiB", bandwidth: "1GB/s", alignment: 4096, files: true),
+        ], engines: [
+            (name: "gpu", tier: "device", rates: [(f32, "1Gops/s")], launch: "1us"),
+            (name: "cores", tier: "dram", rates: [(f32, "1Gops/s")], launch: "1us"),
+        ], links: [
+            (name: "in", from: "dram", to: "device", rate: "5GB/s", latency: "1us", chunk: "1MiB"),
+            (name: "out", from: "device", to: "dram", rate: "5GB/s", latency: "1us", chunk: "1MiB"),
+            LINKS
+        ])"#;
+    Target::from_ron(&text.replace("LINKS", links)).expect("a machine")
+}
+
+const DIRECT: &str =
+    r#"(name: "read", from: "nvme", to: "device", rate: "1GB/s", latency: "10us", chunk: "1MiB"GRAIN),"#;
+
+#[test]
+fn weights_are_kept_in_no_memory_that_files_have_no_way_to() {
+    let target = machine(&DIRECT.replace("GRAIN", ""));
+    for mode in [Mode::Loop, Mode::Once] {
+        let made = plan(&chain(), &target, mode).expect("the disk reaches the device");
+        assert!(made.streamed > 0, "there is nothing to show");
+        verify(&target, made.program, None).unwrap_or_else(|found| panic!("{mode:?}: {}", found[0]));
+    }
+}
+
+#[test]
+fn a_link_with_a_grain_is_passed_over() {
+    let only = machine(&DIRECT.replace("GRAIN", ", grain: \"512B\""));
+    let refused = plan(&chain(), &only, Mode::Loop);
+    assert!(matches!(refused, Err(PlanError::Machine(CannotPlan::NoWay { .. }))), "{refused:?}");
+    let up = r#"(name: "up", from: "nvme", to: "dram", rate: "1GB/s", latency: "10us", chunk: "1MiB"),"#;
+    let both = machine(&format!("{}{up}", DIRECT.replace("GRAIN", ", grain: \"512B\"")));
+    let made = plan(&chain(), &both, Mode::Loop).expect("there is a way through dram");
+    verify(&both, made.program, None).unwrap_or_else(|found| panic!("{}", found[0]));
+}

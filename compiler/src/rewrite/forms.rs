@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 /// Most terms of a region's e-graph.
-const TERMS_MAX: usize = 5_000;
+pub(super) const TERMS_MAX: usize = 5_000;
 /// Most rounds in which all rules are applied.
 const ROUNDS_MAX: usize = 12;
 /// Rounds and terms end a search, a clock never does: equal graphs give equal plans.

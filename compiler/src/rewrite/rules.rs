@@ -6,6 +6,7 @@
 //!           from the expressions, a rule is silent.
 //! Why:      no rule computes; what passes a move is one operation on each element, with bits that do not depend on place.
 
+use super::forms::TERMS_MAX;
 use super::term::{Forms, Head, Made, Term, Types, shape};
 use berth_ir::expr::Expr;
 use egg::{Applier, Id, PatternAst, Rewrite, SearchMatches, Searcher, Subst, Symbol, Var};
@@ -58,6 +59,10 @@ impl Applier<Term, Types> for Rule {
         let terms: Vec<Term> = forms[class].nodes.iter().filter(|term| (self.head)(&term.head)).cloned().collect();
         let mut changed = Vec::new();
         for term in terms {
+            // Limits are looked at between rules; one rule alone can find more terms than are ever wanted.
+            if forms.total_size() > TERMS_MAX {
+                break;
+            }
             for made in (self.equal)(forms, &term) {
                 let id = made.add(forms);
                 // Shapes are compared as expressions: equal ones that are written differently are left apart.
@@ -319,6 +324,11 @@ fn concat_of_one(_: &mut Forms, term: &Term) -> Vec<Made> {
 fn concats_join(forms: &mut Forms, term: &Term) -> Vec<Made> {
     let Head::Concat(axis) = term.head else { return Vec::new() };
     let mut made = Vec::new();
+    // A class may hold concats of itself and of nothing: without end they would be put into each other.
+    let nothing = Expr::constant(0);
+    if term.operands.iter().any(|id| shape(forms, *id).get(axis) == Some(&nothing)) {
+        return Vec::new();
+    }
     for (n, operand) in term.operands.iter().enumerate() {
         for inner in terms(forms, *operand) {
             // A class may hold a concat of itself and of nothing.

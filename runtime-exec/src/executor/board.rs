@@ -6,6 +6,7 @@
 //! lock and no thread here: `hand.rs` has those.
 
 use crate::executor::table::{Half, LaneKind, Table};
+use berth_ir::lists::Lists;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -27,26 +28,10 @@ pub(crate) struct Key {
     pub index: u32,
 }
 
-/// Lists of numbers, one behind the other.
-#[derive(Debug, Default)]
-struct Lists {
-    starts: Vec<usize>,
-    all: Vec<u32>,
-}
-
-impl Lists {
-    fn new(lists: &[Vec<u32>]) -> Lists {
-        let mut made = Lists { starts: vec![0], all: Vec::new() };
-        for list in lists {
-            made.all.extend(list);
-            made.starts.push(made.all.len());
-        }
-        made
-    }
-
-    fn get(&self, index: usize) -> std::ops::Range<usize> {
-        self.starts[index]..self.starts[index + 1]
-    }
+/// The lists in one block.
+fn lists(lists: &[Vec<u32>]) -> Lists {
+    let each = || lists.iter().enumerate();
+    Lists::of(lists.len(), || each().flat_map(|(l, list)| list.iter().map(move |i| (l, *i as usize))))
 }
 
 /// What a program says about order, in the form that counting needs.
@@ -108,10 +93,10 @@ impl Graph {
             lane_of,
             urgency,
             waits,
-            in_prologue: Lists::new(&in_prologue),
-            after_prologue: Lists::new(&after_prologue),
-            in_step: Lists::new(&in_step),
-            next_step: Lists::new(&next_step),
+            in_prologue: lists(&in_prologue),
+            after_prologue: lists(&after_prologue),
+            in_step: lists(&in_step),
+            next_step: lists(&next_step),
             lanes,
         }
     }
@@ -315,20 +300,20 @@ impl Board {
         self.under_way -= 1;
         match half {
             Half::Prologue => {
-                for at in graph.in_prologue.get(index) {
-                    self.count(graph, Half::Prologue, graph.in_prologue.all[at], 0, &mut woken);
+                for next in &graph.in_prologue[index] {
+                    self.count(graph, Half::Prologue, *next, 0, &mut woken);
                 }
-                for at in graph.after_prologue.get(index) {
-                    self.count(graph, Half::Body, graph.after_prologue.all[at], 1, &mut woken);
+                for next in &graph.after_prologue[index] {
+                    self.count(graph, Half::Body, *next, 1, &mut woken);
                 }
                 self.open[0] -= 1;
             }
             Half::Body => {
-                for at in graph.in_step.get(index) {
-                    self.count(graph, Half::Body, graph.in_step.all[at], step, &mut woken);
+                for next in &graph.in_step[index] {
+                    self.count(graph, Half::Body, *next, step, &mut woken);
                 }
-                for at in graph.next_step.get(index) {
-                    self.count(graph, Half::Body, graph.next_step.all[at], step + 1, &mut woken);
+                for next in &graph.next_step[index] {
+                    self.count(graph, Half::Body, *next, step + 1, &mut woken);
                 }
                 self.open[1 + step % 3] -= 1;
             }
@@ -337,8 +322,7 @@ impl Board {
         woken
     }
 
-    fn count(&mut self, graph: &Graph, half: Half, index: u32, step: usize, woken: &mut Woken) {
-        let index = index as usize;
+    fn count(&mut self, graph: &Graph, half: Half, index: usize, step: usize, woken: &mut Woken) {
         let waits = match half {
             Half::Prologue => &mut self.prologue[index],
             Half::Body => &mut self.body[step % 3][index],

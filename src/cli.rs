@@ -1,5 +1,6 @@
 //! The words of the command line; help, man page and completions come from here.
 
+use berth_ir::units::Bytes;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -44,6 +45,12 @@ pub enum Command {
     Pack(Pack),
     /// List the machines that are known, or print one
     Targets(Targets),
+    /// Measure this machine, and write it as a target
+    ///
+    /// Rates of memory, disk and engine, each the median of several rounds, with the least and the most beside. Tiers and
+    /// links are those of the target `host`, so that a program for it is safe on the other; what cannot be measured is
+    /// kept, and named.
+    Calibrate(Calibrate),
     /// Give each buffer of a list an offset, so that those alive together share no byte
     Offsets(Offsets),
     /// Make the absent weights of a weightless export from a seed
@@ -327,6 +334,36 @@ pub struct Pack {
 pub struct Targets {
     /// Print this one as RON
     pub name: Option<String>,
+}
+
+/// `berth calibrate`.
+#[derive(Debug, Args)]
+pub struct Calibrate {
+    /// Write the target here, a RON file; without it the figures are only printed
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// A folder on the disk that is to be measured
+    ///
+    /// A scratch file is made in it, which has no name and is gone however the command ends.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub folder: PathBuf,
+    /// Bytes of the scratch file; 1 GiB, or a quarter of what is free
+    ///
+    /// Memory is measured with blocks of as much together. With few bytes caches are measured too.
+    #[arg(long, value_name = "BYTES")]
+    pub bytes: Option<Bytes>,
+    /// Rounds in which everything is measured
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: u32,
+    /// Threads of the engine
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub threads: u32,
+    /// The engine library or its folder, if not where `cargo xtask setup` puts it
+    #[arg(long, value_name = "PATH")]
+    pub engine: Option<PathBuf>,
+    /// How the figures are printed
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
 }
 
 /// `berth offsets`.

@@ -2,6 +2,7 @@
 
 pub mod beside;
 pub mod buffers;
+pub mod calibrate;
 pub mod cli;
 pub mod commands;
 pub mod compare;

@@ -92,9 +92,9 @@ pub enum Cast {
 /// A machine and what may be used of it.
 #[derive(Debug, Args)]
 pub struct Machine {
-    /// The machine: a name from `berth targets`, or a RON file
-    #[arg(long, value_name = "TARGET", default_value = "host")]
-    pub target: String,
+    /// The machine: a name from `berth targets`, or a RON file; else the one that a program names, or `host`
+    #[arg(long, value_name = "TARGET")]
+    pub target: Option<String>,
     /// Cap a memory, such as `device=64MiB`, `device=60%` or `device=least`
     ///
     /// `device` is the memory of the first engine, whatever the machine calls it. A percentage is of what having
@@ -107,6 +107,13 @@ pub struct Machine {
     /// plans for the first, whose costs it measures.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub engines: Option<Vec<String>>,
+}
+
+impl Machine {
+    /// The machine that is meant where no program names one.
+    pub fn name(&self) -> &str {
+        self.target.as_deref().unwrap_or("host")
+    }
 }
 
 /// How results are printed.
@@ -137,6 +144,11 @@ pub struct Compile {
     /// Times and scratch are then those of this machine. Without it the program is the same on every machine.
     #[arg(long)]
     pub measure: bool,
+    /// Plan with what a run saw, written by `berth run --observe`
+    ///
+    /// Its times of tasks and rates of links take the place of the target's; what it did not see stays estimated.
+    #[arg(long, value_name = "FILE", conflicts_with = "measure")]
+    pub observed: Option<PathBuf>,
     /// Threads of the engine when measuring
     ///
     /// Where operators are split, bits stay the same with up to so many threads, and with 16.
@@ -280,6 +292,11 @@ pub struct Run {
     /// Write a Chrome/Perfetto trace, predicted and measured on two tracks
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
+    /// Write what was seen: times of tasks, rates of links, and how much was moved while engines computed
+    ///
+    /// `berth compile MODEL --observed FILE` plans with it. Best over several steps: the first is then left out.
+    #[arg(long, value_name = "FILE", conflicts_with = "stands_for")]
+    pub observe: Option<PathBuf>,
     /// Write the program that was run
     #[arg(long, value_name = "PLAN")]
     pub save: Option<PathBuf>,

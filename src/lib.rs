@@ -13,6 +13,7 @@ pub mod machine;
 pub mod measure;
 pub mod model;
 pub mod npz;
+pub mod observed;
 pub mod seed;
 pub mod split;
 pub mod standing;

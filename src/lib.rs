@@ -15,6 +15,7 @@ pub mod model;
 pub mod npz;
 pub mod observed;
 pub mod seed;
+pub mod slow;
 pub mod split;
 pub mod standing;
 pub mod summary;

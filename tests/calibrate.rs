@@ -92,6 +92,23 @@ fn nothing_is_left_of_a_calibration_that_is_interrupted() {
 }
 
 #[test]
+fn a_link_that_is_slower_than_planned_is_said_while_it_runs() {
+    let folder = Folder::new("slow");
+    let (fast, llama) = (folder.file("fast.ron"), llama());
+    let host = read(root().join("targets/host.ron").to_str().expect("UTF-8"));
+    // No disk is so fast.
+    let text = host.replace("rate: \"2GB/s\", latency: \"100us\"", "rate: \"900TB/s\", latency: \"0ns\"");
+    assert_ne!(text, host);
+    std::fs::write(&fast, text).expect("it writes");
+    let words = ["run", &llama, "--target", &fast, "--memory", "device=50%", "--steps", "8"];
+    let output = berth([&words[..], DIMS].concat());
+    let says = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{says}");
+    assert!(says.contains("note: link `read` moves") && says.contains("--observed seen.ron"), "{says}");
+    assert_eq!(says.matches("note:").count(), 1, "it is said once: {says}");
+}
+
+#[test]
 fn a_plan_made_with_what_a_run_saw_counts_on_it() {
     let folder = Folder::new("observe");
     let llama = llama();

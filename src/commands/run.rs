@@ -9,6 +9,7 @@ use crate::measure::{costs, load_failure, ports};
 use crate::npz::{self, Array};
 use crate::observed::{LinkSeen, Observation};
 use crate::seed::{index_bounds, seeded_inputs};
+use crate::slow::{Planned, Slow};
 use crate::split::{self, Wanted};
 use crate::summary::Summary;
 use crate::{files, machine, model, standing, trace};
@@ -343,13 +344,27 @@ impl Job<'_> {
         let mut sides = Sides::new(lowered, &self.inputs, steps);
         let shown = self.args.format == cli::Format::Text && std::io::stderr().is_terminal();
         let live = shown.then(|| Live::start(executor.watch(), steps));
+        // One that stands for another is slow on purpose.
+        let slow = self
+            .slowness
+            .is_none()
+            .then(|| Slow::start(executor.watch(), Planned::of(&ready.program, &ready.target), self.replan(), shown));
         let ran = executor.run(steps, Duration::from_secs(self.args.time_limit), &mut sides);
         if let Ok(mut stop) = self.stop.lock() {
             *stop = None;
         }
-        drop(live);
+        drop((slow, live));
         let outputs = sides.outputs();
         Ok((executor.into_engines(), ran.map(|ran| (ran, outputs))))
+    }
+
+    /// The commands that plan again with what this machine does.
+    fn replan(&self) -> String {
+        let model = self.args.model.as_ref().unwrap_or(&self.args.file).display();
+        match &self.args.observe {
+            Some(seen) => format!("`berth compile {model} --observed {}`", seen.display()),
+            None => format!("add `--observe seen.ron`, then `berth compile {model} --observed seen.ron`"),
+        }
     }
 
     fn pace(&self, target: &Target, link: &Link) -> Pace {

@@ -1,5 +1,6 @@
 //! The words of the command line; help, man page and completions come from here.
 
+use berth_ir::units::Bytes;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -44,6 +45,12 @@ pub enum Command {
     Pack(Pack),
     /// List the machines that are known, or print one
     Targets(Targets),
+    /// Measure this machine, and write it as a target
+    ///
+    /// Rates of memory, disk and engine, each the median of several rounds, with the least and the most beside. Tiers and
+    /// links are those of the target `host`, so that a program for it is safe on the other; what cannot be measured is
+    /// kept, and named.
+    Calibrate(Calibrate),
     /// Give each buffer of a list an offset, so that those alive together share no byte
     Offsets(Offsets),
     /// Make the absent weights of a weightless export from a seed
@@ -85,9 +92,9 @@ pub enum Cast {
 /// A machine and what may be used of it.
 #[derive(Debug, Args)]
 pub struct Machine {
-    /// The machine: a name from `berth targets`, or a RON file
-    #[arg(long, value_name = "TARGET", default_value = "host")]
-    pub target: String,
+    /// The machine: a name from `berth targets`, or a RON file; else the one that a program names, or `host`
+    #[arg(long, value_name = "TARGET")]
+    pub target: Option<String>,
     /// Cap a memory, such as `device=64MiB`, `device=60%` or `device=least`
     ///
     /// `device` is the memory of the first engine, whatever the machine calls it. A percentage is of what having
@@ -100,6 +107,13 @@ pub struct Machine {
     /// plans for the first, whose costs it measures.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub engines: Option<Vec<String>>,
+}
+
+impl Machine {
+    /// The machine that is meant where no program names one.
+    pub fn name(&self) -> &str {
+        self.target.as_deref().unwrap_or("host")
+    }
 }
 
 /// How results are printed.
@@ -130,6 +144,11 @@ pub struct Compile {
     /// Times and scratch are then those of this machine. Without it the program is the same on every machine.
     #[arg(long)]
     pub measure: bool,
+    /// Plan with what a run saw, written by `berth run --observe`
+    ///
+    /// Its times of tasks and rates of links take the place of the target's; what it did not see stays estimated.
+    #[arg(long, value_name = "FILE", conflicts_with = "measure")]
+    pub observed: Option<PathBuf>,
     /// Threads of the engine when measuring
     ///
     /// Where operators are split, bits stay the same with up to so many threads, and with 16.
@@ -273,6 +292,11 @@ pub struct Run {
     /// Write a Chrome/Perfetto trace, predicted and measured on two tracks
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
+    /// Write what was seen: times of tasks, rates of links, and how much was moved while engines computed
+    ///
+    /// `berth compile MODEL --observed FILE` plans with it. Best over several steps: the first is then left out.
+    #[arg(long, value_name = "FILE", conflicts_with = "stands_for")]
+    pub observe: Option<PathBuf>,
     /// Write the program that was run
     #[arg(long, value_name = "PLAN")]
     pub save: Option<PathBuf>,
@@ -327,6 +351,36 @@ pub struct Pack {
 pub struct Targets {
     /// Print this one as RON
     pub name: Option<String>,
+}
+
+/// `berth calibrate`.
+#[derive(Debug, Args)]
+pub struct Calibrate {
+    /// Write the target here, a RON file; without it the figures are only printed
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// A folder on the disk that is to be measured
+    ///
+    /// A scratch file is made in it, which has no name and is gone however the command ends.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub folder: PathBuf,
+    /// Bytes of the scratch file; 1 GiB, or a quarter of what is free
+    ///
+    /// Memory is measured with blocks of as much together. With few bytes caches are measured too.
+    #[arg(long, value_name = "BYTES")]
+    pub bytes: Option<Bytes>,
+    /// Rounds in which everything is measured
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: u32,
+    /// Threads of the engine
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub threads: u32,
+    /// The engine library or its folder, if not where `cargo xtask setup` puts it
+    #[arg(long, value_name = "PATH")]
+    pub engine: Option<PathBuf>,
+    /// How the figures are printed
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
 }
 
 /// `berth offsets`.

@@ -2,6 +2,7 @@
 
 pub mod beside;
 pub mod buffers;
+pub mod calibrate;
 pub mod cli;
 pub mod commands;
 pub mod compare;
@@ -12,7 +13,9 @@ pub mod machine;
 pub mod measure;
 pub mod model;
 pub mod npz;
+pub mod observed;
 pub mod seed;
+pub mod slow;
 pub mod split;
 pub mod standing;
 pub mod summary;

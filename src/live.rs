@@ -54,7 +54,7 @@ fn line(before: &Glance, now: &Glance, since: Duration, all: Duration, steps: us
     let mut text = format!("step {} of {steps}", (now.steps + 1).min(steps));
     for ((name, bytes, nanos), (_, bytes_before, nanos_before)) in now.lanes.iter().zip(&before.lanes) {
         let (moved, computed) = (bytes.saturating_sub(*bytes_before), nanos.saturating_sub(*nanos_before));
-        if *nanos > 0 {
+        if *nanos > 0 && *bytes == 0 {
             let waits = 1.0 - (computed as f64 / 1e9 / seconds).min(1.0);
             let _ = write!(text, ", {name} waits {:.0} %", waits * 100.0);
         } else if moved > 0 {
@@ -76,7 +76,7 @@ mod tests {
     fn a_line_says_rates_waits_and_what_is_left() {
         let glance = |steps, bytes, nanos| Glance {
             steps,
-            lanes: vec![("read".into(), bytes, 0), ("in".into(), 7, 0), ("cores".into(), 0, nanos)],
+            lanes: vec![("read".into(), bytes, bytes), ("in".into(), 7, 9), ("cores".into(), 0, nanos)],
         };
         let (half, all) = (Duration::from_millis(500), Duration::from_secs(10));
         let text = line(&glance(3, 1 << 20, 100_000_000), &glance(4, 3 << 20, 225_000_000), half, all, 20);

@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => run::compare::compare(&args),
         Command::Run(args) => run::run::run(&args),
         Command::Pack(args) => run::pack::pack(&args),
+        Command::Calibrate(args) => run::calibrate::calibrate(&args),
         Command::Targets(args) => run::targets::targets(&args),
         Command::Offsets(args) => run::offsets::offsets(&args),
         Command::SeedWeights(args) => run::seed_weights::seed_weights(&args),

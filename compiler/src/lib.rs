@@ -22,6 +22,7 @@ pub mod order;
 mod pinning;
 pub mod places;
 pub mod plan;
+pub mod probe;
 pub mod residency;
 pub mod rewrite;
 pub mod room;

@@ -66,7 +66,7 @@ impl std::fmt::Display for Table {
 
 /// Runs it.
 pub fn compare(args: &cli::Compare) -> Outcome {
-    let target = machine::target(&args.machine.target)?;
+    let target = machine::target(args.machine.name())?;
     let opened = model::open(&args.model, args.bound.cast)?;
     let dims = model::dims(&args.bound.dims)?;
     let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;

@@ -4,6 +4,7 @@ use crate::cli;
 use crate::commands::{planned, stem};
 use crate::failure::{Failure, Outcome};
 use crate::measure::costs;
+use crate::observed::Observation;
 use crate::split::Wanted;
 use crate::summary::Summary;
 use crate::{files, machine, model, split};
@@ -14,7 +15,8 @@ use berth_runtime_exec::engine::ort::OrtEngine;
 /// Runs it.
 pub fn compile(args: &cli::Compile) -> Outcome {
     files::check_writable(args.output.as_deref())?;
-    let target = machine::target(&args.machine.target)?;
+    let observed = args.observed.as_deref().map(Observation::read).transpose()?;
+    let mut target = machine::target(args.machine.name())?;
     let opened = model::open(&args.model, args.bound.cast)?;
     let dims = model::dims(&args.bound.dims)?;
     let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;
@@ -28,6 +30,13 @@ pub fn compile(args: &cli::Compile) -> Outcome {
         let mut engine = OrtEngine::open(&options).map_err(Failure::bad)?;
         lowered.lifetimes = with_measured(lowered.lifetimes.clone(), &costs(&lowered, &mut engine)?);
     }
+    let mut costs = if args.measure { "measured" } else { "estimated" };
+    if let Some(observed) = &observed {
+        observed.check(&lowered.facts.hash, &target)?;
+        let unseen = observed.time(&mut lowered.lifetimes, &target);
+        costs = if unseen == 0 { "observed" } else { "partly observed" };
+        target = observed.rates(&target);
+    }
     lowered.codes = Vec::new();
     machine::restrict(&target, engines, &mut lowered.lifetimes)?;
     let budgeted = machine::budget(&target, &args.machine.memory, &lowered.lifetimes)?;
@@ -35,7 +44,6 @@ pub fn compile(args: &cli::Compile) -> Outcome {
     if let Some(path) = &args.output {
         files::write_program(path, &proved)?;
     }
-    let costs = if args.measure { "measured" } else { "estimated" };
     let summary = Summary::new(&stem(&args.model), &budgeted.target, &plan, costs);
     files::print(&summary.with_margins(&lowered.lifetimes, &budgeted.target, &plan), args.format)
 }

@@ -5,7 +5,7 @@ use crate::failure::Outcome;
 use crate::files::{read_program, say};
 use berth_ir::program::{Instruction, Program};
 use berth_ir::text::compact;
-use berth_ir::units::Bytes;
+use berth_ir::units::{Bytes, Nanos};
 use std::collections::BTreeMap;
 
 /// Runs it. Finding differences is no failure.
@@ -51,7 +51,22 @@ fn words(before: &Program, after: &Program) -> Vec<String> {
         changed(&format!("bytes over {key}"), human(old.get(key)), human(new.get(key)));
     }
     changed("calls a step", compact(&before.facts.calls), compact(&after.facts.calls));
+    lines.extend(costs(before, after));
     lines
+}
+
+/// What the plans count on for tasks that both have.
+fn costs(before: &Program, after: &Program) -> Option<String> {
+    let new: BTreeMap<&str, Nanos> = after.tasks.iter().map(|task| (task.name.as_str(), task.cost)).collect();
+    let both = before.tasks.iter().filter_map(|task| Some((task.cost, *new.get(task.name.as_str())?)));
+    let both: Vec<(Nanos, Nanos)> = both.collect();
+    let others = both.iter().filter(|(old, new)| old != new).count();
+    let (old, new) =
+        both.iter().fold((0u64, 0u64), |(a, b), (old, new)| (a.saturating_add(old.0), b.saturating_add(new.0)));
+    let all = both.len();
+    (others > 0).then(|| {
+        format!("costs of {others} of {all} tasks, together: {} -> {}", Nanos(old).human(), Nanos(new).human())
+    })
 }
 
 fn part_name(part: &str) -> &str {

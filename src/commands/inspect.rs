@@ -25,7 +25,7 @@ pub fn inspect(args: &cli::Inspect) -> Outcome {
         let program = files::read_program(&args.file)?;
         return files::print(&ProgramReport::new(&program), args.format);
     }
-    let target = machine::target(&args.machine.target)?;
+    let target = machine::target(args.machine.name())?;
     let opened = model::open(&args.file, args.bound.cast)?;
     let dims = model::dims(&args.bound.dims)?;
     let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;

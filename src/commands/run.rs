@@ -7,7 +7,9 @@ use crate::failure::{Failure, Outcome};
 use crate::live::Live;
 use crate::measure::{costs, load_failure, ports};
 use crate::npz::{self, Array};
+use crate::observed::{LinkSeen, Observation};
 use crate::seed::{index_bounds, seeded_inputs};
+use crate::slow::{Planned, Slow};
 use crate::split::{self, Wanted};
 use crate::summary::Summary;
 use crate::{files, machine, model, standing, trace};
@@ -49,6 +51,29 @@ struct Report {
     stored: Option<Stored>,
     against: Option<Against>,
     trace: Option<String>,
+    observed: Option<Observed>,
+}
+
+/// What was written of what was seen.
+#[derive(Serialize)]
+struct Observed {
+    file: String,
+    tasks: usize,
+    moving_nanos: u64,
+    moving_under_compute_nanos: u64,
+    links: Vec<LinkSeen>,
+}
+
+impl Observed {
+    fn new(path: &Path, seen: Observation) -> Observed {
+        Observed {
+            file: path.display().to_string(),
+            tasks: seen.tasks.len(),
+            moving_nanos: seen.moving.0,
+            moving_under_compute_nanos: seen.moving_under_compute.0,
+            links: seen.links,
+        }
+    }
 }
 
 /// The machine that this one stood for.
@@ -115,6 +140,21 @@ impl std::fmt::Display for Report {
         if let Some(trace) = &self.trace {
             write!(f, "\n  trace       {trace} (open it in a Chrome or Perfetto trace viewer)")?;
         }
+        if let Some(o) = &self.observed {
+            for link in &o.links {
+                write!(
+                    f,
+                    "\n  link {:<7}{:.2} GB/s while it moved",
+                    format!("{} ", link.name),
+                    link.rate.0 as f64 / 1e9
+                )?;
+            }
+            if o.moving_nanos > 0 {
+                let share = 100.0 * o.moving_under_compute_nanos as f64 / o.moving_nanos as f64;
+                write!(f, "\n  overlap     {share:.0} % of the time of copies was under compute")?;
+            }
+            write!(f, "\n  observed    {} tasks, in {}: plan with it by `--observed`", o.tasks, o.file)?;
+        }
         Ok(())
     }
 }
@@ -131,7 +171,7 @@ pub fn run(args: &cli::Run) -> Outcome {
     if args.numerics == cli::Numerics::Fast {
         return Err(Failure::bad("`--numerics fast` is not there yet: leave it out, or say `--numerics exact`"));
     }
-    for path in [&args.outputs, &args.trace, &args.save].into_iter().flatten() {
+    for path in [&args.outputs, &args.trace, &args.save, &args.observe].into_iter().flatten() {
         files::check_writable(Some(path))?;
     }
     let given = given_program(args)?;
@@ -145,7 +185,10 @@ pub fn run(args: &cli::Run) -> Outcome {
     }
     check_threads(given.as_ref(), args.threads)?;
     let inside = model::dims_of_inputs(&opened, &inputs, &mut dims)?;
-    let name = given.as_ref().map_or(args.stands_for.as_ref().unwrap_or(&args.machine.target), |p| &p.header.target);
+    let wished = args.stands_for.as_deref().unwrap_or(args.machine.name());
+    // A program names its machine; where another description of it is given, the verifier compares the layouts.
+    let its = given.as_ref().filter(|_| args.machine.target.is_none());
+    let name = its.map_or(wished, |program| &program.header.target);
     if let Some(other) = args.stands_for.as_ref().filter(|other| *other != name) {
         return Err(Failure::bad(format!(
             "the program is for `{name}`: leave out `--as {other}`, or compile it for that"
@@ -291,7 +334,7 @@ impl Job<'_> {
             dims: self.sizes.clone(),
             links: ready.target.links.iter().map(|link| (link.name.clone(), self.pace(&ready.target, link))).collect(),
             tasks: self.slowness.map_or(Vec::new(), |times| standing::tasks(&ready.program, times)),
-            records: if self.args.trace.is_some() { RECORDS_MAX } else { 0 },
+            records: if self.args.trace.is_some() || self.args.observe.is_some() { RECORDS_MAX } else { 0 },
         };
         let mut executor = Executor::load(&ready.program, &ports, engines, &options).map_err(load_failure)?;
         if let Ok(mut stop) = self.stop.lock() {
@@ -301,13 +344,27 @@ impl Job<'_> {
         let mut sides = Sides::new(lowered, &self.inputs, steps);
         let shown = self.args.format == cli::Format::Text && std::io::stderr().is_terminal();
         let live = shown.then(|| Live::start(executor.watch(), steps));
+        // One that stands for another is slow on purpose.
+        let slow = self
+            .slowness
+            .is_none()
+            .then(|| Slow::start(executor.watch(), Planned::of(&ready.program, &ready.target), self.replan(), shown));
         let ran = executor.run(steps, Duration::from_secs(self.args.time_limit), &mut sides);
         if let Ok(mut stop) = self.stop.lock() {
             *stop = None;
         }
-        drop(live);
+        drop((slow, live));
         let outputs = sides.outputs();
         Ok((executor.into_engines(), ran.map(|ran| (ran, outputs))))
+    }
+
+    /// The commands that plan again with what this machine does.
+    fn replan(&self) -> String {
+        let model = self.args.model.as_ref().unwrap_or(&self.args.file).display();
+        match &self.args.observe {
+            Some(seen) => format!("`berth compile {model} --observed {}`", seen.display()),
+            None => format!("add `--observe seen.ron`, then `berth compile {model} --observed seen.ron`"),
+        }
     }
 
     fn pace(&self, target: &Target, link: &Link) -> Pace {
@@ -329,6 +386,10 @@ impl Job<'_> {
         let args = self.args;
         if let Some(path) = &args.trace {
             files::write(path, &trace::json(&events(&ready.target, &ready.program, STEPS), &ran.seen))?;
+        }
+        let seen = args.observe.as_ref().map(|_| Observation::new(&ready.program, ran));
+        if let (Some(path), Some(seen)) = (&args.observe, &seen) {
+            files::write(path, seen.to_ron().as_bytes())?;
         }
         if let Some(path) = &args.save {
             files::write_program(path, &ready.program)?;
@@ -352,6 +413,7 @@ impl Job<'_> {
             stored: against_stored(&outputs, stored)?,
             against: args.against.as_ref().zip(against).map(|(p, a)| bits(&outputs, &a, p)).transpose()?,
             trace: args.trace.as_ref().map(|p| p.display().to_string()),
+            observed: args.observe.as_ref().zip(seen).map(|(path, seen)| Observed::new(path, seen)),
         };
         files::print(&report, args.format)
     }

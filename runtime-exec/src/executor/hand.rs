@@ -88,8 +88,10 @@ pub(crate) struct Hands {
     /// Whether the thread of each lane sleeps.
     asleep: Vec<bool>,
     pub log: Log,
-    /// By lane: bytes moved and nanoseconds computed.
+    /// By lane: bytes moved and nanoseconds in which it did something.
     so_far: Vec<(u64, u64)>,
+    /// By lane, when the last of it ended.
+    last: Vec<u64>,
     /// A copy that is to be called off.
     call: Option<Call>,
 }
@@ -106,6 +108,7 @@ impl Hands {
             asleep: vec![false; graph.lanes() + 1],
             log,
             so_far: vec![(0, 0); graph.lanes()],
+            last: vec![0; graph.lanes()],
             call: None,
         }
     }
@@ -285,9 +288,12 @@ impl<M: Monitor> HandOff<M> {
                 hands.progress = hands.progress.max(times.ended);
                 hands.log.add(instance.step, times.engine, times.began, times.ended);
                 let bytes = self.table.half(instance.half)[instance.index].bytes;
-                let so_far = &mut hands.so_far[self.graph.lane(instance)];
+                let lane = self.graph.lane(instance);
+                // Copies of a link overlap: time that an earlier one had counts once.
+                let began = times.began.max(std::mem::replace(&mut hands.last[lane], times.ended));
+                let so_far = &mut hands.so_far[lane];
                 so_far.0 += bytes;
-                so_far.1 += if times.engine.is_some() { times.ended.saturating_sub(times.began) } else { 0 };
+                so_far.1 += times.ended.saturating_sub(began);
                 let woken = hands.board.end(&self.graph, instance);
                 self.wake(&mut hands, woken);
                 self.answer(&mut hands, instance, CallOff::NotUnderWay);

@@ -191,8 +191,8 @@ pub struct Watch {
 pub struct Glance {
     /// Steps that have ended.
     pub steps: usize,
-    /// By engine or link, in the order of the program: its name, the bytes that it has moved and the time that it has
-    /// computed, in nanoseconds.
+    /// By engine or link, in the order of the program: its name, the bytes that it has moved and the time in which it has
+    /// computed or moved something, in nanoseconds. Engines move no bytes.
     pub lanes: Vec<(String, u64, u64)>,
 }
 

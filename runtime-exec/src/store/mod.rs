@@ -4,6 +4,7 @@
 //! or in a pack made from both (`pack.rs`). `pieces.rs` says how a copy is cut into reads, `queue.rs` and `ring.rs` carry
 //! them out.
 
+pub mod gauge;
 pub(crate) mod pieces;
 pub mod queue;
 pub(crate) mod ring;

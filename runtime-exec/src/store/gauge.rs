@@ -1,0 +1,139 @@
+//! How fast a file is read by what the executor reads with: so many bytes at a time, so many reads under way.
+
+#![allow(unsafe_code, reason = "reads go to memory that the gauge keeps until they have ended")]
+
+use super::queue::Read;
+use super::{Layout, Source, Store, StoreError, Stored, set_direct};
+use crate::arena::PAGE;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A file to be read, and memory to read it to.
+#[derive(Debug)]
+pub struct Gauge {
+    store: Store,
+    memory: Vec<u8>,
+    bytes: u64,
+}
+
+/// How reads are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Bytes of a read: whole pages.
+    pub chunk: u64,
+    /// Reads under way at once.
+    pub depth: usize,
+    /// From the start of a read to that of the next, in the file; a multiple of the chunk.
+    pub stride: u64,
+}
+
+/// What reads took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Took {
+    /// Bytes that arrived.
+    pub bytes: u64,
+    /// Nanoseconds from the first to the last.
+    pub nanos: u64,
+    /// Nanoseconds that handing one over took, on average.
+    pub submit_nanos: u64,
+}
+
+/// Nothing ends for so long: the disk hangs.
+const PATIENCE: u32 = 60;
+
+impl Gauge {
+    /// A file, by an open handle; `path` is for messages.
+    pub fn new(path: &Path, file: File) -> Result<Gauge, StoreError> {
+        let stored = Stored { path: path.to_owned(), direct: set_direct(&file), file: Arc::new(file) };
+        let bytes = stored.bytes()?;
+        Ok(Gauge { store: Store { files: vec![stored], pack: None, disk: None }, memory: Vec::new(), bytes })
+    }
+
+    /// Whether reads go past the page cache.
+    pub fn is_direct(&self) -> bool {
+        self.store.files[0].direct
+    }
+
+    /// Reads so many times, beginning with the read of this number; where the file ends it goes on at its start.
+    pub fn read(&mut self, way: Way, first: u64, reads: u64) -> Result<Took, StoreError> {
+        let source = Source { file: 0, layout: Layout::packed(0), sums: None };
+        let failed = |store: &Store, error| store.failed(source, error);
+        let places = self.bytes / way.chunk.max(1);
+        if places == 0 || !way.chunk.is_multiple_of(PAGE as u64) || way.depth == 0 {
+            return Err(failed(&self.store, io::ErrorKind::InvalidInput.into()));
+        }
+        let (chunk, step) = (way.chunk as usize, way.stride / way.chunk);
+        // Real pages: untouched ones would be made while it is measured.
+        self.memory.resize((chunk * way.depth + PAGE).max(self.memory.len()), 1);
+        let skip = self.memory.as_ptr().align_offset(PAGE);
+        let memory = &mut self.memory[skip..skip + chunk * way.depth];
+        let start = memory.as_mut_ptr();
+        // SAFETY: the memory is the gauge's, which is borrowed for longer than the queue lives.
+        let mut queue = unsafe { self.store.queue(&[(start as usize, memory.len())], way.depth) };
+        let mut free: Vec<usize> = (0..way.depth).collect();
+        let (mut next, mut ended, mut bytes, mut silent) = (0, 0, 0, 0);
+        let mut submitting = Duration::ZERO;
+        let began = Instant::now();
+        while ended < reads {
+            while next < reads
+                && let Some(token) = free.pop()
+            {
+                let at = (first + next) * step % places * way.chunk;
+                let to = start.wrapping_add(token * chunk);
+                let handed = Instant::now();
+                // SAFETY: each token has its own part of the memory, and is used again only when its read has ended.
+                unsafe { queue.submit(Read { file: 0, at, to, bytes: chunk, token }) }
+                    .map_err(|e| failed(&self.store, e))?;
+                submitting += handed.elapsed();
+                next += 1;
+            }
+            match queue.wait(Duration::from_secs(1)).map_err(|e| failed(&self.store, e))? {
+                Some((token, result)) => {
+                    let got = result.map_err(|e| failed(&self.store, e))? as u64;
+                    if got == 0 {
+                        return Err(self.store.cut_off(source, self.bytes, "calibration"));
+                    }
+                    (ended, bytes, silent) = (ended + 1, bytes + got, 0);
+                    free.push(token);
+                }
+                None => silent += 1,
+            }
+            if silent > PATIENCE {
+                return Err(failed(&self.store, io::ErrorKind::TimedOut.into()));
+            }
+        }
+        let nanos = began.elapsed().as_nanos() as u64;
+        Ok(Took { bytes, nanos, submit_nanos: submitting.as_nanos() as u64 / reads.max(1) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn every_read_brings_its_bytes_and_the_end_of_the_file_leads_to_its_start() {
+        let path = std::env::temp_dir().join(format!("berth-gauge-{}", std::process::id()));
+        let mut file = File::options().read(true).write(true).create_new(true).open(&path).expect("a file");
+        std::fs::remove_file(&path).expect("its name goes");
+        let bytes: Vec<u8> = (0..10 * PAGE).map(|at| (at / PAGE) as u8 + 10).collect();
+        file.write_all(&bytes).expect("it writes");
+        file.sync_all().expect("it is on the disk");
+        let mut gauge = Gauge::new(&path, file).expect("a gauge");
+        let chunk = PAGE as u64;
+        let took = gauge.read(Way { chunk, depth: 3, stride: chunk }, 0, 25).expect("it reads");
+        assert_eq!(took.bytes, 25 * chunk);
+        // The last reads of a depth of one: pages 7 * n of 10, so that the last of four is page 1.
+        gauge.memory.fill(0);
+        gauge.read(Way { chunk, depth: 1, stride: 7 * chunk }, 0, 4).expect("it reads");
+        let skip = gauge.memory.as_ptr().align_offset(PAGE);
+        assert!(gauge.memory[skip..skip + PAGE].iter().all(|byte| *byte == 11));
+        for (chunk, depth) in [(100, 1), (11 * chunk, 1), (chunk, 0)] {
+            assert!(gauge.read(Way { chunk, depth, stride: chunk }, 0, 1).is_err());
+        }
+    }
+}

@@ -5,7 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A file that is not yet in its place. Dropped before [`Beside::commit`], it is removed and nothing has changed.
+/// A file that is not yet in its place. Dropped before [`Beside::commit`], it is removed and nothing has changed. Of a process
+/// that is killed, `.berth-*.part` is left in the folder: nothing reads it, and it may be removed.
 #[derive(Debug)]
 pub struct Beside {
     place: PathBuf,

@@ -27,6 +27,7 @@ const UNSAFE: &[(&str, usize, &str)] = &[
     ("runtime-exec/src/store/mod.rs", 2, "passes on what the reader of a queue promises"),
     ("runtime-exec/src/store/queue.rs", 4, "reads to addresses that the executor keeps valid"),
     ("runtime-exec/src/store/ring.rs", 5, "hands addresses to the kernel"),
+    ("runtime-exec/tests/common/fence.rs", 6, "an allocator of the tests, which puts fences around arenas"),
     ("runtime-exec/tests/common/null.rs", 5, "an engine of the tests, which reads and writes where it is bound"),
     ("runtime-exec/tests/engine/main.rs", 3, "binds addresses as an executor would"),
 ];

@@ -3,7 +3,7 @@
 mod common;
 
 use berth_runtime_exec::errors::{LoadError, RunError};
-use berth_runtime_exec::executor::{Executor, Options, Pace};
+use berth_runtime_exec::executor::{Executor, Held, Options, Pace};
 use berth_runtime_exec::pack::{Pack, PackError, write};
 use berth_runtime_exec::store::queue::{Disk, Plain};
 use berth_runtime_exec::store::{Layout, StoreError, Wanted};
@@ -148,6 +148,32 @@ fn a_slow_disk_is_waited_for() {
     run(&mut executor, &chain).expect("it runs");
 }
 
+#[test]
+fn a_stop_while_a_slow_link_holds_back_what_it_has_read_leaves_an_executor_that_runs() {
+    let chain = chain();
+    let folder = Folder::with("held", &chain);
+    // With the kernel's queue, with threads.
+    for disk in [None, Some(Moody::new(0, Mood::FailsAt(u64::MAX)) as Arc<dyn Disk>)] {
+        let mut options = Options::new(&folder.0);
+        options.places.disk = disk;
+        let held = Some(Held { rate: 1 << 30, latency: 200_000_000, group: 0 });
+        options.links.insert("read".to_owned(), Pace { chunk: 16 << 10, depth: 3, held });
+        let mut executor =
+            Executor::load(&chain.program(), &chain.ports(), vec![Null::new(true)], &options).expect("it loads");
+        let stop = executor.stop();
+        let stopper = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            stop.stop();
+        });
+        let ended = executor.run(3, Duration::from_secs(2), &mut Keeper::default());
+        stopper.join().expect("it ends");
+        assert!(matches!(ended, Err(RunError::Stopped { .. })), "{ended:?}");
+        let mut keeper = Keeper::default();
+        executor.run(1, PATIENCE, &mut keeper).expect("it runs again");
+        assert_eq!(keeper.outputs, [chain.output(&input(1))]);
+    }
+}
+
 /// A caller who cuts the file off after some steps.
 struct Cutter {
     file: File,
@@ -190,19 +216,6 @@ fn a_file_that_is_cut_off_while_it_runs_is_said() {
     assert!(matches!(load(&folder, &chain, None, None), Err(LoadError::Store(StoreError::Short { .. }))));
 }
 
-/// What a chain reads.
-fn wanted(chain: &Chain) -> Vec<Wanted> {
-    let program = chain.program();
-    let weights = program.tensors.iter().filter_map(|t| Some((t.name.clone(), t.home.clone()?)));
-    let wish = |(what, home): (String, berth_ir::program::Home)| Wanted {
-        what,
-        file: home.file,
-        layout: Layout { offset: home.offset, strip: home.strip, transposed: home.transposed },
-        bytes: chain.bytes,
-    };
-    weights.map(wish).collect()
-}
-
 fn pack(
     folder: &Folder,
     chain: &Chain,
@@ -210,7 +223,7 @@ fn pack(
 ) -> Result<berth_runtime_exec::pack::Written, PackError> {
     let mut options = Options::new(&folder.0);
     options.places.disk = disk;
-    write(&options.places, &wanted(chain), &folder.0.join("w.berth"), &mut |_, _| {})
+    write(&options.places, &chain.wanted(), &folder.0.join("w.berth"), &mut |_, _| {})
 }
 
 #[test]
@@ -308,7 +321,7 @@ fn a_pack_of_other_weights_is_refused() {
     assert!(matches!(opened.made_from(&places), Err(PackError::Other { .. })));
     // Nor is the pack written over what it is made from.
     std::fs::write(&weights, chain.file()).expect("it writes");
-    let over = write(&places, &wanted(&chain), &weights, &mut |_, _| {});
+    let over = write(&places, &chain.wanted(), &weights, &mut |_, _| {});
     assert!(over.is_err() && std::fs::read(&weights).expect("it is there") == chain.file());
 }
 

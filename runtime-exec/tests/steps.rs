@@ -249,3 +249,31 @@ fn a_copy_under_way_is_released_when_its_last_chunk_has_landed_and_begins_anew()
     let begun = gate.places().iter().filter(|at| **at == 1 << 20).count();
     assert_eq!(answer, if begun == 2 { CallOff::Released } else { CallOff::NotUnderWay }, "{:?}", gate.places());
 }
+
+#[test]
+fn a_copy_that_came_back_because_it_is_needed_is_not_called_off_again() {
+    let chain = Chain { tasks: 2, room: 2, bytes: 1 << 20, class: first_is_planned, ..Chain::default() };
+    let pace = Pace { chunk: 256 << 10, depth: 1, held: None };
+    let (_folder, gate, mut executor) = gated("again", &chain, pace);
+    let (caution, other) = (executor.caution(), gate.clone());
+    gate.allow(4);
+    let asker = std::thread::spawn(move || {
+        other.await_reads(5);
+        let first = caution.clone();
+        let asked = std::thread::spawn(move || first.call_off("load w1"));
+        let mut allowed = 4;
+        while !asked.is_finished() {
+            std::thread::sleep(Duration::from_millis(50));
+            allowed += 1;
+            other.allow(allowed);
+        }
+        // The second task waits for it, so it is under way again, or ready.
+        let answers = [asked.join().expect("it ends"), caution.call_off("load w1")];
+        other.allow(u64::MAX);
+        answers
+    });
+    let mut keeper = Keeper::default();
+    executor.run(1, PATIENCE, &mut keeper).expect("it runs");
+    assert_eq!(asker.join().expect("it ends"), [CallOff::Released, CallOff::Refused]);
+    assert_eq!(keeper.outputs, [chain.output(&input(1))]);
+}

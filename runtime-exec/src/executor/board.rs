@@ -177,6 +177,8 @@ pub(crate) struct Board {
     under_way: usize,
     /// Copies that were called off and have not been issued again.
     parked: Vec<Instance>,
+    /// Copies that were issued again and have not ended: they are needed now, and stay.
+    recalled: Vec<Instance>,
 }
 
 impl Board {
@@ -200,6 +202,7 @@ impl Board {
             last: [vec![NEVER; prologue], vec![NEVER; body]],
             under_way: 0,
             parked: Vec::with_capacity(prologue + 3 * body),
+            recalled: Vec::with_capacity(prologue + 3 * body),
         };
         for step in 1..=3 {
             board.open[1 + step % 3] = body;
@@ -298,6 +301,7 @@ impl Board {
         let Instance { half, index, step } = instance;
         self.last[half as usize][index] = step.max(1);
         self.under_way -= 1;
+        self.recalled.retain(|other| *other != instance);
         match half {
             Half::Prologue => {
                 for next in &graph.in_prologue[index] {
@@ -414,10 +418,16 @@ impl Board {
         (issued && free).then_some(instance)
     }
 
+    /// Whether a copy was called off and issued again.
+    pub fn is_recalled(&self, instance: Instance) -> bool {
+        self.recalled.contains(&instance)
+    }
+
     fn demand(&mut self, graph: &Graph, instance: Instance, woken: &mut Woken) {
         let lane = graph.lane_of[instance.half as usize][instance.index] as usize;
         let key = Key { urgency: (0, 0), ..graph.key(instance) };
         self.lanes[lane].ready.push(Reverse((key, instance)));
+        self.recalled.push(instance);
         woken.add(lane);
     }
 

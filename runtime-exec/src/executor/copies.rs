@@ -302,6 +302,8 @@ impl Link<'_> {
         match unsafe { queue.submit(read) } {
             Ok(()) => true,
             Err(error) => {
+                self.flights[slot] = None;
+                self.free.push(slot);
                 let error = self.shared.store.failed(source, error);
                 self.fail(flight.instance, error);
                 false
@@ -330,7 +332,9 @@ impl Link<'_> {
                 return false;
             }
         };
-        let Some(mut flight) = self.flights[slot] else { return false };
+        // The read has ended: whatever becomes of what it brought, nobody waits for it again.
+        let Some(mut flight) = self.flights[slot].take() else { return false };
+        self.free.push(slot);
         let found = self.copies.iter().position(|copy| copy.instance == flight.instance);
         let Some((place, (source, cut))) = found.and_then(|place| Some((place, self.copies[place].cut?))) else {
             return false;
@@ -342,8 +346,6 @@ impl Link<'_> {
                     return false;
                 }
                 self.put(slot, flight.piece, item);
-                self.flights[slot] = None;
-                self.free.push(slot);
                 self.copies[place].under_way -= 1;
                 let copy = &self.copies[place];
                 if copy.under_way == 0 && copy.called_off {
@@ -355,19 +357,16 @@ impl Link<'_> {
                 true
             }
             Next::Again => {
+                self.free.pop();
                 self.flights[slot] = Some(flight);
                 self.submit(slot, flight, source, cut)
             }
             Next::CutOff => {
                 let needed = flight.piece.at + flight.piece.needed as u64;
-                self.flights[slot] = None;
-                self.free.push(slot);
                 self.fail(flight.instance, self.shared.store.cut_off(source, needed, &item.name));
                 false
             }
             Next::Failed(error) => {
-                self.flights[slot] = None;
-                self.free.push(slot);
                 self.fail(flight.instance, self.shared.store.failed(source, error));
                 false
             }

@@ -132,7 +132,7 @@ pub enum CallOff {
     Released,
     /// It had not been ready, or had ended.
     NotUnderWay,
-    /// It is no speculative copy of the body.
+    /// It is no speculative copy of the body, or was called off before and is needed now.
     Refused,
     /// The run ended first.
     Over,
@@ -348,6 +348,10 @@ impl<M: Monitor> HandOff<M> {
     pub fn call_off(&self, index: usize) -> CallOff {
         let mut hands = self.monitor.lock();
         let Some(instance) = hands.board.issued(&self.graph, index) else { return CallOff::NotUnderWay };
+        // Else who asks again and again would keep it from ever ending.
+        if hands.board.is_recalled(instance) {
+            return CallOff::Refused;
+        }
         if hands.board.withdraw(&self.graph, instance) {
             let woken = hands.board.recall(&self.graph, &self.table);
             self.wake(&mut hands, woken);

@@ -138,6 +138,8 @@ pub struct Executor<E: Engine + 'static> {
     shared: Arc<Shared>,
     seats: Option<Vec<Seat<E>>>,
     stoppers: Vec<Stopper>,
+    /// Held while a stop is asked for, and while one is taken back.
+    stopping: Arc<Mutex<()>>,
     records: usize,
 }
 
@@ -170,11 +172,14 @@ struct Shared {
 pub struct Stop {
     flag: Arc<AtomicBool>,
     engines: Vec<Stopper>,
+    /// A stop is asked of all or of none when a run ends.
+    whole: Arc<Mutex<()>>,
 }
 
 impl Stop {
     /// The run ends with [`RunError::Stopped`] at the next instruction.
     pub fn stop(&self) {
+        let _whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
         self.flag.store(true, Ordering::SeqCst);
         self.engines.iter().for_each(Stopper::stop);
     }
@@ -292,12 +297,12 @@ impl<E: Engine + 'static> Executor<E> {
                 LaneKind::Engine | LaneKind::Caller => None,
             });
         }
-        Ok(Executor { gears, shared, seats: Some(seats), stoppers, records: options.records })
+        Ok(Executor { gears, shared, seats: Some(seats), stoppers, stopping: Arc::default(), records: options.records })
     }
 
     /// A handle that stops runs of this executor.
     pub fn stop(&self) -> Stop {
-        Stop { flag: self.shared.hand.stop.clone(), engines: self.stoppers.clone() }
+        Stop { flag: self.shared.hand.stop.clone(), engines: self.stoppers.clone(), whole: self.stopping.clone() }
     }
 
     /// A handle that looks at runs.
@@ -369,6 +374,7 @@ impl<E: Engine + 'static> Executor<E> {
             records.push(more);
         }
         self.seats = Some(seats);
+        let _whole = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
         self.stoppers.iter().for_each(Stopper::withdraw);
         let stopped = hand.stop.swap(false, Ordering::SeqCst);
         let (fault, step, log) = hand.result();

@@ -35,7 +35,7 @@ pub(crate) type Ended = (usize, io::Result<usize>);
 
 /// Reads that are under way.
 pub(crate) trait Queue: Send {
-    /// Hands a read over.
+    /// Hands a read over. After an error it is not under way, and never will be.
     ///
     /// # Safety
     /// Until the read has ended, its memory is valid for writes and nobody else touches it.

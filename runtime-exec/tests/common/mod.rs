@@ -1,7 +1,9 @@
 //! Programs by hand, and an engine that computes nothing that matters, for tests of the executor alone.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod fence;
 pub mod null;
+pub mod rough;
 
 use berth_ir::expr::Binding;
 use berth_ir::program::{
@@ -12,6 +14,7 @@ use berth_ir::verify::{Verified, verify};
 use berth_ir::{DType, Expr, Target};
 use berth_runtime_exec::engine::{Port, TaskCode};
 use berth_runtime_exec::executor::{Caller, Operand, TaskPorts};
+use berth_runtime_exec::store::{Layout, Wanted};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -282,6 +285,17 @@ impl Chain {
             facts,
         };
         verify(&target, program, None).expect("it is safe")
+    }
+
+    /// What it reads.
+    pub fn wanted(&self) -> Vec<Wanted> {
+        let wish = |n: usize| {
+            let weight = self.weight(n);
+            let home = weight.home.expect("a home");
+            let layout = Layout { offset: home.offset, strip: home.strip, transposed: home.transposed };
+            Wanted { what: weight.name, file: home.file, layout, bytes: self.bytes }
+        };
+        (0..self.tasks).map(wish).collect()
     }
 
     /// What the engine is given for each task.

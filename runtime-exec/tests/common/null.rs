@@ -33,6 +33,10 @@ pub struct Null {
     pub mixes: bool,
     /// How long a task takes at least.
     pub takes: Duration,
+    /// Asked at the start of each run.
+    pub before: Option<Box<dyn FnMut() -> Result<(), EngineError> + Send>>,
+    /// What a stop sets.
+    pub stop: Arc<dyn StopFlag>,
 }
 
 // SAFETY: addresses are used in `run` alone, where the caller says that they may be.
@@ -40,7 +44,7 @@ unsafe impl Send for Null {}
 
 impl Null {
     pub fn new(mixes: bool) -> Null {
-        Null { bound: Vec::new(), mixes, takes: Duration::ZERO }
+        Null { bound: Vec::new(), mixes, takes: Duration::ZERO, before: None, stop: Arc::new(Never) }
     }
 }
 
@@ -103,6 +107,9 @@ impl Engine for Null {
         if !self.takes.is_zero() {
             std::thread::sleep(self.takes);
         }
+        if let Some(before) = &mut self.before {
+            before()?;
+        }
         if !self.mixes {
             return Ok(());
         }
@@ -127,6 +134,6 @@ impl Engine for Null {
     }
 
     fn stopper(&self) -> Stopper {
-        Stopper::new(Arc::new(Never))
+        Stopper::new(self.stop.clone())
     }
 }

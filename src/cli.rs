@@ -144,6 +144,11 @@ pub struct Compile {
     /// Times and scratch are then those of this machine. Without it the program is the same on every machine.
     #[arg(long)]
     pub measure: bool,
+    /// How tasks compute
+    ///
+    /// With `fast` the engine may keep weights of whole stretches, packed as its kernels like them, where that is faster.
+    #[arg(long, value_enum, default_value_t)]
+    pub numerics: Numerics,
     /// Plan with what a run saw, written by `berth run --observe`
     ///
     /// Its times of tasks and rates of links take the place of the target's; what it did not see stays estimated.

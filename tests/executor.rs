@@ -181,6 +181,7 @@ fn reference(case: &Case, engine: &mut OrtEngine) -> BTreeMap<String, Vec<u8>> {
         model: whole.model.clone(),
         inputs: whole.inputs.iter().enumerate().map(port('i')).collect(),
         outputs: whole.outputs.iter().enumerate().map(port('o')).collect(),
+        kept: 0,
     };
     let (offsets, bytes) = code.scratch_layout().expect("sizes");
     // Aligned by hand: a test has no arena.

@@ -111,6 +111,7 @@ fn lifetimes((weights, inputs, tasks): &(Vec<u64>, Vec<u64>, Vec<Seed>)) -> Life
             workspace: seed.workspace,
             cost: Nanos(seed.cost),
             others: vec![],
+            held: None,
         });
     }
     all

@@ -72,7 +72,7 @@ pub fn compare(args: &cli::Compare) -> Outcome {
     let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;
     let engines = args.machine.engines.as_deref();
     let wanted = Wanted { target: &target, memory: &args.machine.memory, engines, threads: THREADS };
-    let mut lowered = split::for_memory(&graph, &dims, &wanted)?;
+    let mut lowered = split::for_memory(&graph, &dims, &wanted)?.lowered;
     machine::restrict(&target, engines, &mut lowered.lifetimes)?;
     let target = machine::budget(&target, &args.machine.memory, &lowered.lifetimes)?.target;
     let name = stem(&args.model);

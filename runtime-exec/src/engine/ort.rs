@@ -1,5 +1,8 @@
 //! ONNX Runtime as the engine, loaded at run time.
 //!
+//! Sessions that keep their weights are made otherwise: with graph optimisation and packed weights, which is what makes
+//! them fast, and why their bits are those of the whole task only.
+//!
 //! The `ort` crate finds the library and its C table; everything else goes through that table, because only it binds
 //! tensors at addresses that we choose, takes our allocator, and lets a run be ended. The settings are the exact ones:
 //! no graph optimisation, no prepacked weights, no memory pattern, operators one after another, one thread pool of a
@@ -12,7 +15,8 @@
 pub use super::library::{VARIABLE, find_library};
 use super::placement::Placement;
 use super::{
-    ALIGNMENT, BindingId, Engine, EngineError, EngineOptions, Measured, Port, SessionId, StopFlag, Stopper, TaskCode,
+    ALIGNMENT, BindingId, Engine, EngineError, EngineOptions, KEPT_FILE, Keeping, Measured, Port, SessionId, StopFlag,
+    Stopper, TaskCode,
 };
 use ::ort::api as c;
 use ::ort::sys;
@@ -148,6 +152,8 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// the heap beyond it; blocks of no run (a session's own) lie on the heap.
 struct Ledger {
     in_run: bool,
+    /// Where blocks go while a session with weights of its own is made.
+    making: Option<Making>,
     base: usize,
     limit: usize,
     placement: Placement,
@@ -155,6 +161,17 @@ struct Ledger {
     first_spill: Option<usize>,
     /// Blocks on the heap by address, with the offset that a run's block would have in the workspace.
     heap: HashMap<usize, (Layout, Option<usize>)>,
+}
+
+/// The room of a session that is being made: what fits lies in it, first fit; what does not lies on the heap, with the
+/// offset that it would have.
+struct Making {
+    base: usize,
+    limit: usize,
+    placement: Placement,
+    /// Bytes on the heap, now and at most.
+    heap: usize,
+    most: usize,
 }
 
 /// What one run asked of its workspace.
@@ -182,16 +199,37 @@ impl Ledger {
         tally
     }
 
+    /// From now on blocks are those of a session that is being made.
+    fn begin_making(&mut self, room: (*mut u8, usize)) {
+        let (base, limit) = (room.0 as usize, room.1);
+        self.making = Some(Making { base, limit, placement: Placement::default(), heap: 0, most: 0 });
+    }
+
+    /// The session is made: where what it keeps ends, whether all of that is in its room, and the most that lay on the heap.
+    fn end_making(&mut self) -> (usize, bool, usize) {
+        let Some(making) = self.making.take() else { return (0, true, 0) };
+        let outside = self.heap.values_mut().filter_map(|block| block.1.take()).count();
+        (making.placement.end(), outside == 0, making.most)
+    }
+
     fn alloc(&mut self, size: usize) -> *mut c_void {
         if size == 0 {
             return null_mut(); // As the library's own allocator does.
         }
         let padded = size.saturating_add(OVERRUN);
-        let offset = if self.in_run { self.placement.take(padded, ALIGN) } else { None };
+        let (offset, base, limit) = match &mut self.making {
+            Some(making) => (making.placement.take(padded, ALIGN), making.base, making.limit),
+            None if self.in_run => (self.placement.take(padded, ALIGN), self.base, self.limit),
+            None => (None, 0, 0),
+        };
         if let Some(offset) = offset
-            && padded <= self.limit.saturating_sub(offset)
+            && padded <= limit.saturating_sub(offset)
         {
-            return (self.base + offset) as *mut c_void;
+            return (base + offset) as *mut c_void;
+        }
+        if let Some(making) = &mut self.making {
+            making.heap = making.heap.saturating_add(padded);
+            making.most = making.most.max(making.heap);
         }
         if self.in_run {
             self.first_spill.get_or_insert(size);
@@ -217,15 +255,24 @@ impl Ledger {
             Some((layout, offset)) => {
                 // SAFETY: the table says that `alloc` gave this block with this layout and that it was not freed since.
                 unsafe { std::alloc::dealloc(block.cast(), layout) };
+                if let Some(making) = self.making.as_mut().filter(|_| offset.is_some()) {
+                    making.heap = making.heap.saturating_sub(layout.size());
+                }
                 offset
             }
-            // A block of the workspace. One that an earlier run kept is none of ours any more, wherever it lies.
-            None => (block as usize).checked_sub(self.base).filter(|offset| *offset < self.limit),
+            // A block of the workspace or of a session's room. One that an earlier run kept, or a session that is gone, is
+            // none of ours any more, wherever it lies.
+            None => {
+                let (base, limit) = self.making.as_ref().map_or((self.base, self.limit), |m| (m.base, m.limit));
+                (block as usize).checked_sub(base).filter(|offset| *offset < limit)
+            }
         };
-        if let Some(offset) = offset
-            && self.in_run
-        {
-            self.placement.give(offset);
+        let placement = match &mut self.making {
+            Some(making) => Some(&mut making.placement),
+            None => Some(&mut self.placement).filter(|_| self.in_run),
+        };
+        if let (Some(offset), Some(placement)) = (offset, placement) {
+            placement.give(offset);
         }
     }
 }
@@ -251,6 +298,7 @@ impl Allocator {
         table.Reserve = Some(reserve);
         let ledger = Ledger {
             in_run: false,
+            making: None,
             base: 0,
             limit: 0,
             placement: Placement::with_capacity(BLOCKS),
@@ -396,7 +444,7 @@ impl StopFlag for RunOptions {
 pub struct OrtEngine {
     // Dropped in this order: bindings before their sessions, sessions before the environment.
     bindings: Vec<Option<Binding>>,
-    sessions: Vec<Session>,
+    sessions: Vec<Option<Session>>,
     by_model: HashMap<Bytes, SessionId>,
     options: Arc<RunOptions>,
     world: &'static World,
@@ -433,7 +481,7 @@ impl OrtEngine {
     }
 
     fn session(&self, id: SessionId) -> Result<&Session, EngineError> {
-        self.sessions.get(id.0 as usize).ok_or_else(|| EngineError::Unknown(format!("session {}", id.0)))
+        self.sessions.get(id.0 as usize).and_then(Option::as_ref).ok_or_else(|| EngineError::Unknown(format!("session {}", id.0)))
     }
 
     fn binding(&self, id: BindingId) -> Result<&Binding, EngineError> {
@@ -441,28 +489,49 @@ impl OrtEngine {
         slot.ok_or_else(|| EngineError::Unknown(format!("binding {}", id.0)))
     }
 
-    fn create_session(&self, model: &Bytes) -> Result<Session, String> {
+    /// Makes a session: the exact way, or with weights of its own.
+    fn create_session(&self, model: &Bytes, weights: Option<&[u8]>) -> Result<Session, String> {
         let c = c();
         // SAFETY: every function gets live objects of its own kind; strings are literals that end in zero, and they
-        // and the model's bytes are copied before the calls return.
+        // and the model's bytes are copied before the calls return, as the weights are before the session is made.
         unsafe {
             let options = Owned::make(c.ReleaseSessionOptions, |out| (c.CreateSessionOptions)(out))?;
-            let level = sys::GraphOptimizationLevel::ORT_DISABLE_ALL;
+            let (level, packs) = match weights {
+                None => (sys::GraphOptimizationLevel::ORT_DISABLE_ALL, c"1"),
+                Some(_) => (sys::GraphOptimizationLevel::ORT_ENABLE_ALL, c"0"),
+            };
             check((c.SetSessionGraphOptimizationLevel)(options.ptr, level))?;
             check((c.SetSessionExecutionMode)(options.ptr, sys::ExecutionMode::ORT_SEQUENTIAL))?;
             check((c.DisableMemPattern)(options.ptr))?;
             check((c.DisablePerSessionThreads)(options.ptr))?;
-            for (key, value) in [(c"session.use_env_allocators", c"1"), (c"session.disable_prepacking", c"1")] {
+            for (key, value) in [(c"session.use_env_allocators", c"1"), (c"session.disable_prepacking", packs)] {
                 check((c.AddSessionConfigEntry)(options.ptr, key.as_ptr(), value.as_ptr()))?;
             }
-            // Its lasting blocks must not land in the workspace of another engine's run.
-            let _turn = lock(&self.world.turn);
+            let name = CString::new(KEPT_FILE).map_err(|e| e.to_string())?;
+            if let Some(weights) = weights {
+                let (names, blocks) = ([name.as_ptr()], [weights.as_ptr().cast::<std::ffi::c_char>().cast_mut()]);
+                let lengths = [weights.len()];
+                check((c.AddExternalInitializersFromMemory)(
+                    options.ptr,
+                    names.as_ptr(),
+                    blocks.as_ptr(),
+                    lengths.as_ptr(),
+                    names.len(),
+                ))?;
+            }
             let (data, length) = (model.as_ptr().cast(), model.len());
             let object = Owned::make(c.ReleaseSession, |out| {
                 (c.CreateSessionFromArray)(self.world.env.ptr, data, length, options.ptr, out)
             })?;
             Ok(Session { object })
         }
+    }
+
+    fn add(&mut self, session: Session, code: &TaskCode) -> Result<SessionId, EngineError> {
+        let too_many = || EngineError::Ports { task: code.name.clone(), what: "too many sessions".to_owned() };
+        let id = SessionId(u32::try_from(self.sessions.len()).map_err(|_| too_many())?);
+        self.sessions.push(Some(session));
+        Ok(id)
     }
 
     /// Ties every port; on an error some may be tied and the binding must not be run.
@@ -638,7 +707,7 @@ impl OrtEngine {
             }
             peak = peak.max(tally.peak);
         }
-        Ok(Measured { workspace_bytes: peak as u64, run_nanos, found })
+        Ok(Measured { workspace_bytes: peak as u64, run_nanos, kept_bytes: 0, loading_bytes: 0, found })
     }
 
     /// Checks that the session's ports are those that the code names, in its order.
@@ -680,12 +749,54 @@ impl Engine for OrtEngine {
             return Ok(id);
         }
         let failed = |status| EngineError::Engine { task: code.name.clone(), step: "make a session", status };
-        let session = self.create_session(&code.model).map_err(failed)?;
+        // Its lasting blocks must not land in the workspace of another engine's run.
+        let turn = lock(&self.world.turn);
+        let session = self.create_session(&code.model, None).map_err(failed)?;
+        drop(turn);
         self.check_ports(&session, code)?;
-        let id = SessionId(u32::try_from(self.sessions.len()).map_err(|_| failed("too many sessions".into()))?);
-        self.sessions.push(session);
+        let id = self.add(session, code)?;
         self.by_model.insert(code.model.clone(), id);
         Ok(id)
+    }
+
+    unsafe fn keep(
+        &mut self,
+        code: &TaskCode,
+        weights: &[u8],
+        room: Option<(*mut u8, usize)>,
+    ) -> Result<Keeping, EngineError> {
+        let failed = |status| EngineError::Engine { task: code.name.clone(), step: "make a session", status };
+        let memory = |what: String| EngineError::Memory { task: code.name.clone(), what };
+        if weights.len() as u64 != code.kept {
+            return Err(memory(format!("{} bytes of weights, {} are needed", weights.len(), code.kept)));
+        }
+        let (start, length) = room.unwrap_or((null_mut(), 0));
+        aligned(start, length).map_err(memory)?;
+        let turn = lock(&self.world.turn);
+        self.world.ledger().begin_making((start, length));
+        let made = self.create_session(&code.model, Some(weights));
+        let (end, inside, most) = self.world.ledger().end_making();
+        drop(turn);
+        let session = made.map_err(failed)?;
+        if room.is_some() && !inside {
+            let (needed_bytes, planned_bytes) = (end as u64, length as u64);
+            return Err(EngineError::Room { task: code.name.clone(), needed_bytes, planned_bytes });
+        }
+        self.check_ports(&session, code)?;
+        let loading = most.saturating_sub(if room.is_some() { 0 } else { end }) as u64;
+        Ok(Keeping { session: self.add(session, code)?, bytes: end as u64, loading })
+    }
+
+    fn forget(&mut self, session: SessionId) {
+        for slot in &mut self.bindings {
+            if slot.as_ref().is_some_and(|binding| binding.session == session) {
+                *slot = None;
+            }
+        }
+        if let Some(slot) = self.sessions.get_mut(session.0 as usize) {
+            let _turn = lock(&self.world.turn);
+            *slot = None;
+        }
     }
 
     fn measure(

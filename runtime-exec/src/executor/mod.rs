@@ -7,6 +7,7 @@
 mod board;
 mod copies;
 mod hand;
+mod keep;
 mod lanes;
 mod load;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod record;
 pub(crate) mod table;
 
 pub use hand::CallOff;
+pub use keep::{Weight, block};
 pub use load::measure;
 pub use record::{Ran, Seen, StepSeen};
 
@@ -31,6 +33,7 @@ use berth_ir::verify::Verified;
 use board::Graph;
 use copies::Gear;
 use hand::{HandOff, Hands, Locked, Log};
+use keep::Room;
 use lanes::Seat;
 use record::Records;
 use std::collections::BTreeMap;
@@ -50,6 +53,8 @@ pub struct TaskPorts {
     pub inputs: Vec<Operand>,
     /// By output of the model: accesses.
     pub outputs: Vec<Operand>,
+    /// The weights that the engine is given with the model: tensor, first byte in their block.
+    pub kept: Vec<(String, u64)>,
     /// Shapes in dims that only a run knows, by port, inputs first; nothing where all are fixed.
     pub open: Option<Vec<Vec<Expr>>>,
 }
@@ -135,8 +140,9 @@ impl Options {
 pub struct Executor<E: Engine + 'static> {
     // Its reads go to the arenas of `shared`, so it goes first.
     gears: Vec<Option<Gear>>,
-    shared: Arc<Shared>,
+    // What its engines keep lies in them too.
     seats: Option<Vec<Seat<E>>>,
+    shared: Arc<Shared>,
     stoppers: Vec<Stopper>,
     /// Held while a stop is asked for, and while one is taken back.
     stopping: Arc<Mutex<()>>,
@@ -269,7 +275,9 @@ impl<E: Engine + 'static> Executor<E> {
         for (lane, _) in table.lanes.iter().enumerate().filter(|(_, lane)| lane.kind == LaneKind::Engine) {
             seats.extend(left.next().map(|engine| Seat::new(lane, engine, &table)));
         }
+        let room = Room { program, arenas: &arenas, places: &options.places };
         for seat in &mut seats {
+            seat.keep(&table, &room, ports)?;
             seat.bind(&table, &arenas, ports, options.measure)?;
         }
         let stoppers: Vec<Stopper> = seats.iter().map(Seat::stopper).collect();

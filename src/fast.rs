@@ -68,7 +68,8 @@ impl Search<'_> {
             return Ok(false);
         }
         let Some(step) = step(&lowered, self.target) else { return Ok(false) };
-        if self.best.0.is_none_or(|best| step < best) {
+        // Where nothing was measured both count on the same time, and holding is expected to be faster.
+        if self.best.0.is_none_or(|best| step < best || (step == best && costs.is_empty())) {
             self.best = (Some(step), lowered);
         }
         Ok(true)

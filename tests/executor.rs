@@ -51,7 +51,7 @@ fn case(path: &Path) -> Case {
 }
 
 fn engine() -> OrtEngine {
-    OrtEngine::open(&EngineOptions { library: None, threads: THREADS })
+    OrtEngine::open(&EngineOptions { library: None, threads: THREADS, spin: false })
         .expect("the engine; `cargo xtask setup` fetches it")
 }
 

@@ -52,7 +52,7 @@ impl Caller for Side<'_> {
 fn run(graph: &Graph, dims: &Dims, inputs: &BTreeMap<String, Array>, folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let target = berth::machine::target("host").expect("the host");
     let (mut lowered, _) = model::as_it_is(graph, dims, &target).unwrap_or_else(|e| panic!("{}", e.paragraph));
-    let mut engine = OrtEngine::open(&EngineOptions { library: None, threads: 2 }).expect("the engine");
+    let mut engine = OrtEngine::open(&EngineOptions { library: None, threads: 2, spin: false }).expect("the engine");
     let costs = berth::measure::costs(&lowered, &mut engine).unwrap_or_else(|e| panic!("{}", e.paragraph));
     lowered.lifetimes = berth_compiler::cost::with_measured(lowered.lifetimes.clone(), &costs);
     let (least, _) = extremes(&lowered.lifetimes, &target).expect("extremes");

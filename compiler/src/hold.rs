@@ -187,9 +187,8 @@ impl Joining<'_> {
             ports.iter().filter_map(of).filter(|tensor| seen.insert(*tensor)).collect::<Vec<_>>()
         };
         let (reads, writes) = (tensors(&inputs), tensors(&outputs));
-        let by_rows = |tensor: &TensorId| {
-            tasks.iter().all(|task| !task.reads.contains(tensor) || task.rows.contains(tensor))
-        };
+        let by_rows =
+            |tensor: &TensorId| tasks.iter().all(|task| !task.reads.contains(tensor) || task.rows.contains(tensor));
         let rows = reads.iter().copied().filter(by_rows).collect();
         let packed = kept.values().map(|kept| kept.bytes.div_ceil(LINE).saturating_mul(LINE)).sum::<u64>();
         let task = Task {

@@ -117,11 +117,7 @@ pub const KEPT_FILE: &str = "kept";
 
 /// The same, where the caller says which results go out. With many tasks of one graph this does not look at all of the
 /// graph for each. A result that nothing inside reads goes out in any case: a model without outputs computes nothing.
-pub fn task_model_for(
-    graph: &Graph,
-    ops: &[OpId],
-    outside: &Outside,
-) -> Result<TaskModel, TaskModelError> {
+pub fn task_model_for(graph: &Graph, ops: &[OpId], outside: &Outside) -> Result<TaskModel, TaskModelError> {
     let mut writer = Writer { graph, names: HashMap::new(), inputs: Vec::new(), initializers: Vec::new() };
     let ops: Vec<&Op> = ops.iter().map(|id| graph.op(*id)).collect();
     let computed: HashSet<ValueId> = ops.iter().flat_map(|op| op.outputs.iter().flatten()).copied().collect();

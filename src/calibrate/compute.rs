@@ -38,7 +38,7 @@ pub struct Compute {
 /// Measures the engine, in so many rounds, beside copies between blocks of so many bytes; nothing where it is not at hand.
 pub fn compute(library: Option<PathBuf>, threads: u32, bytes: u64, rounds: usize) -> Result<Option<Compute>, Failure> {
     let named = library.is_some();
-    let mut engine = match OrtEngine::open(&EngineOptions { library, threads: threads as usize }) {
+    let mut engine = match OrtEngine::open(&EngineOptions { library, threads: threads as usize, spin: false }) {
         Err(EngineError::Missing { .. }) if !named => return Ok(None),
         engine => engine.map_err(Failure::bad)?,
     };

@@ -29,10 +29,12 @@ pub fn compile(args: &cli::Compile) -> Outcome {
     drop((graph, opened));
     let mut engine = None;
     if args.measure {
-        let options = EngineOptions { library: None, threads: args.threads as usize };
+        let options =
+            EngineOptions { library: None, threads: args.threads as usize, spin: args.numerics == cli::Numerics::Fast };
         engine = Some(OrtEngine::open(&options).map_err(Failure::bad)?);
     }
-    let mut measure = |lowered: &_| engine.as_mut().map_or(Ok(BTreeMap::new()), |engine| costs(lowered, engine, &places));
+    let mut measure =
+        |lowered: &_| engine.as_mut().map_or(Ok(BTreeMap::new()), |engine| costs(lowered, engine, &places));
     model.lowered.lifetimes = with_measured(model.lowered.lifetimes.clone(), &measure(&model.lowered)?);
     let mut memory = args.machine.memory.clone();
     let mut lowered = match args.numerics {

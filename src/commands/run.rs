@@ -226,7 +226,11 @@ pub fn run(args: &cli::Run) -> Outcome {
     check_set(&set, &inputs, args.inputs.is_some())?;
     let against = args.against.as_deref().map(npz::read).transpose().map_err(Failure::bad)?;
 
-    let options = EngineOptions { library: args.engine.clone(), threads: args.threads as usize };
+    let options = EngineOptions {
+        library: args.engine.clone(),
+        threads: args.threads as usize,
+        spin: args.numerics == cli::Numerics::Fast,
+    };
     let mut engines = vec![OrtEngine::open(&options).map_err(Failure::bad)?];
     let places = places(args, &opened)?;
     // Costs of the first engine here; where this machine stands for another, they only say how slow that must be.
@@ -596,12 +600,7 @@ fn ready_given(program: Program, target: Target, lowered: &Lowered) -> Result<Re
 }
 
 /// A model, planned with what was measured of its tasks.
-fn ready_planned(
-    args: &cli::Run,
-    memory: &[String],
-    target: &Target,
-    lowered: &Lowered,
-) -> Result<Ready, Failure> {
+fn ready_planned(args: &cli::Run, memory: &[String], target: &Target, lowered: &Lowered) -> Result<Ready, Failure> {
     let budgeted = machine::budget(target, memory, &lowered.lifetimes)?;
     let (plan, program): (Plan, _) = planned(lowered, &budgeted.target)?;
     let costs = if args.stands_for.is_some() { "estimated" } else { "measured" };

@@ -65,9 +65,8 @@ pub(super) fn check(index: &Index, found: &mut BTreeSet<Violation>) {
     for (b, berth) in index.berths.iter().enumerate().filter(|(_, berth)| berth.begin < berth.end) {
         // The last that begins before the berth ends: those before it end no later, unless they meet each other.
         let before = ranges.partition_point(|(arena, from, ..)| (*arena, *from) < (berth.arena, berth.end));
-        if let Some((_, _, _, task)) = ranges[..before]
-            .last()
-            .filter(|(arena, _, end, _)| *arena == berth.arena && *end > berth.begin)
+        if let Some((_, _, _, task)) =
+            ranges[..before].last().filter(|(arena, _, end, _)| *arena == berth.arena && *end > berth.begin)
         {
             meets(*task, format!("berth `{}`", program.berths[b].name));
         }

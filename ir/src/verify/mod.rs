@@ -17,7 +17,9 @@ mod violation;
 mod windows;
 
 pub use model::{ModelFacts, OpFact, TensorFact};
-pub use violation::{BindingProblem, ExtentProblem, HeldProblem, LinkProblem, ModelProblem, NameProblem, RULES, Violation};
+pub use violation::{
+    BindingProblem, ExtentProblem, HeldProblem, LinkProblem, ModelProblem, NameProblem, RULES, Violation,
+};
 
 use crate::program::{Facts, Mode, Program};
 use crate::target::Target;

@@ -623,10 +623,14 @@ impl Violation {
 fn held(f: &mut fmt::Formatter<'_>, problem: &HeldProblem) -> fmt::Result {
     match problem {
         HeldProblem::Exact => write!(f, "has weights that its engine holds, which exact numerics have not"),
-        HeldProblem::NoWeight { tensor } => write!(f, "holds `{tensor}`, which is no weight of a fixed size with a home"),
+        HeldProblem::NoWeight { tensor } => {
+            write!(f, "holds `{tensor}`, which is no weight of a fixed size with a home")
+        }
         HeldProblem::Home { tensor, problem } => write!(f, "holds `{tensor}`: {}", extent(*problem)),
         HeldProblem::Twice { tensor } => write!(f, "holds `{tensor}` twice, or reads it too"),
-        HeldProblem::Tier { arena, engine } => write!(f, "holds bytes in {arena}, where engine {engine} does not compute"),
+        HeldProblem::Tier { arena, engine } => {
+            write!(f, "holds bytes in {arena}, where engine {engine} does not compute")
+        }
         HeldProblem::Outside { end, arena } => {
             write!(f, "holds bytes up to {end}, past the arena's {arena} bytes")
         }

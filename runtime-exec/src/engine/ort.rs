@@ -339,6 +339,7 @@ struct World {
     library: PathBuf,
     version: String,
     threads: usize,
+    spin: bool,
     /// Held while the library runs or builds, so that every request for memory belongs to one known run or to none.
     turn: Mutex<()>,
     env: Owned<sys::OrtEnv>,
@@ -348,23 +349,20 @@ struct World {
 
 impl World {
     /// The process's world, made at the first call that succeeds.
-    fn open(library: &Path, threads: usize) -> Result<&'static World, EngineError> {
+    fn open(library: &Path, threads: usize, spin: bool) -> Result<&'static World, EngineError> {
         static WORLD: Mutex<Option<&'static World>> = Mutex::new(None);
         let mut current = lock(&WORLD);
         let version = load(library)?;
         if let Some(world) = *current {
-            let running = format!("{} threads", world.threads);
-            return if world.threads == threads {
-                Ok(world)
-            } else {
-                Err(EngineError::AlreadyOpen { running, asked: format!("{threads} threads") })
-            };
+            let said = |threads, spin| format!("{threads} threads that {}", if spin { "spin" } else { "sleep" });
+            let (running, asked) = (said(world.threads, world.spin), said(threads, spin));
+            return if running == asked { Ok(world) } else { Err(EngineError::AlreadyOpen { running, asked }) };
         }
         let unusable = |reason| EngineError::Library { path: library.to_path_buf(), reason };
-        Ok(*current.insert(Box::leak(Box::new(World::build(library, version, threads).map_err(unusable)?))))
+        Ok(*current.insert(Box::leak(Box::new(World::build(library, version, threads, spin).map_err(unusable)?))))
     }
 
-    fn build(library: &Path, version: String, threads: usize) -> Result<World, String> {
+    fn build(library: &Path, version: String, threads: usize, spin: bool) -> Result<World, String> {
         let count = i32::try_from(threads).map_err(|_| format!("{threads} threads are too many"))?;
         let c = c();
         // SAFETY: every function of the table gets live objects of its own kind and a place for its result; names are
@@ -373,7 +371,7 @@ impl World {
             let pool = Owned::make(c.ReleaseThreadingOptions, |out| (c.CreateThreadingOptions)(out))?;
             check((c.SetGlobalIntraOpNumThreads)(pool.ptr, count))?;
             check((c.SetGlobalInterOpNumThreads)(pool.ptr, 1))?;
-            check((c.SetGlobalSpinControl)(pool.ptr, 0))?;
+            check((c.SetGlobalSpinControl)(pool.ptr, i32::from(spin)))?;
             // Its log goes to stderr; what it reports as a status is reported once, by us.
             let level = sys::OrtLoggingLevel::ORT_LOGGING_LEVEL_FATAL;
             let env = Owned::make(c.ReleaseEnv, |out| {
@@ -385,7 +383,16 @@ impl World {
             // The environment may hold on to it until the process ends.
             let allocator: &'static Allocator = Box::leak(Box::new(Allocator::new(info.ptr)));
             check((c.RegisterAllocator)(env.ptr, (&raw const *allocator).cast_mut().cast()))?;
-            Ok(World { library: library.to_path_buf(), version, threads, turn: Mutex::new(()), env, info, allocator })
+            Ok(World {
+                library: library.to_path_buf(),
+                version,
+                threads,
+                spin,
+                turn: Mutex::new(()),
+                env,
+                info,
+                allocator,
+            })
         }
     }
 
@@ -462,7 +469,7 @@ impl OrtEngine {
     /// the same.
     pub fn open(options: &EngineOptions) -> Result<OrtEngine, EngineError> {
         let library = find_library(options.library.as_deref())?;
-        let world = World::open(&library, options.threads.max(1))?;
+        let world = World::open(&library, options.threads.max(1), options.spin)?;
         // SAFETY: writes the address of a new object.
         let object = Owned::make(c().ReleaseRunOptions, |out| unsafe { (c().CreateRunOptions)(out) })
             .map_err(|reason| EngineError::Library { path: library, reason })?;
@@ -481,7 +488,10 @@ impl OrtEngine {
     }
 
     fn session(&self, id: SessionId) -> Result<&Session, EngineError> {
-        self.sessions.get(id.0 as usize).and_then(Option::as_ref).ok_or_else(|| EngineError::Unknown(format!("session {}", id.0)))
+        self.sessions
+            .get(id.0 as usize)
+            .and_then(Option::as_ref)
+            .ok_or_else(|| EngineError::Unknown(format!("session {}", id.0)))
     }
 
     fn binding(&self, id: BindingId) -> Result<&Binding, EngineError> {

@@ -30,11 +30,7 @@ pub fn block(places: &Places, weights: &[Weight], bytes: u64) -> Result<Arena, L
     let wanted = |weight: &Weight| Wanted {
         what: weight.name.clone(),
         file: weight.home.file.clone(),
-        layout: Layout {
-            offset: weight.home.offset,
-            strip: weight.home.strip,
-            transposed: weight.home.transposed,
-        },
+        layout: Layout { offset: weight.home.offset, strip: weight.home.strip, transposed: weight.home.transposed },
         bytes: weight.bytes,
     };
     let in_files = weights.iter().filter(|weight| weight.home.filled.is_none());

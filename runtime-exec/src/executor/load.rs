@@ -122,6 +122,8 @@ fn measure_workspace<E: Engine>(engine: &mut E, session: SessionId, code: &TaskC
 const CACHES: usize = 64 << 20;
 /// Operands that are not worth that: they stay in a cache from one task to the next in a real step too.
 const CACHED: u64 = 256 << 10;
+/// Runs of a long task of which the shortest counts: it is more likely to be disturbed than each of its operators would be.
+const KEPT_RUNS: u32 = 10;
 
 /// Runs a task on zeroed scratch memory of its own and says what it cost: once to warm the code, then with operands out
 /// of the caches, as streamed weights are when a step comes to them. `flush` is kept from call to call.
@@ -157,8 +159,10 @@ fn measure_session<E: Engine>(
     let scratch = unsafe { arena.slice_mut(0, bytes) }.ok_or_else(memory)?;
     // Untouched memory is one page of zeros, which is always in a cache: make it real.
     scratch.fill(0);
-    if bytes <= CACHED {
-        return Ok(engine.measure(session, code, scratch, 3, &mut || {})?);
+    // What an engine keeps nobody streams over: it stays in what caches it has room in.
+    if bytes <= CACHED || code.kept > 0 {
+        let runs = if code.kept > 0 { KEPT_RUNS } else { 3 };
+        return Ok(engine.measure(session, code, scratch, runs, &mut || {})?);
     }
     flush.resize(CACHES, 0);
     let mut empty_caches = || flush.iter_mut().step_by(64).for_each(|byte| *byte = byte.wrapping_add(1));

@@ -6,6 +6,7 @@
 //!
 //! This file holds the types and the trait; [`ort`] is the one engine there is.
 
+mod allocator;
 mod library;
 pub mod ort;
 mod placement;

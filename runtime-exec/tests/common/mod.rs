@@ -313,6 +313,7 @@ impl Chain {
             code,
             inputs: vec![Operand::Access(0), Operand::Access(1)],
             outputs: vec![Operand::Access(2)],
+            kept: Vec::new(),
             open: None,
         };
         vec![ports; self.tasks]

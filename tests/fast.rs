@@ -121,7 +121,7 @@ fn an_engine_that_would_keep_more_than_was_planned_is_refused() {
     program.facts = facts(&target, &program).expect("it can be counted");
     let program = verify(&target, program, Some(&case.lowered.facts)).expect("it is safe all the same");
     let ports = berth::measure::ports(&program, &case.lowered).expect("ports");
-    let options = Options { places: places(), ..Options::new(&common::root()) };
+    let options = Options { places: places(), ..Options::new(common::root()) };
     match Executor::load(&program, &ports, vec![engine], &options) {
         Err(LoadError::Engine(EngineError::Room { needed_bytes, planned_bytes, .. })) => {
             assert_eq!((needed_bytes, planned_bytes), (needed, 64));

@@ -132,8 +132,6 @@ pub fn measure<E: Engine>(engine: &mut E, code: &TaskCode, flush: &mut Vec<u8>) 
     let arena = Arena::new(bytes).ok_or_else(memory)?;
     // SAFETY: the arena is this function's own.
     let scratch = unsafe { arena.slice_mut(0, bytes) }.ok_or_else(memory)?;
-    // Untouched memory is one page of zeros, which is always in a cache: make it real.
-    scratch.fill(0);
     if bytes <= CACHED {
         return Ok(engine.measure(session, code, scratch, 3, &mut || {})?);
     }

@@ -7,7 +7,6 @@ use crate::failure::Failure;
 use crate::machine;
 use crate::split::Model;
 use berth_compiler::cost::{Cost, with_measured};
-use berth_compiler::held;
 use berth_compiler::hold::{as_said, hold, spread, stretches, units};
 use berth_compiler::lower::Lowered;
 use berth_compiler::plan::plan;
@@ -60,13 +59,6 @@ impl Search<'_> {
     fn attempt(&mut self, stretches: &[Range<usize>], costs: &BTreeMap<String, Cost>) -> Result<bool, Failure> {
         let mut lowered = hold(&self.model.graph, &self.model.lowered, stretches).map_err(Failure::bad)?;
         lowered.lifetimes = with_measured(lowered.lifetimes, costs);
-        let loading = lowered.lifetimes.tasks.iter().filter(|task| task.held.is_some());
-        let loading = loading.map(|task| costs.get(&task.name).map_or(task_loads(&lowered, &task.name), |c| c.loading));
-        let loading = held::bytes(&lowered.lifetimes, self.target).saturating_add(loading.max().unwrap_or(0));
-        let room = self.target.tier(self.target.device()).map_or(0, |tier| tier.room().0);
-        if loading > room {
-            return Ok(false);
-        }
         let Some(step) = step(&lowered, self.target) else { return Ok(false) };
         // Where nothing was measured both count on the same time, and holding is expected to be faster.
         if self.best.0.is_none_or(|best| step < best || (step == best && costs.is_empty())) {
@@ -74,13 +66,6 @@ impl Search<'_> {
         }
         Ok(true)
     }
-}
-
-/// What loading a task is expected to take where nobody has measured it: its weights as they are, and the engine's copy.
-fn task_loads(lowered: &Lowered, task: &str) -> u64 {
-    let place = lowered.lifetimes.tasks.iter().position(|t| t.name == task);
-    let kept = place.and_then(|place| lowered.codes.get(place)).map(|code| code.kept.iter());
-    kept.map_or(0, |kept| kept.map(|kept| kept.bytes).sum::<u64>()).saturating_mul(2)
 }
 
 fn step(lowered: &Lowered, target: &Target) -> Option<Nanos> {

@@ -132,7 +132,7 @@ pub fn with_measured(mut lifetimes: Lifetimes, measured: &BTreeMap<String, Cost>
         if let Some(cost) = measured.get(&task.name) {
             (task.cost, task.workspace) = (cost.time, cost.workspace);
             if let Some(held) = &mut task.held {
-                held.bytes = cost.kept;
+                (held.bytes, held.loading) = (cost.kept, cost.loading);
             }
         }
     }

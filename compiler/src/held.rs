@@ -2,7 +2,8 @@
 //!
 //! Reads:    lifetimes, the target as it is budgeted.
 //! Decides:  addresses of what is held: one behind the other, at the end of the device's arena.
-//! Promises: berths are planned with what is left of the device, so none of them meets what is held.
+//! Promises: berths are planned with what is left of the device, so none of them meets what is held, and each task's weights
+//!           can be loaded beside all of it.
 //! Why:      it never moves and never ends, so no other place would be better, and no search need know of it.
 
 use crate::emit::with_facts;
@@ -33,8 +34,9 @@ pub fn beside(lifetimes: &Lifetimes, target: &Target) -> Option<Target> {
     }
     let device = target.device().to_owned();
     let room = target.tier(&device).map_or(0, |tier| tier.room().0);
+    let loading = lifetimes.tasks.iter().filter_map(|task| Some(task.held.as_ref()?.loading)).max().unwrap_or(0);
     // Berths may end anywhere; what is held starts on a grain behind them.
-    let left = room.saturating_sub(held) / grain(target) * grain(target);
+    let left = room.saturating_sub(held).saturating_sub(loading) / grain(target) * grain(target);
     Some(target.budgeted(&BTreeMap::from([(device, Bytes(left))])))
 }
 

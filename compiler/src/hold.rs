@@ -201,7 +201,12 @@ impl Joining<'_> {
             rows,
             in_place: Vec::new(),
             others: Vec::new(),
-            held: Some(Held { weights: kept.keys().copied().collect(), bytes: packed + packed / SPARE_PART }),
+            held: Some(Held {
+                weights: kept.keys().copied().collect(),
+                bytes: packed + packed / SPARE_PART,
+                // The block, and the engine's copy of it.
+                loading: packed.saturating_mul(2),
+            }),
         };
         let kept = kept.into_values().collect();
         Ok(Some((task, Code { model: model.model, inputs, outputs, varies: false, kept })))

@@ -96,6 +96,9 @@ pub struct Held {
     pub weights: Vec<TensorId>,
     /// Bytes that they take packed, estimated or measured.
     pub bytes: u64,
+    /// Most bytes beside those while the task is loaded: its weights as they are stored, and what the engine makes of them on
+    /// the way.
+    pub loading: u64,
 }
 
 /// What a task takes on an engine that is not the first.

@@ -47,9 +47,9 @@ struct Line {
     cost: Nanos,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     others: Vec<Other>,
-    /// Weights that the engine keeps, and the bytes that they take there.
+    /// Weights that the engine keeps, the bytes that they take there, and those that loading takes beside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    held: Option<(Vec<String>, u64)>,
+    held: Option<(Vec<String>, u64, u64)>,
 }
 
 /// A gap, in names.
@@ -113,7 +113,7 @@ fn line(lifetimes: &Lifetimes, task: &Task) -> Line {
         workspace: task.workspace,
         cost: task.cost,
         others: task.others.clone(),
-        held: task.held.as_ref().map(|held| (held.weights.iter().map(name).collect(), held.bytes)),
+        held: task.held.as_ref().map(|held| (held.weights.iter().map(name).collect(), held.bytes, held.loading)),
     }
 }
 
@@ -135,7 +135,8 @@ pub fn parse(text: &str) -> Result<Lifetimes, BadLifetimes> {
         let (reads, writes, rows) = (all(line.reads)?, all(line.writes)?, all(line.rows)?);
         let in_place = line.in_place.into_iter().map(|(r, w)| Ok((id(r)?, id(w)?))).collect::<Result<_, _>>()?;
         let ops = if line.ops.is_empty() { vec![line.name.clone()] } else { line.ops };
-        let held = line.held.map(|(weights, bytes)| Ok(Held { weights: all(weights)?, bytes })).transpose()?;
+        let held = line.held.map(|(weights, bytes, loading)| Ok(Held { weights: all(weights)?, bytes, loading }));
+        let held = held.transpose()?;
         let (workspace, cost, others) = (line.workspace, line.cost, line.others);
         Ok(Task { name: line.name, ops, reads, writes, rows, in_place, workspace, cost, others, held })
     });

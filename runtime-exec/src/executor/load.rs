@@ -157,8 +157,6 @@ fn measure_session<E: Engine>(
     let arena = Arena::new(bytes).ok_or_else(memory)?;
     // SAFETY: the arena is this function's own.
     let scratch = unsafe { arena.slice_mut(0, bytes) }.ok_or_else(memory)?;
-    // Untouched memory is one page of zeros, which is always in a cache: make it real.
-    scratch.fill(0);
     // What an engine keeps nobody streams over: it stays in what caches it has room in.
     if bytes <= CACHED || code.kept > 0 {
         let runs = if code.kept > 0 { KEPT_RUNS } else { 3 };

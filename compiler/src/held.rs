@@ -15,7 +15,7 @@ use berth_ir::units::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where something held may start: where a tensor may, and where the engine's blocks do.
-fn grain(target: &Target) -> u64 {
+pub(crate) fn grain(target: &Target) -> u64 {
     target.tier(target.device()).map_or(1, |tier| tier.alignment).max(LINE)
 }
 
@@ -26,17 +26,22 @@ pub fn bytes(lifetimes: &Lifetimes, target: &Target) -> u64 {
     held.map(|held| held.bytes.div_ceil(grain).saturating_mul(grain)).fold(0, u64::saturating_add)
 }
 
+/// What berths cannot have: what is held, and what loading one task takes beside that.
+pub fn reserved(lifetimes: &Lifetimes, target: &Target) -> u64 {
+    let loading = lifetimes.tasks.iter().filter_map(|task| Some(task.held.as_ref()?.loading)).max().unwrap_or(0);
+    bytes(lifetimes, target).saturating_add(loading)
+}
+
 /// The target with what is left of it for berths; nothing where nothing is held.
 pub fn beside(lifetimes: &Lifetimes, target: &Target) -> Option<Target> {
-    let held = bytes(lifetimes, target);
-    if held == 0 {
+    let reserved = reserved(lifetimes, target);
+    if reserved == 0 {
         return None;
     }
     let device = target.device().to_owned();
     let room = target.tier(&device).map_or(0, |tier| tier.room().0);
-    let loading = lifetimes.tasks.iter().filter_map(|task| Some(task.held.as_ref()?.loading)).max().unwrap_or(0);
     // Berths may end anywhere; what is held starts on a grain behind them.
-    let left = room.saturating_sub(held).saturating_sub(loading) / grain(target) * grain(target);
+    let left = room.saturating_sub(reserved) / grain(target) * grain(target);
     Some(target.budgeted(&BTreeMap::from([(device, Bytes(left))])))
 }
 

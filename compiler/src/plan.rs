@@ -115,13 +115,21 @@ pub(crate) fn plan_stays(lifetimes: &Lifetimes, target: &Target, mode: Mode, sta
 /// The least capacity of the device, and the capacity at which everything stays.
 pub fn extremes(lifetimes: &Lifetimes, target: &Target) -> Result<(Least, u64), PlanError> {
     let beside = held::beside(lifetimes, target);
-    let held = held::bytes(lifetimes, target);
+    let reserved = held::reserved(lifetimes, target);
     let site = Site::new(lifetimes, beside.as_ref().unwrap_or(target), Mode::Loop)?;
     let mut all = Choice::least(lifetimes);
     all.pinned = site.weights();
     let full = site.place(stays(lifetimes, &site.machine, &all), 0).map_or(u64::MAX, |p| p.device.height);
-    let least = site.least();
-    Ok((Least { bytes: least.bytes.saturating_add(held), ..least }, full.saturating_add(held)))
+    // Whole alignments: what is held starts on one behind the berths.
+    let (least, grain) = (site.least(), held::grain(target));
+    let beside = |bytes: u64| {
+        if reserved == 0 {
+            bytes
+        } else {
+            bytes.checked_next_multiple_of(grain).map_or(u64::MAX, |b| b.saturating_add(reserved))
+        }
+    };
+    Ok((Least { bytes: beside(least.bytes), ..least }, beside(full)))
 }
 
 pub(crate) fn steps(mode: Mode) -> usize {

@@ -12,7 +12,7 @@ use berth_ir::lifetime::Lifetimes;
 use berth_ir::program::{Held, Numerics, Program, Tensor};
 use berth_ir::target::Target;
 use berth_ir::units::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// Where something held may start: where a tensor may, and where the engine's blocks do.
 pub(crate) fn grain(target: &Target) -> u64 {
@@ -38,11 +38,13 @@ pub fn beside(lifetimes: &Lifetimes, target: &Target) -> Option<Target> {
     if reserved == 0 {
         return None;
     }
-    let device = target.device().to_owned();
-    let room = target.tier(&device).map_or(0, |tier| tier.room().0);
-    // Berths may end anywhere; what is held starts on a grain behind them.
-    let left = room.saturating_sub(reserved) / grain(target) * grain(target);
-    Some(target.budgeted(&BTreeMap::from([(device, Bytes(left))])))
+    let (device, grain) = (target.device().to_owned(), grain(target));
+    let mut beside = target.clone();
+    for tier in beside.tiers.iter_mut().filter(|tier| tier.name == device) {
+        // Berths may end anywhere; what is held starts on a grain behind them.
+        tier.budget = Some(Bytes(tier.room().0.saturating_sub(reserved) / grain * grain));
+    }
+    Some(beside)
 }
 
 /// A program that was planned beside what is held, with it.

@@ -20,6 +20,8 @@ const NAP: Duration = Duration::from_millis(100);
 pub(crate) struct Hands {
     pub board: Board,
     pub fault: Option<RunError>,
+    /// The run has ended and said how.
+    told: bool,
     limit: Duration,
     /// The start of the run, and nanoseconds after it at which something last ended, or a chunk of it.
     start: u64,
@@ -40,6 +42,7 @@ impl Hands {
         Hands {
             board: Board::new(graph, steps),
             fault: None,
+            told: false,
             limit,
             start,
             progress: 0,
@@ -53,7 +56,7 @@ impl Hands {
     }
 
     fn over(&self) -> bool {
-        self.fault.is_some() || self.board.over()
+        self.told || self.fault.is_some() || self.board.over()
     }
 }
 
@@ -251,6 +254,9 @@ impl<M: Monitor<Hands>> HandOff<M> {
                 self.note(instance, Turn::Ends);
                 let woken = hands.board.end(&self.graph, instance);
                 self.wake(&mut hands, woken);
+                // Where this was the last that could end, nobody else asks for what was called off.
+                let woken = hands.board.recall(&self.graph, &self.table);
+                self.wake(&mut hands, woken);
                 self.answer(&mut hands, instance, CallOff::NotUnderWay);
             }
             Err(fault) => self.fail(&mut hands, fault),
@@ -315,7 +321,9 @@ impl<M: Monitor<Hands>> HandOff<M> {
         }
         hands.call = Some(Call { instance, answer: None });
         loop {
-            if let Some(answer) = hands.call.and_then(|call| call.answer) {
+            // Where the next run has begun there is no such call any more.
+            let Some(call) = hands.call else { return CallOff::Over };
+            if let Some(answer) = call.answer {
                 hands.call = None;
                 return answer;
             }
@@ -360,14 +368,10 @@ impl<M: Monitor<Hands>> HandOff<M> {
         self.monitor.lock().fault.is_some()
     }
 
-    /// The first fault, once.
-    pub fn take_fault(&self) -> Option<RunError> {
-        self.monitor.lock().fault.take()
-    }
-
     /// The first fault, the step that it met, and when steps ended.
     pub fn result(&self) -> (Option<RunError>, usize, Log) {
         let mut hands = self.monitor.lock();
+        hands.told = true;
         (hands.fault.take(), hands.board.closed(), std::mem::take(&mut hands.log))
     }
 }

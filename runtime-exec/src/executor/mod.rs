@@ -341,8 +341,11 @@ impl<E: Engine + 'static, H: Host> Executor<E, H> {
     /// # Errors
     /// The first fault; every thread has seen it and ended, except one that the system or the engine holds.
     pub fn run(&mut self, steps: usize, limit: Duration, caller: &mut dyn Caller) -> Result<Ran, RunError> {
-        let seats = self.seats.take().ok_or(RunError::Unusable)?;
         let table = &self.shared.table;
+        if steps > table.steps_max {
+            return Err(RunError::Once { steps });
+        }
+        let seats = self.seats.take().ok_or(RunError::Unusable)?;
         let (host, start) = (self.shared.host.clone(), self.shared.host.now());
         let log = Log::new(steps, seats.len());
         self.shared.turns.iter().for_each(|turn| *turn.lock().unwrap_or_else(PoisonError::into_inner) = 0);
@@ -382,7 +385,10 @@ impl<E: Engine + 'static, H: Host> Executor<E, H> {
             self.stoppers.iter().for_each(Stopper::stop);
         }
         let patience = host.now().saturating_add(u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX));
-        let lost = || hand.take_fault().unwrap_or(RunError::Lost);
+        let lost = || match hand.result() {
+            (_, step, _) if hand.stop.load(Ordering::SeqCst) => RunError::Stopped { step },
+            (fault, ..) => fault.unwrap_or(RunError::Lost),
+        };
         for (index, thread) in links {
             let (gear, more) = host.join(thread, patience).ok_or_else(lost)?;
             self.gears[index] = gear;
@@ -395,10 +401,10 @@ impl<E: Engine + 'static, H: Host> Executor<E, H> {
             records.push(more);
         }
         self.seats = Some(seats);
+        let (fault, step, log) = hand.result();
         let _whole = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
         self.stoppers.iter().for_each(Stopper::withdraw);
         let stopped = hand.stop.swap(false, Ordering::SeqCst);
-        let (fault, step, log) = hand.result();
         match fault {
             Some(_) if stopped => Err(RunError::Stopped { step }),
             Some(fault) => Err(fault),

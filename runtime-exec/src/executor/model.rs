@@ -67,7 +67,7 @@ fn table(kinds: &[LaneKind], prologue: &[Said], body: &[Said]) -> Table {
         let of = |code: &[Said]| (0..code.len()).filter(|i| code[*i].0 == lane).collect();
         Lane { name: format!("lane {lane}"), kind: *kind, items: [of(prologue), of(body)] }
     });
-    Table { lanes: lanes.collect(), halves }
+    Table { lanes: lanes.collect(), halves, steps_max: usize::MAX }
 }
 
 const EMPTY: Range = Range { arena: 0, offset: 0, bytes: 0 };

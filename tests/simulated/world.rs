@@ -23,6 +23,9 @@ type Coroutine = generator::Generator<'static, (), ()>;
 /// Words of a coroutine's stack.
 const STACK: usize = 0x4000;
 
+/// Nanoseconds after which something should have ended.
+const LONGEST: u64 = 10_000_000_000_000;
+
 /// A world, by a handle.
 #[derive(Clone)]
 pub struct World(Arc<Mutex<State>>);
@@ -257,6 +260,10 @@ impl State {
                 self.holds = true;
             }
             self.now = first;
+            if self.now > LONGEST && !self.free {
+                self.wrong.push("there is no end".into());
+                self.free = true;
+            }
         }
         let may = |actor: &Actor| !actor.over && actor.at <= self.now;
         let count = self.actors.iter().filter(|actor| may(actor)).count();

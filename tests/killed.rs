@@ -86,6 +86,41 @@ fn kill(name: &str, moments: u32, make: impl Fn(&Folder) -> Case) {
     assert!(killed > 0, "{name} was never killed");
 }
 
+/// Kills a command as soon as it writes beside its place, so many times; what is left is held as after any kill.
+fn kill_while_it_writes(name: &str, times: usize, make: impl Fn(&Folder) -> Case) {
+    let folder = Folder::new(&format!("killed-writing-{name}"));
+    let case = make(&folder);
+    case.run();
+    let whole = std::fs::read(&case.place).expect("a file");
+    let scratch = || folder.files().iter().filter(|other| is_scratch(other)).count();
+    let mut met = 0;
+    for n in 0..times {
+        let before = n % 2 == 1;
+        match before {
+            true => std::fs::write(&case.place, b"of an earlier run").expect("it writes"),
+            false => std::fs::remove_file(&case.place).expect("it goes"),
+        }
+        let left = scratch();
+        let mut child = case.command().spawn().expect("it starts");
+        // As often as there is time for: the file is there for no longer than a write and a sync take.
+        while scratch() == left && child.try_wait().expect("it can be asked").is_none() {}
+        child.kill().expect("it is killed");
+        let killed = !child.wait().expect("it has ended").success();
+        let there = std::fs::read(&case.place).ok();
+        if killed && scratch() > left {
+            met += 1;
+            let earlier = before.then(|| b"of an earlier run".to_vec());
+            assert!(there == earlier, "{name}: killed while it wrote beside, and the place has another file");
+        } else {
+            assert!(there.as_ref() == Some(&whole), "{name}: it had ended, and the file is not whole");
+        }
+        case.run();
+        assert!(std::fs::read(&case.place).expect("a file") == whole, "{name}: another file after a kill");
+    }
+    println!("{name}: {met} of {times} kills met it while it wrote");
+    assert!(met > 0, "{name} was never killed while it wrote");
+}
+
 fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
@@ -118,10 +153,12 @@ fn a_program_is_whole_or_not_there() {
 fn outputs_are_whole_or_not_there() {
     let path = model("llama_decode.onnx");
     let (llama, inputs) = (path.to_str().expect("UTF-8"), path.with_extension("npz"));
-    kill("run", 12, |folder| {
+    let make = |folder: &Folder| {
         let place = folder.file("outputs.npz");
         let inputs = inputs.to_str().expect("UTF-8");
         let words = words(&["run", llama, "--inputs", inputs, "--memory", "device=60%", "--outputs", &place]);
         Case { place, words, reads: &[], resumes: &[] }
-    });
+    };
+    kill("run", 12, make);
+    kill_while_it_writes("outputs", 12, make);
 }

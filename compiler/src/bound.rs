@@ -78,3 +78,30 @@ fn waits(program: &Program, tier: &str, engine: &str, rate: BytesPerSec) -> u64 
     }
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_that_add_up_to_more_than_there_is_are_the_most_there_is() {
+        let text = include_str!("../../golden/programs/loop_prefetch.ron");
+        let mut program = berth_ir::text::parse(text).expect("it reads");
+        let body = &program.bodies[0];
+        let runs = body.code.iter().filter_map(|i| match i {
+            Instruction::Run { task, .. } => Some(task.clone()),
+            _ => None,
+        });
+        let (body, runs) = (body.name.clone(), runs.collect::<Vec<_>>());
+        assert!(runs.len() >= 3, "the window has two tasks at least");
+        // Two of them are 2^64, and nothing if that is counted round.
+        program.tasks.iter_mut().for_each(|task| task.cost = Nanos(1 << 63));
+        let engine = program.tasks[0].engine.clone();
+        let (at, to) = (runs[0].clone(), runs[2].clone());
+        program.facts.bounds = vec![Bound::Window { body, tier: "hbm".into(), bytes: 1_000, at, to }];
+        assert_eq!(waits(&program, "hbm", &engine, BytesPerSec(1_000_000)), 0, "the tasks hide what comes in");
+        let text = include_str!("../../golden/targets/one_device.ron");
+        let target = Target::from_ron(text).expect("a target");
+        assert_eq!(bound(&target, &program).time, Nanos(u64::MAX));
+    }
+}

@@ -536,3 +536,48 @@ fn chain(lifetimes: &Lifetimes, times: &[u64]) -> Vec<bool> {
     }
     chain
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use berth_ir::lifetime::{Tensor, TensorId};
+    use berth_ir::units::BytesPerSec;
+    use berth_ir::{DType, Expr};
+
+    #[test]
+    fn what_takes_for_ever_takes_no_less_with_a_latency() {
+        let text = include_str!("../../golden/targets/one_device.ron");
+        let mut link = berth_ir::Target::from_ron(text).expect("a target").links.remove(0);
+        (link.rate, link.latency) = (BytesPerSec(1), Nanos(1_000));
+        let (bytes, extent) = (1 << 62, Expr::constant(1u64 << 62));
+        let tensor = Tensor {
+            name: "t".into(),
+            kind: Kind::Activation,
+            dtype: DType::U8,
+            extent,
+            bytes,
+            home: None,
+            aliases: Vec::new(),
+        };
+        let task = |name: &str, reads: Vec<TensorId>, writes: Vec<TensorId>| Task {
+            name: name.into(),
+            ops: vec![name.into()],
+            reads,
+            writes,
+            rows: Vec::new(),
+            in_place: Vec::new(),
+            workspace: 0,
+            cost: Nanos(1),
+            others: Vec::new(),
+            held: None,
+        };
+        let (write, read) = (task("write", vec![], vec![TensorId(0)]), task("read", vec![TensorId(0)], vec![]));
+        let lifetimes = Lifetimes {
+            model: "made".into(),
+            dims: Default::default(),
+            tensors: vec![tensor],
+            tasks: vec![write, read],
+        };
+        assert_eq!(crossings(&lifetimes, &link), [0, u64::MAX, 0]);
+    }
+}

@@ -113,6 +113,12 @@ pub enum RunError {
         /// The step, counted from one; zero is the prologue.
         step: usize,
     },
+    /// The program was proved for one step.
+    #[error("the program is made for one step, and {steps} are asked for: compile it as a loop")]
+    Once {
+        /// Steps that were asked for.
+        steps: usize,
+    },
     /// A thread of this runtime panicked, which is a bug of it.
     #[error("a worker ended without a result; this is a bug of the runtime")]
     Lost,

@@ -209,7 +209,7 @@ fn kind(error: &RunError) -> &'static str {
         RunError::Caller { .. } => "caller",
         RunError::Stopped { .. } => "stopped",
         RunError::Stalled { .. } => "limit",
-        RunError::Lost | RunError::Unusable => "lost",
+        RunError::Lost | RunError::Unusable | RunError::Once { .. } => "lost",
     }
 }
 

@@ -2,9 +2,10 @@
 
 mod common;
 
-use berth_ir::program::Class;
-use berth_runtime_exec::errors::LoadError;
-use berth_runtime_exec::executor::{CallOff, Executor, Options, Pace};
+use berth_ir::program::{Class, Instruction, Mode};
+use berth_ir::verify::verify;
+use berth_runtime_exec::errors::{LoadError, RunError};
+use berth_runtime_exec::executor::{CallOff, Executor, Held, Options, Pace};
 use berth_runtime_exec::store::queue::{Disk, Plain};
 use common::null::Null;
 use common::{Chain, Folder, Keeper, input};
@@ -71,6 +72,51 @@ fn all_weights_at_once_and_one_after_the_other() {
     for room in [1, 2, 6] {
         check("room", &Chain { tasks: 6, room, bytes: 100_000, ..Chain::default() }, |_| {});
     }
+}
+
+#[test]
+fn a_program_that_was_proved_for_one_step_runs_one() {
+    let chain = Chain::default();
+    let folder = Folder::with("once", &chain);
+    let mut program = chain.program().into_inner();
+    program.header.mode = Mode::Once;
+    let program = verify(&common::machine(), program, None).expect("it is safe");
+    let mut executor =
+        Executor::load(&program, &chain.ports(), engines(&chain), &Options::new(&folder.0)).expect("it loads");
+    for steps in [1, 2, 1] {
+        let mut keeper = Keeper::default();
+        let ended = executor.run(steps, PATIENCE, &mut keeper);
+        match steps {
+            1 => assert_eq!(keeper.outputs, [chain.output(&input(1))]),
+            _ => assert!(matches!(ended, Err(RunError::Once { steps: 2 })) && keeper.outputs.is_empty(), "{ended:?}"),
+        }
+    }
+}
+
+#[test]
+fn an_instruction_waits_for_the_prologues_of_the_same_name() {
+    let chain = Chain { through_dram: true, ..Chain::default() };
+    let folder = Folder::with("names", &chain);
+    let mut program = chain.program().into_inner();
+    // The prologue's copy to dram is called as the body's from there, which says nothing of it.
+    for instruction in &mut program.prologue {
+        if let Instruction::Copy { name, .. } = instruction {
+            *name = name.replace("fetch", "load");
+        }
+    }
+    for instruction in &mut program.bodies[0].code {
+        if let Instruction::Copy { after, .. } = instruction {
+            after.retain(|after| !after.name.starts_with("fetch"));
+        }
+    }
+    let program = verify(&common::machine(), program, None).expect("it is safe");
+    let mut options = Options::new(&folder.0);
+    let held = Held { rate: 1 << 30, latency: 20_000_000, group: 0 };
+    options.links.insert("read-dram".to_owned(), Pace { held: Some(held), ..Pace::default() });
+    let mut executor = Executor::load(&program, &chain.ports(), engines(&chain), &options).expect("it loads");
+    let mut keeper = Keeper::default();
+    executor.run(2, PATIENCE, &mut keeper).expect("it runs");
+    assert!(keeper.outputs == [1, 2].map(|step| chain.output(&input(step))), "weights are there before they are moved");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use crate::arena::{Arena, PAGE};
 use crate::errors::RunError;
 use crate::executor::board::{Instance, Key};
 use crate::executor::hand::{Edge, Times};
+use crate::executor::host::{Host, Monitor};
 use crate::executor::record::Records;
 use crate::executor::table::{Range, Work};
 use crate::executor::{Pace, Shared};
@@ -17,7 +18,7 @@ use crate::store::pieces::{BOUNCE, Cursor, Cut, Into, Next, Piece, Tally};
 use crate::store::queue::{Queue, Read};
 use crate::store::{Source, StoreError};
 use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The longest wait for a read, after which a stop and the limit are looked at.
 const NAP: Duration = Duration::from_millis(100);
@@ -64,7 +65,7 @@ pub(crate) struct Gear {
 
 impl Gear {
     /// Nothing where there is no memory for its buffers. It must go before the arenas of `shared`.
-    pub fn new(shared: &Shared, lane: usize) -> Option<Gear> {
+    pub fn new<H: Host>(shared: &Shared<H>, lane: usize) -> Option<Gear> {
         let items = &shared.table.lanes[lane].items;
         let loads = |half: usize| {
             let loads = items[half].iter().map(move |i| &shared.table.halves[half][*i].work);
@@ -82,8 +83,10 @@ impl Gear {
         let all = arenas.iter().map(|arena| &shared.arenas[*arena]).chain([&slots]);
         let memory: Vec<(usize, usize)> =
             all.filter_map(|arena| Some((arena.address(0, 0)? as usize, arena.bytes() as usize))).collect();
-        // SAFETY: the slots go after the queue; so do the arenas, as the caller promises.
-        let queue = unsafe { shared.store.queue(&memory, depth) };
+        let queue = shared.host.queue(depth).unwrap_or_else(|| {
+            // SAFETY: the slots go after the queue; so do the arenas, as the caller promises.
+            unsafe { shared.store.queue(&memory, depth) }
+        });
         Some(Gear { queue: Some(queue), slots, near: vec![0; BOUNCE] })
     }
 }
@@ -92,7 +95,13 @@ impl Gear {
 const DEPTH_MAX: usize = 256;
 
 /// Carries a link's copies out until there are no more; whether its gear can be used again.
-pub(crate) fn work(shared: &Shared, lane: usize, gear: &mut Gear, start: Instant, records: &mut Records) -> bool {
+pub(crate) fn work<H: Host>(
+    shared: &Shared<H>,
+    lane: usize,
+    gear: &mut Gear,
+    start: u64,
+    records: &mut Records,
+) -> bool {
     let items = &shared.table.lanes[lane].items;
     let pace = shared.paces[lane];
     let depth = if gear.queue.is_some() { pace.depth.clamp(1, DEPTH_MAX) } else { 1 };
@@ -116,10 +125,10 @@ pub(crate) fn work(shared: &Shared, lane: usize, gear: &mut Gear, start: Instant
     landed
 }
 
-struct Link<'a> {
-    shared: &'a Shared,
+struct Link<'a, H: Host> {
+    shared: &'a Shared<H>,
     lane: usize,
-    start: Instant,
+    start: u64,
     pace: Pace,
     records: &'a mut Records,
     queue: &'a mut Option<Box<dyn Queue>>,
@@ -132,7 +141,7 @@ struct Link<'a> {
     copies: Vec<Copy>,
 }
 
-impl Link<'_> {
+impl<H: Host> Link<'_, H> {
     fn run(&mut self) {
         let hand = &self.shared.hand;
         loop {
@@ -218,7 +227,7 @@ impl Link<'_> {
     /// When a link that is held to a rate has brought so many bytes more: those of its group come one after the other.
     fn due(&self, bytes: u64) -> u64 {
         let Some(held) = self.pace.held else { return 0 };
-        let now = self.start.elapsed().as_nanos() as u64;
+        let now = self.shared.since(self.start);
         let mut free = self.shared.turns[self.lane].lock().unwrap_or_else(PoisonError::into_inner);
         let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(held.rate.max(1));
         *free = (*free).max(now).saturating_add(u64::try_from(nanos).unwrap_or(u64::MAX));
@@ -228,11 +237,11 @@ impl Link<'_> {
     /// Waits until then; false where the run is over first.
     fn hold(&self, due: u64) -> bool {
         loop {
-            let now = self.start.elapsed().as_nanos() as u64;
+            let now = self.shared.since(self.start);
             if now >= due {
                 return true;
             }
-            std::thread::sleep(Duration::from_nanos(due - now).min(NAP));
+            self.shared.host.pause(Duration::from_nanos(due - now).min(NAP));
             if self.shared.hand.edge(self.lane, true) == Edge::Over {
                 return false;
             }
@@ -249,7 +258,7 @@ impl Link<'_> {
             }),
             _ => None,
         };
-        let began = self.start.elapsed().as_nanos() as u64;
+        let began = self.shared.since(self.start);
         self.copies.push(Copy {
             key,
             instance,
@@ -404,7 +413,7 @@ impl Link<'_> {
 
     fn finish(&mut self, place: usize, result: Result<(), RunError>) {
         let copy = self.copies.swap_remove(place);
-        let ended = self.start.elapsed().as_nanos() as u64;
+        let ended = self.shared.since(self.start);
         self.shared.hand.done(copy.instance, Times { engine: None, began: copy.began, ended }, result);
         self.records.add(self.lane, copy.instance, copy.began, ended);
     }

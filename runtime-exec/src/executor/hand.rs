@@ -6,84 +6,25 @@
 
 use crate::errors::RunError;
 use crate::executor::board::{Board, Graph, Instance, Key, Pick, Woken};
+use crate::executor::host::{Moment, Monitor, Turn};
 use crate::executor::table::Table;
-use crate::store::queue::Nudge;
-use std::ops::DerefMut;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The longest sleep, after which a stop and the limit are looked at.
 const NAP: Duration = Duration::from_millis(100);
-
-/// A lock with a place to sleep for each lane.
-pub(crate) trait Monitor {
-    /// While it lives, nobody else has the board.
-    type Guard<'a>: DerefMut<Target = Hands>
-    where
-        Self: 'a;
-    fn lock(&self) -> Self::Guard<'_>;
-    /// Gives the board up until the lane is woken, or a while has passed.
-    fn sleep<'a>(&'a self, lane: usize, guard: Self::Guard<'a>, most: Duration) -> Self::Guard<'a>;
-    /// Wakes one thread of a lane.
-    fn wake(&self, lane: usize);
-}
-
-/// The one of the standard library.
-#[derive(Debug)]
-pub(crate) struct Locked {
-    hands: Mutex<Hands>,
-    lanes: Vec<Condvar>,
-    /// Of lanes that wait for reads to end, what else wakes them.
-    nudges: Vec<Mutex<Option<Arc<dyn Nudge>>>>,
-}
-
-impl Locked {
-    pub fn new(hands: Hands) -> Locked {
-        let lanes = (0..hands.asleep.len()).map(|_| Condvar::new()).collect();
-        let nudges = (0..hands.asleep.len()).map(|_| Mutex::new(None)).collect();
-        Locked { hands: Mutex::new(hands), lanes, nudges }
-    }
-
-    /// Says what wakes a lane while it waits for reads to end.
-    pub fn nudge_with(&self, lane: usize, nudge: Option<Arc<dyn Nudge>>) {
-        *self.nudges[lane].lock().unwrap_or_else(PoisonError::into_inner) = nudge;
-    }
-}
-
-impl Locked {
-    /// The board, for a new run.
-    pub fn lock_hands(&self) -> MutexGuard<'_, Hands> {
-        self.lock()
-    }
-}
-
-impl Monitor for Locked {
-    type Guard<'a> = MutexGuard<'a, Hands>;
-
-    fn lock(&self) -> MutexGuard<'_, Hands> {
-        // A worker that panicked leaves counters that are whole.
-        self.hands.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-    fn sleep<'a>(&'a self, lane: usize, guard: MutexGuard<'a, Hands>, most: Duration) -> MutexGuard<'a, Hands> {
-        self.lanes[lane].wait_timeout(guard, most).unwrap_or_else(PoisonError::into_inner).0
-    }
-    fn wake(&self, lane: usize) {
-        self.lanes[lane].notify_one();
-        if let Some(nudge) = &*self.nudges[lane].lock().unwrap_or_else(PoisonError::into_inner) {
-            nudge.nudge();
-        }
-    }
-}
 
 /// What the lock guards.
 #[derive(Debug)]
 pub(crate) struct Hands {
     pub board: Board,
     pub fault: Option<RunError>,
+    /// The run has ended and said how.
+    told: bool,
     limit: Duration,
     /// The start of the run, and nanoseconds after it at which something last ended, or a chunk of it.
-    start: Instant,
+    start: u64,
     progress: u64,
     /// Whether the thread of each lane sleeps.
     asleep: Vec<bool>,
@@ -97,10 +38,11 @@ pub(crate) struct Hands {
 }
 
 impl Hands {
-    pub fn new(graph: &Graph, steps: usize, start: Instant, limit: Duration, log: Log) -> Hands {
+    pub fn new(graph: &Graph, steps: usize, start: u64, limit: Duration, log: Log) -> Hands {
         Hands {
             board: Board::new(graph, steps),
             fault: None,
+            told: false,
             limit,
             start,
             progress: 0,
@@ -114,7 +56,7 @@ impl Hands {
     }
 
     fn over(&self) -> bool {
-        self.fault.is_some() || self.board.over()
+        self.told || self.fault.is_some() || self.board.over()
     }
 }
 
@@ -196,7 +138,7 @@ pub(crate) struct HandOff<M> {
     pub stop: Arc<AtomicBool>,
 }
 
-impl<M: Monitor> HandOff<M> {
+impl<M: Monitor<Hands>> HandOff<M> {
     /// Wakes those lanes that sleep and got something.
     fn wake(&self, hands: &mut Hands, woken: Woken) {
         if woken.any() {
@@ -221,6 +163,15 @@ impl<M: Monitor> HandOff<M> {
         self.wake_all(hands);
     }
 
+    /// How long the run has lasted.
+    fn since(&self, hands: &Hands) -> Duration {
+        Duration::from_nanos(self.monitor.now().saturating_sub(hands.start))
+    }
+
+    fn note(&self, instance: Instance, turn: Turn) {
+        self.monitor.note(Moment { step: instance.step, index: instance.index, turn });
+    }
+
     /// Sees a stop that was asked for, and a run in which nothing ends.
     fn look(&self, hands: &mut Hands) {
         if hands.over() {
@@ -229,7 +180,7 @@ impl<M: Monitor> HandOff<M> {
         if self.stop.load(Ordering::SeqCst) {
             let step = hands.board.closed();
             self.fail(hands, RunError::Stopped { step });
-        } else if hands.start.elapsed() > hands.limit + Duration::from_nanos(hands.progress) {
+        } else if self.since(hands) > hands.limit.saturating_add(Duration::from_nanos(hands.progress)) {
             let (seconds, waiting) = (hands.limit.as_secs(), hands.board.waiting(&self.table));
             self.fail(hands, RunError::Stalled { seconds, waiting });
         }
@@ -255,7 +206,10 @@ impl<M: Monitor> HandOff<M> {
                 return None;
             }
             match hands.board.take(&self.graph, lane, None) {
-                Pick::Take(key, instance) => return Some((key, instance)),
+                Pick::Take(key, instance) => {
+                    self.note(instance, Turn::Begins);
+                    return Some((key, instance));
+                }
                 Pick::Nothing => return None,
                 Pick::Wait => {}
             }
@@ -275,7 +229,10 @@ impl<M: Monitor> HandOff<M> {
             return None;
         }
         match hands.board.take(&self.graph, lane, than) {
-            Pick::Take(key, instance) => Some((key, instance)),
+            Pick::Take(key, instance) => {
+                self.note(instance, Turn::Begins);
+                Some((key, instance))
+            }
             Pick::Wait | Pick::Nothing => None,
         }
     }
@@ -294,7 +251,11 @@ impl<M: Monitor> HandOff<M> {
                 let so_far = &mut hands.so_far[lane];
                 so_far.0 += bytes;
                 so_far.1 += times.ended.saturating_sub(began);
+                self.note(instance, Turn::Ends);
                 let woken = hands.board.end(&self.graph, instance);
+                self.wake(&mut hands, woken);
+                // Where this was the last that could end, nobody else asks for what was called off.
+                let woken = hands.board.recall(&self.graph, &self.table);
                 self.wake(&mut hands, woken);
                 self.answer(&mut hands, instance, CallOff::NotUnderWay);
             }
@@ -315,7 +276,7 @@ impl<M: Monitor> HandOff<M> {
         let mut hands = self.monitor.lock();
         hands.asleep[lane] = false;
         if moved {
-            hands.progress = hands.start.elapsed().as_nanos() as u64;
+            hands.progress = self.since(&hands).as_nanos() as u64;
         }
         self.look(&mut hands);
         match hands.call {
@@ -338,6 +299,7 @@ impl<M: Monitor> HandOff<M> {
     /// A copy is called off, and nothing of it is under way any more.
     pub fn release(&self, instance: Instance) {
         let mut hands = self.monitor.lock();
+        self.note(instance, Turn::IsCalledOff);
         hands.board.park(&self.graph, instance);
         self.answer(&mut hands, instance, CallOff::Released);
         let woken = hands.board.recall(&self.graph, &self.table);
@@ -359,7 +321,9 @@ impl<M: Monitor> HandOff<M> {
         }
         hands.call = Some(Call { instance, answer: None });
         loop {
-            if let Some(answer) = hands.call.and_then(|call| call.answer) {
+            // Where the next run has begun there is no such call any more.
+            let Some(call) = hands.call else { return CallOff::Over };
+            if let Some(answer) = call.answer {
                 hands.call = None;
                 return answer;
             }
@@ -404,14 +368,10 @@ impl<M: Monitor> HandOff<M> {
         self.monitor.lock().fault.is_some()
     }
 
-    /// The first fault, once.
-    pub fn take_fault(&self) -> Option<RunError> {
-        self.monitor.lock().fault.take()
-    }
-
     /// The first fault, the step that it met, and when steps ended.
     pub fn result(&self) -> (Option<RunError>, usize, Log) {
         let mut hands = self.monitor.lock();
+        hands.told = true;
         (hands.fault.take(), hands.board.closed(), std::mem::take(&mut hands.log))
     }
 }

@@ -10,6 +10,7 @@ use crate::engine::{ALIGNMENT, Engine, SessionId, Stopper};
 use crate::errors::{LoadError, RunError};
 use crate::executor::board::Instance;
 use crate::executor::hand::Times;
+use crate::executor::host::Host;
 use crate::executor::keep::Room;
 use crate::executor::load::{bind, check_workspace, mismatch};
 use crate::executor::record::Records;
@@ -17,7 +18,7 @@ use crate::executor::table::{Item, Table, Work};
 use crate::executor::{Caller, Shared, TaskPorts};
 use crate::open::Bound;
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// An engine with its tasks.
 pub(crate) struct Seat<E> {
@@ -97,12 +98,12 @@ impl<E: Engine> Seat<E> {
     }
 
     /// Computes until there is nothing more to compute. The engine is the `place`-th of the program's.
-    pub fn work(&mut self, shared: &Shared, place: usize, start: Instant, records: &mut Records) {
+    pub fn work<H: Host>(&mut self, shared: &Shared<H>, place: usize, start: u64, records: &mut Records) {
         let (engine, bound) = (&mut self.engine, &mut self.bound);
         let mut clock = Clock { start, free: 0 };
         work(shared, self.lane, Some(place), start, records, |instance, item| {
             let Work::Run { task, workspace, .. } = &item.work else { return Ok(()) };
-            let began = start.elapsed().as_nanos() as u64;
+            let began = shared.since(start);
             let space =
                 workspace.and_then(|w| Some((shared.arenas[w.arena].address(w.offset, w.bytes)?, w.bytes as usize)));
             let space = space.unwrap_or((std::ptr::without_provenance_mut(ALIGNMENT as usize), 0));
@@ -120,16 +121,16 @@ impl<E: Engine> Seat<E> {
 
 /// When an engine that is held to the times of another is free again.
 struct Clock {
-    start: Instant,
+    start: u64,
     free: u64,
 }
 
 impl Clock {
     /// Waits until a task that began then has taken so long; what is too short to sleep is waited for with the next.
-    fn hold(&mut self, shared: &Shared, began: u64, least: u64) {
+    fn hold<H: Host>(&mut self, shared: &Shared<H>, began: u64, least: u64) {
         self.free = self.free.max(began).saturating_add(least);
-        while let Some(rest) = self.free.checked_sub(self.start.elapsed().as_nanos() as u64 + SHORT) {
-            std::thread::sleep(Duration::from_nanos(rest.min(LONG)));
+        while let Some(rest) = self.free.checked_sub(shared.since(self.start) + SHORT) {
+            shared.host.pause(Duration::from_nanos(rest.min(LONG)));
             if shared.hand.is_over() {
                 return;
             }
@@ -143,7 +144,13 @@ const SHORT: u64 = 100_000;
 const LONG: u64 = 100_000_000;
 
 /// Feeds and fetches until there is nothing more to do.
-pub(crate) fn serve(shared: &Shared, lane: usize, caller: &mut dyn Caller, start: Instant, records: &mut Records) {
+pub(crate) fn serve<H: Host>(
+    shared: &Shared<H>,
+    lane: usize,
+    caller: &mut dyn Caller,
+    start: u64,
+    records: &mut Records,
+) {
     work(shared, lane, None, start, records, |instance, item| {
         let result = match &item.work {
             Work::Feed { tensor, to } => {
@@ -163,19 +170,19 @@ pub(crate) fn serve(shared: &Shared, lane: usize, caller: &mut dyn Caller, start
 }
 
 /// Takes what a lane has to do and does it, one by one.
-fn work(
-    shared: &Shared,
+fn work<H: Host>(
+    shared: &Shared<H>,
     lane: usize,
     engine: Option<usize>,
-    start: Instant,
+    start: u64,
     records: &mut Records,
     mut act: impl FnMut(Instance, &Item) -> Result<(), RunError>,
 ) {
     while let Some((_, instance)) = shared.hand.take(lane) {
         let item = &shared.table.half(instance.half)[instance.index];
-        let began = start.elapsed().as_nanos() as u64;
+        let began = shared.since(start);
         let result = act(instance, item);
-        let ended = start.elapsed().as_nanos() as u64;
+        let ended = shared.since(start);
         shared.hand.done(instance, Times { engine, began, ended }, result);
         records.add(lane, instance, began, ended);
     }

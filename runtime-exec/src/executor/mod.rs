@@ -1,12 +1,13 @@
 //! Runs a verified program: one thread per engine, one for each link, the caller's for inputs and outputs.
 //!
 //! `board.rs` says what may begin, `hand.rs` hands it to threads, `lanes.rs` computes, feeds and fetches, `copies.rs`
-//! moves bytes, `record.rs` keeps what was seen. All memory is taken before the first step. No wait is without a time
+//! moves bytes, `record.rs` keeps what was seen, `host.rs` is what all of them stand on. All memory is taken before the first step. No wait is without a time
 //! limit, and a stop is seen at the next instruction or chunk.
 
 mod board;
 mod copies;
 mod hand;
+pub mod host;
 mod keep;
 mod lanes;
 mod load;
@@ -32,7 +33,8 @@ use berth_ir::program::{Class, Program};
 use berth_ir::verify::Verified;
 use board::Graph;
 use copies::Gear;
-use hand::{HandOff, Hands, Locked, Log};
+use hand::{HandOff, Hands, Log};
+use host::{Host, Monitor, System};
 use keep::Room;
 use lanes::Seat;
 use record::Records;
@@ -40,8 +42,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use table::{LaneKind, Table, Work};
 
 /// What an engine runs for a task, and what each of its ports is.
@@ -137,19 +138,19 @@ impl Options {
 }
 
 /// A program in memory, ready to run, any number of times.
-pub struct Executor<E: Engine + 'static> {
+pub struct Executor<E: Engine + 'static, H: Host = System> {
     // Its reads go to the arenas of `shared`, so it goes first.
     gears: Vec<Option<Gear>>,
     // What its engines keep lies in them too.
     seats: Option<Vec<Seat<E>>>,
-    shared: Arc<Shared>,
+    shared: Arc<Shared<H>>,
     stoppers: Vec<Stopper>,
     /// Held while a stop is asked for, and while one is taken back.
     stopping: Arc<Mutex<()>>,
     records: usize,
 }
 
-impl<E: Engine + 'static> std::fmt::Debug for Executor<E> {
+impl<E: Engine + 'static, H: Host> std::fmt::Debug for Executor<E, H> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Executor").field("shared", &self.shared).finish_non_exhaustive()
     }
@@ -157,7 +158,8 @@ impl<E: Engine + 'static> std::fmt::Debug for Executor<E> {
 
 /// What all threads of a run look at.
 #[derive(Debug)]
-struct Shared {
+struct Shared<H: Host> {
+    host: H,
     table: Arc<Table>,
     arenas: Vec<Arena>,
     store: Store,
@@ -169,8 +171,15 @@ struct Shared {
     turns: Vec<Arc<Mutex<u64>>>,
     /// By task, the least that it takes.
     tasks: Vec<u64>,
-    hand: HandOff<Locked>,
+    hand: HandOff<H::Lock<Hands>>,
     dims: Dims,
+}
+
+impl<H: Host> Shared<H> {
+    /// Nanoseconds after a moment of the host's clock.
+    fn since(&self, start: u64) -> u64 {
+        self.host.now().saturating_sub(start)
+    }
 }
 
 /// Asks a run to stop, from any thread.
@@ -193,8 +202,8 @@ impl Stop {
 
 /// Looks at a run from another thread.
 #[derive(Clone, Debug)]
-pub struct Watch {
-    shared: Arc<Shared>,
+pub struct Watch<H: Host = System> {
+    shared: Arc<Shared<H>>,
 }
 
 /// How far a run is.
@@ -207,7 +216,7 @@ pub struct Glance {
     pub lanes: Vec<(String, u64, u64)>,
 }
 
-impl Watch {
+impl<H: Host> Watch<H> {
     /// How far it is now.
     pub fn look(&self) -> Glance {
         let (steps, done) = self.shared.hand.so_far();
@@ -218,12 +227,12 @@ impl Watch {
 
 /// Calls speculative copies of a run off, from another thread.
 #[derive(Clone, Debug)]
-pub struct Caution {
-    shared: Arc<Shared>,
+pub struct Caution<H: Host = System> {
+    shared: Arc<Shared<H>>,
     turn: Arc<Mutex<()>>,
 }
 
-impl Caution {
+impl<H: Host> Caution<H> {
     /// Has a speculative copy end at the next edge of a chunk, and waits until nothing touches its berth any more.
     pub fn call_off(&self, copy: &str) -> CallOff {
         let body = &self.shared.table.halves[1];
@@ -252,6 +261,19 @@ impl<E: Engine + 'static> Executor<E> {
         engines: Vec<E>,
         options: &Options,
     ) -> Result<Executor<E>, LoadError> {
+        Executor::load_on(System::default(), program, ports, engines, options)
+    }
+}
+
+impl<E: Engine + 'static, H: Host> Executor<E, H> {
+    /// Loads a program as [`Executor::load`] does, onto a host.
+    pub fn load_on(
+        host: H,
+        program: &Verified<Program>,
+        ports: &[TaskPorts],
+        engines: Vec<E>,
+        options: &Options,
+    ) -> Result<Executor<E, H>, LoadError> {
         let table = Arc::new(Table::new(program)?);
         let wanted = names(&table).len();
         if engines.len() != wanted {
@@ -259,9 +281,8 @@ impl<E: Engine + 'static> Executor<E> {
         }
         let mut arenas = Vec::new();
         for a in &program.arenas {
-            let arena =
-                Arena::new(a.bytes).ok_or_else(|| LoadError::Memory { tier: a.tier.clone(), bytes: a.bytes })?;
-            arenas.push(arena);
+            let arena = host.arena(a.bytes);
+            arenas.push(arena.ok_or_else(|| LoadError::Memory { tier: a.tier.clone(), bytes: a.bytes })?);
         }
         let (store, found) = Store::open(&options.places, &load::wanted(&table))?;
         let mut found = found.into_iter();
@@ -282,9 +303,9 @@ impl<E: Engine + 'static> Executor<E> {
         }
         let stoppers: Vec<Stopper> = seats.iter().map(Seat::stopper).collect();
         let pace = |lane: &table::Lane| options.links.get(&lane.name).copied().unwrap_or_default();
-        let hands = Hands::new(&graph, 0, Instant::now(), Duration::ZERO, Log::default());
+        let hands = Hands::new(&graph, 0, host.now(), Duration::ZERO, Log::default());
         let stop = Arc::new(AtomicBool::new(false));
-        let hand = HandOff { monitor: Locked::new(hands), graph, table: table.clone(), stop };
+        let hand = HandOff { monitor: host.lock(hands, table.lanes.len() + 1), graph, table: table.clone(), stop };
         let paces: Vec<Pace> = table.lanes.iter().map(pace).collect();
         let mut groups: BTreeMap<usize, Arc<Mutex<u64>>> = BTreeMap::new();
         let turn = |pace: &Pace| match pace.held {
@@ -294,7 +315,7 @@ impl<E: Engine + 'static> Executor<E> {
         let turns = paces.iter().map(turn).collect();
         let dims = Dims::new(options.dims.clone());
         let tasks = options.tasks.clone();
-        let shared = Arc::new(Shared { table, arenas, store, sources, paces, turns, tasks, hand, dims });
+        let shared = Arc::new(Shared { host, table, arenas, store, sources, paces, turns, tasks, hand, dims });
         let mut gears = Vec::new();
         for (index, lane) in shared.table.lanes.iter().enumerate() {
             gears.push(match lane.kind {
@@ -314,12 +335,12 @@ impl<E: Engine + 'static> Executor<E> {
     }
 
     /// A handle that looks at runs.
-    pub fn watch(&self) -> Watch {
+    pub fn watch(&self) -> Watch<H> {
         Watch { shared: self.shared.clone() }
     }
 
     /// A handle that calls speculative copies off.
-    pub fn caution(&self) -> Caution {
+    pub fn caution(&self) -> Caution<H> {
         Caution { shared: self.shared.clone(), turn: Arc::default() }
     }
 
@@ -328,20 +349,23 @@ impl<E: Engine + 'static> Executor<E> {
     /// # Errors
     /// The first fault; every thread has seen it and ended, except one that the system or the engine holds.
     pub fn run(&mut self, steps: usize, limit: Duration, caller: &mut dyn Caller) -> Result<Ran, RunError> {
-        let seats = self.seats.take().ok_or(RunError::Unusable)?;
         let table = &self.shared.table;
-        let start = Instant::now();
+        if steps > table.steps_max {
+            return Err(RunError::Once { steps });
+        }
+        let seats = self.seats.take().ok_or(RunError::Unusable)?;
+        let (host, start) = (self.shared.host.clone(), self.shared.host.now());
         let log = Log::new(steps, seats.len());
         self.shared.turns.iter().for_each(|turn| *turn.lock().unwrap_or_else(PoisonError::into_inner) = 0);
-        *self.shared.hand.monitor.lock_hands() = Hands::new(&self.shared.hand.graph, steps, start, limit, log);
+        *self.shared.hand.monitor.lock() = Hands::new(&self.shared.hand.graph, steps, start, limit, log);
         let room = |lane: &table::Lane| {
             let instances = lane.items[0].len().saturating_add(lane.items[1].len().saturating_mul(steps));
             Records::new(self.records.min(instances))
         };
-        let mut engines: Vec<JoinHandle<(Seat<E>, Records)>> = Vec::new();
+        let mut engines = Vec::new();
         for (place, mut seat) in seats.into_iter().enumerate() {
             let (shared, mut records) = (self.shared.clone(), room(&table.lanes[seat.lane()]));
-            engines.push(std::thread::spawn(move || {
+            engines.push(host.spawn(move || {
                 seat.work(&shared, place, start, &mut records);
                 (seat, records)
             }));
@@ -355,7 +379,7 @@ impl<E: Engine + 'static> Executor<E> {
                 // It goes before `shared` does, where reads of it may still be under way.
                 (again.then_some(gear), records)
             };
-            links.push((index, std::thread::spawn(work)));
+            links.push((index, host.spawn(work)));
         }
         let own = table.lanes.iter().position(|lane| lane.kind == LaneKind::Caller);
         let mut records = vec![own.map_or(Records::new(0), |lane| room(&table.lanes[lane]))];
@@ -368,24 +392,27 @@ impl<E: Engine + 'static> Executor<E> {
             // An operator in flight ends early; a stop that came too late must not meet the next run.
             self.stoppers.iter().for_each(Stopper::stop);
         }
-        let patience = Instant::now() + limit;
-        let lost = || hand.take_fault().unwrap_or(RunError::Lost);
+        let patience = host.now().saturating_add(u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX));
+        let lost = || match hand.result() {
+            (_, step, _) if hand.stop.load(Ordering::SeqCst) => RunError::Stopped { step },
+            (fault, ..) => fault.unwrap_or(RunError::Lost),
+        };
         for (index, thread) in links {
-            let (gear, more) = join(thread, patience).ok_or_else(lost)?;
+            let (gear, more) = host.join(thread, patience).ok_or_else(lost)?;
             self.gears[index] = gear;
             records.push(more);
         }
         let mut seats = Vec::new();
         for thread in engines {
-            let (seat, more) = join(thread, patience).ok_or_else(lost)?;
+            let (seat, more) = host.join(thread, patience).ok_or_else(lost)?;
             seats.push(seat);
             records.push(more);
         }
         self.seats = Some(seats);
+        let (fault, step, log) = hand.result();
         let _whole = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
         self.stoppers.iter().for_each(Stopper::withdraw);
         let stopped = hand.stop.swap(false, Ordering::SeqCst);
-        let (fault, step, log) = hand.result();
         match fault {
             Some(_) if stopped => Err(RunError::Stopped { step }),
             Some(fault) => Err(fault),
@@ -397,15 +424,4 @@ impl<E: Engine + 'static> Executor<E> {
     pub fn into_engines(self) -> Option<Vec<E>> {
         Some(self.seats?.into_iter().map(Seat::into_engine).collect())
     }
-}
-
-/// Waits for a thread, not beyond a moment.
-fn join<T>(thread: JoinHandle<T>, until: Instant) -> Option<T> {
-    while !thread.is_finished() {
-        if Instant::now() > until {
-            return None;
-        }
-        std::thread::sleep(Duration::from_micros(200));
-    }
-    thread.join().ok()
 }

@@ -4,12 +4,13 @@
 //! them, found again here plainly. A lane that sleeps for ever is a deadlock, which the explorer reports.
 
 use crate::executor::board::{Graph, Instance};
-use crate::executor::hand::{HandOff, Hands, Log, Monitor, Times};
+use crate::executor::hand::{HandOff, Hands, Log, Times};
+use crate::executor::host::Monitor;
 use crate::executor::table::{Half, Item, Lane, LaneKind, Range, Table, Work};
 use berth_ir::program::Class;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A lock and places to sleep that the explorer knows. Nothing wakes up by itself.
 struct Explored {
@@ -19,7 +20,7 @@ struct Explored {
     deaf: Option<usize>,
 }
 
-impl Monitor for Explored {
+impl Monitor<Hands> for Explored {
     type Guard<'a> = loom::sync::MutexGuard<'a, Hands>;
 
     fn lock(&self) -> Self::Guard<'_> {
@@ -32,6 +33,9 @@ impl Monitor for Explored {
         if self.deaf != Some(lane) {
             self.lanes[lane].notify_one();
         }
+    }
+    fn now(&self) -> u64 {
+        0
     }
 }
 
@@ -63,7 +67,7 @@ fn table(kinds: &[LaneKind], prologue: &[Said], body: &[Said]) -> Table {
         let of = |code: &[Said]| (0..code.len()).filter(|i| code[*i].0 == lane).collect();
         Lane { name: format!("lane {lane}"), kind: *kind, items: [of(prologue), of(body)] }
     });
-    Table { lanes: lanes.collect(), halves }
+    Table { lanes: lanes.collect(), halves, steps_max: usize::MAX }
 }
 
 const EMPTY: Range = Range { arena: 0, offset: 0, bytes: 0 };
@@ -81,7 +85,7 @@ fn explore(table: Table, steps: usize, deaf: Option<usize>) -> usize {
     builder.check(move || {
         counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let graph = Arc::new(Graph::new(&table));
-        let hands = Hands::new(&graph, steps, Instant::now(), Duration::from_secs(1 << 30), Log::new(steps, 0));
+        let hands = Hands::new(&graph, steps, 0, Duration::from_secs(1 << 30), Log::new(steps, 0));
         let lanes = (0..=table.lanes.len()).map(|_| loom::sync::Condvar::new()).collect();
         let monitor = Explored { hands: loom::sync::Mutex::new(hands), lanes, deaf };
         let stop = Arc::new(AtomicBool::new(false));

@@ -2,7 +2,7 @@
 
 use crate::errors::LoadError;
 use crate::store::Layout;
-use berth_ir::program::{Class, Extent, Filled, Instruction, Place, Program};
+use berth_ir::program::{Class, Extent, Filled, Instruction, Mode, Place, Program};
 use berth_ir::verify::Verified;
 use std::collections::HashMap;
 
@@ -76,6 +76,8 @@ pub(crate) struct Table {
     /// Prologue, body.
     pub halves: [Vec<Item>; 2],
     pub lanes: Vec<Lane>,
+    /// Steps that the program was proved for.
+    pub steps_max: usize,
 }
 
 impl Table {
@@ -101,13 +103,20 @@ impl Table {
                     Instruction::Copy { wanted: Some(run), .. } => by_name[half].get(run).copied(),
                     _ => None,
                 };
+                // The prologue is the step before the first: an instruction of the same name there is the last instance.
+                let mut after_prologue = if half == 1 { find(0, 1) } else { Vec::new() };
+                if half == 1
+                    && let Some(last) = by_name[0].get(instruction.name()).filter(|last| !after_prologue.contains(last))
+                {
+                    after_prologue.push(*last);
+                }
                 let item = Item {
                     name: instruction.name().to_owned(),
                     class,
                     wanted,
                     after: find(half, 0),
                     after_body: if half == 1 { find(1, 1) } else { Vec::new() },
-                    after_prologue: if half == 1 { find(0, 1) } else { Vec::new() },
+                    after_prologue,
                     bytes: bytes(&work),
                     work,
                 };
@@ -119,7 +128,11 @@ impl Table {
                 lanes[at].items[half].push(i);
             }
         }
-        Ok(Table { halves, lanes })
+        let steps_max = match program.header.mode {
+            Mode::Loop => usize::MAX,
+            Mode::Once => 1,
+        };
+        Ok(Table { halves, lanes, steps_max })
     }
 
     pub fn half(&self, half: Half) -> &[Item] {

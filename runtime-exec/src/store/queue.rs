@@ -15,13 +15,14 @@ use std::time::Duration;
 
 /// One read.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Read {
+pub struct Read {
     /// Which file of the store.
     pub file: usize,
     /// Where in it.
     pub at: u64,
-    /// Where to: an address, and how many bytes.
+    /// Where to: an address.
     pub to: *mut u8,
+    /// How many bytes.
     pub bytes: usize,
     /// By which it is known when it has ended.
     pub token: usize,
@@ -31,10 +32,10 @@ pub(crate) struct Read {
 unsafe impl Send for Read {}
 
 /// What a read came to.
-pub(crate) type Ended = (usize, io::Result<usize>);
+pub type Ended = (usize, io::Result<usize>);
 
 /// Reads that are under way.
-pub(crate) trait Queue: Send {
+pub trait Queue: Send {
     /// Hands a read over. After an error it is not under way, and never will be.
     ///
     /// # Safety
@@ -49,7 +50,8 @@ pub(crate) trait Queue: Send {
 }
 
 /// Ends a wait.
-pub(crate) trait Nudge: Send + Sync + std::fmt::Debug {
+pub trait Nudge: Send + Sync + std::fmt::Debug {
+    /// Ends it, from any thread.
     fn nudge(&self);
 }
 

@@ -57,6 +57,13 @@ pub struct TaskSeen {
     pub most: Nanos,
     /// Bytes of scratch that the program has for it, which were enough.
     pub workspace: u64,
+    /// Bytes that the program has for weights that the engine keeps for it, which were enough.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub kept: u64,
+}
+
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 /// A link, as it went.
@@ -136,7 +143,8 @@ impl Observation {
             all.sort_unstable();
             let (name, engine) = (task.name.clone(), task.engine.clone());
             let (time, least, most) = (Nanos(all[all.len() / 2]), Nanos(all[0]), Nanos(all[all.len() - 1]));
-            Some(TaskSeen { name, engine, time, least, most, workspace: task.workspace })
+            let kept = task.held.as_ref().map_or(0, |held| held.bytes);
+            Some(TaskSeen { name, engine, time, least, most, workspace: task.workspace, kept })
         });
         let tasks = tasks.collect();
         let moving = union(moved.values().flat_map(|(_, spans)| spans.iter().copied()).collect());
@@ -208,7 +216,10 @@ impl Observation {
         let mut unseen = 0;
         for task in &mut lifetimes.tasks {
             match seen.get(task.name.as_str()) {
-                Some(seen) if seen.engine == first => (task.cost, task.workspace) = (seen.time, seen.workspace),
+                Some(seen) if seen.engine == first => {
+                    (task.cost, task.workspace) = (seen.time, seen.workspace);
+                    task.held.iter_mut().for_each(|held| held.bytes = seen.kept);
+                }
                 Some(seen) => {
                     for other in task.others.iter_mut().filter(|other| other.engine == seen.engine) {
                         (other.cost, other.workspace) = (seen.time, seen.workspace);
@@ -259,6 +270,7 @@ mod tests {
             least: Nanos(time - 1),
             most: Nanos(time + 1),
             workspace: 64,
+            kept: 0,
         };
         let (bytes, busy) = (Bytes(4_000_000), Nanos(3_000_000));
         let read = LinkSeen { name: "read".into(), bytes, busy, stretches: 10, rate: BytesPerSec(1_333_333_333) };

@@ -144,6 +144,11 @@ pub struct Compile {
     /// Times and scratch are then those of this machine. Without it the program is the same on every machine.
     #[arg(long)]
     pub measure: bool,
+    /// How tasks compute
+    ///
+    /// With `fast` the engine may keep weights of whole stretches, packed as its kernels like them, where that is faster.
+    #[arg(long, value_enum, default_value_t)]
+    pub numerics: Numerics,
     /// Plan with what a run saw, written by `berth run --observe`
     ///
     /// Its times of tasks and rates of links take the place of the target's; what it did not see stays estimated.
@@ -242,6 +247,15 @@ pub struct Compare {
     /// Machine.
     #[command(flatten)]
     pub machine: Machine,
+    /// Measure what each task costs with the engine, instead of estimating it from the target
+    #[arg(long)]
+    pub measure: bool,
+    /// Threads of the engine when measuring
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub threads: u32,
+    /// Write each strategy's program into this folder, as `STRATEGY.ron`
+    #[arg(long, value_name = "FOLDER")]
+    pub save: Option<PathBuf>,
     /// How the table is printed
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod commands;
 pub mod compare;
 pub mod failure;
+mod fast;
 pub mod files;
 pub mod live;
 pub mod machine;

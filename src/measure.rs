@@ -6,14 +6,17 @@ use berth_compiler::lower::{Code, Lowered, Source};
 use berth_ir::DType;
 use berth_ir::program::Program;
 use berth_ir::units::Nanos;
+use berth_runtime_exec::arena::Arena;
 use berth_runtime_exec::engine::ort::OrtEngine;
 use berth_runtime_exec::engine::{EngineError, Port, TaskCode};
 use berth_runtime_exec::errors::LoadError;
-use berth_runtime_exec::executor::{Operand, TaskPorts, measure};
+use berth_runtime_exec::executor::{Operand, TaskPorts, Weight, block, measure};
+use berth_runtime_exec::store::{Places, StoreError};
 use std::collections::BTreeMap;
 
-/// Time and workspace of each task, by name; tasks with the same code are measured once.
-pub fn costs(lowered: &Lowered, engine: &mut OrtEngine) -> Result<BTreeMap<String, Cost>, Failure> {
+/// Time and workspace of each task, by name; tasks with the same code are measured once. Weights that an engine keeps are
+/// read from `places`; where they are not there, others of their size stand for them.
+pub fn costs(lowered: &Lowered, engine: &mut OrtEngine, places: &Places) -> Result<BTreeMap<String, Cost>, Failure> {
     // Code with open sizes is the same for tasks of several.
     let mut known: BTreeMap<(&bytes::Bytes, Vec<&[u64]>), Option<Cost>> = BTreeMap::new();
     let mut all = BTreeMap::new();
@@ -24,13 +27,20 @@ pub fn costs(lowered: &Lowered, engine: &mut OrtEngine) -> Result<BTreeMap<Strin
             Some(cost) => *cost,
             None => {
                 let wide = code.inputs.iter().chain(&code.outputs).all(|port| port.dtype != DType::BF16);
-                let cost = match measure(engine, &task_code(&task.name, code), &mut flush) {
+                let task_code = task_code(&task.name, code);
+                let block = kept(lowered, code, task_code.kept, places)?;
+                let cost = match measure(engine, &task_code, block.as_ref(), &mut flush) {
                     Err(LoadError::Engine(error @ EngineError::Engine { step: "make a session", .. })) if !wide => {
                         return Err(Failure::bad(format!(
                             "{error}\n  help: it computes in bfloat16, for which this engine has few kernels; say `--cast f32`, which keeps every value, or `--cast f16`"
                         )));
                     }
-                    Ok(m) => Some(Cost { time: Nanos(m.run_nanos), workspace: m.workspace_bytes }),
+                    Ok(m) => Some(Cost {
+                        time: Nanos(m.run_nanos),
+                        workspace: m.workspace_bytes,
+                        kept: m.kept_bytes,
+                        loading: m.loading_bytes,
+                    }),
                     // It does not run on zeros (a trip count is an input, say): its estimate stands.
                     Err(LoadError::Engine(EngineError::Engine { .. })) => None,
                     Err(error) => return Err(load_failure(error)),
@@ -43,6 +53,22 @@ pub fn costs(lowered: &Lowered, engine: &mut OrtEngine) -> Result<BTreeMap<Strin
         all.extend(cost.map(|cost| (task.name.clone(), Cost { workspace: cost.workspace.max(least), ..cost })));
     }
     Ok(all)
+}
+
+/// The block of weights that comes with a task's code.
+fn kept(lowered: &Lowered, code: &Code, bytes: u64, places: &Places) -> Result<Option<Arena>, Failure> {
+    if code.kept.is_empty() {
+        return Ok(None);
+    }
+    let weights = code.kept.iter().filter_map(|kept| {
+        let tensor = lowered.lifetimes.tensor(kept.tensor);
+        let (name, home) = (tensor.name.clone(), tensor.home.clone()?);
+        Some(Weight { name, home, from: kept.from, bytes: kept.bytes })
+    });
+    match block(places, &weights.collect::<Vec<_>>(), bytes) {
+        Err(LoadError::Store(StoreError::Absent { .. })) => block(places, &[], bytes).map(Some).map_err(load_failure),
+        block => block.map(Some).map_err(load_failure),
+    }
 }
 
 fn task_code(name: &str, code: &Code) -> TaskCode {
@@ -59,6 +85,7 @@ fn task_code(name: &str, code: &Code) -> TaskCode {
     TaskCode {
         name: name.to_owned(),
         model: code.model.clone(),
+        kept: code.kept.iter().map(|kept| kept.from + kept.bytes).max().unwrap_or(0),
         inputs: code.inputs.iter().enumerate().map(port('i')).collect(),
         outputs: code.outputs.iter().enumerate().map(port('o')).collect(),
     }
@@ -66,19 +93,18 @@ fn task_code(name: &str, code: &Code) -> TaskCode {
 
 /// For each task of the program its code, and which access each port is.
 pub fn ports(program: &Program, lowered: &Lowered) -> Result<Vec<TaskPorts>, Failure> {
-    let by_op: BTreeMap<&str, &Code> =
-        lowered.lifetimes.tasks.iter().map(|t| t.name.as_str()).zip(&lowered.codes).collect();
+    let by_ops: BTreeMap<&[String], &Code> =
+        lowered.lifetimes.tasks.iter().map(|t| t.ops.as_slice()).zip(&lowered.codes).collect();
     let mut all = Vec::new();
     for task in &program.tasks {
-        let [op] = task.ops.as_slice() else {
-            return Err(Failure::bad(format!(
-                "task `{}` has {} operators; this runtime runs tasks of one: compile the program again",
+        // The verifier has seen that the model has these operators, with these accesses.
+        let code = by_ops.get(task.ops.as_slice()).ok_or_else(|| {
+            Failure::bad(format!(
+                "this runtime has no code for task `{}` of {} operators: compile the program again",
                 task.name,
                 task.ops.len()
-            )));
-        };
-        // The verifier has seen that the model has this operator, with these accesses.
-        let code = by_op.get(op.as_str()).ok_or_else(|| Failure::bad(format!("the model has no operator `{op}`")))?;
+            ))
+        })?;
         let operand = |writes: bool| {
             move |p: &berth_compiler::lower::Port| {
                 let tensor = match &p.source {
@@ -95,6 +121,7 @@ pub fn ports(program: &Program, lowered: &Lowered) -> Result<Vec<TaskPorts>, Fai
             code: task_code(&task.name, code),
             inputs: code.inputs.iter().map(operand(false)).collect(),
             outputs: code.outputs.iter().map(operand(true)).collect(),
+            kept: code.kept.iter().map(|k| (lowered.lifetimes.tensor(k.tensor).name.clone(), k.from)).collect(),
             open: code.is_open().then(shapes),
         });
     }

@@ -26,34 +26,46 @@ pub struct Wanted<'a> {
     pub threads: u64,
 }
 
+/// A model to be planned, and the graph that it was lowered from.
+pub struct Model {
+    /// The graph: rewritten, its operators split.
+    pub graph: Graph,
+    /// The model.
+    pub lowered: Lowered,
+}
+
 /// A model in pieces, and the least that it needs so.
 pub struct Pieces {
     /// The model.
-    pub lowered: Lowered,
+    pub model: Model,
     /// Its least capacity.
     pub least: Least,
 }
 
 /// A model, split if the memory that is wanted is less than it needs as it is.
-pub fn for_memory(graph: &Graph, dims: &Dims, wanted: &Wanted) -> Result<Lowered, Failure> {
+pub fn for_memory(graph: &Graph, dims: &Dims, wanted: &Wanted) -> Result<Model, Failure> {
     let ready = model::ready(graph, dims, wanted.target)?;
-    let Some((least, room)) = needs(&ready.lowered, wanted)? else { return Ok(ready.lowered) };
+    let Some((least, room)) = needs(&ready.lowered, wanted)? else { return Ok(as_it_is(ready)) };
     let asked = machine::wants_least(wanted.target, wanted.memory);
     if room >= least.bytes && !asked {
-        return Ok(ready.lowered);
+        return Ok(as_it_is(ready));
     }
-    let Some(finest) = finest(&ready, dims, &least, wanted)? else { return Ok(ready.lowered) };
+    let Some(finest) = finest(&ready, dims, &least, wanted)? else { return Ok(as_it_is(ready)) };
     if asked || finest.least.bytes >= room {
-        return Ok(finest.lowered);
+        return Ok(finest.model);
     }
     // As few pieces as do: each of the size of the room, or of parts of it, as they lie beside each other.
     for part in [room, room / 4 * 3, room / 2] {
         let pieces = in_pieces(&ready, dims, part, wanted)?;
         if let Some(pieces) = pieces.filter(|pieces| pieces.least.bytes <= room) {
-            return Ok(pieces.lowered);
+            return Ok(pieces.model);
         }
     }
-    Ok(finest.lowered)
+    Ok(finest.model)
+}
+
+fn as_it_is(ready: Ready) -> Model {
+    Model { graph: ready.graph, lowered: ready.lowered }
 }
 
 /// The pieces with which a model needs least; nothing where it needs no less than as it is, which is `whole`.
@@ -64,23 +76,23 @@ pub fn finest(ready: &Ready, dims: &Dims, whole: &Least, wanted: &Wanted) -> Res
 }
 
 /// A model as a program's header says that it was split.
-pub fn as_said(graph: &Graph, dims: &Dims, target: &Target, said: Option<Split>) -> Result<Lowered, Failure> {
+pub fn as_said(graph: &Graph, dims: &Dims, target: &Target, said: Option<Split>) -> Result<Model, Failure> {
     let ready = model::ready(graph, dims, target)?;
-    let Some(how) = said else { return Ok(ready.lowered) };
-    Ok(put(&ready, dims, target, how)?.unwrap_or(ready.lowered))
+    let Some(how) = said else { return Ok(as_it_is(ready)) };
+    Ok(put(&ready, dims, target, how)?.unwrap_or_else(|| as_it_is(ready)))
 }
 
 /// A model with what holds more than so much in pieces; nothing where that can be done to nothing.
 fn in_pieces(ready: &Ready, dims: &Dims, room: u64, wanted: &Wanted) -> Result<Option<Pieces>, Failure> {
     let how = Split { room, threads: wanted.threads.max(THREADS) };
-    let Some(lowered) = put(ready, dims, wanted.target, how)? else { return Ok(None) };
-    Ok(needs(&lowered, wanted)?.map(|(least, _)| Pieces { lowered, least }))
+    let Some(model) = put(ready, dims, wanted.target, how)? else { return Ok(None) };
+    Ok(needs(&model.lowered, wanted)?.map(|(least, _)| Pieces { model, least }))
 }
 
-fn put(ready: &Ready, dims: &Dims, target: &Target, how: Split) -> Result<Option<Lowered>, Failure> {
+fn put(ready: &Ready, dims: &Dims, target: &Target, how: Split) -> Result<Option<Model>, Failure> {
     let Some(graph) = split(&ready.graph, dims, &ready.lowered.lifetimes, how) else { return Ok(None) };
     let (lowered, _) = model::as_it_is(&graph, dims, target)?;
-    Ok(Some(Lowered { split: Some(how), ..lowered }))
+    Ok(Some(Model { lowered: Lowered { split: Some(how), ..lowered }, graph }))
 }
 
 /// The least capacity of the device for a model, and what it has; nothing where no plan can be made at all, which the

@@ -23,6 +23,8 @@ pub struct Summary {
     pub budget: BTreeMap<String, u64>,
     /// Weights that never leave the device.
     pub resident_bytes: u64,
+    /// What engines keep of weights for their tasks, packed.
+    pub kept_bytes: u64,
     /// Weights that are brought in each step.
     pub streamed_bytes: u64,
     /// Tasks of a step on each engine.
@@ -97,6 +99,7 @@ impl Summary {
             peak: program.facts.peaks.clone(),
             budget: program.header.memory.iter().map(|(t, b)| (t.clone(), b.0)).collect(),
             resident_bytes: plan.resident,
+            kept_bytes: plan.held,
             streamed_bytes: plan.streamed,
             engines: engines(program),
             in_place_bytes: plan.below,
@@ -148,6 +151,9 @@ impl fmt::Display for Summary {
             writeln!(f, "  {tier:<12}{}{budget}", human(*peak))?;
         }
         writeln!(f, "  resident    {} of weights stay", human(self.resident_bytes))?;
+        if self.kept_bytes > 0 {
+            writeln!(f, "  kept        {} of weights, as the engine packs them", human(self.kept_bytes))?;
+        }
         writeln!(f, "  streamed    {} of weights come in each step", human(self.streamed_bytes))?;
         if self.engines.len() > 1 {
             let tasks: Vec<String> =

@@ -1,63 +1,25 @@
 //! The executor in one process: again and again, stopped, stalled, and against the whole model as one call.
 
 mod common;
+#[path = "common/process.rs"]
+mod process;
 
-use berth::npz::{self, Array};
-use berth_compiler::import;
-use berth_compiler::lower::{Lowered, lower};
 use berth_compiler::plan::plan;
 use berth_compiler::task_model::whole_model;
-use berth_ir::expr::Binding;
-use berth_ir::graph::{Content, Graph, Stored};
+use berth_ir::graph::Content;
 use berth_ir::program::{Mode, Program};
 use berth_ir::units::Bytes;
 use berth_ir::verify::{Verified, verify};
 use berth_runtime_exec::engine::ort::OrtEngine;
-use berth_runtime_exec::engine::{Engine, EngineOptions, Port, TaskCode};
+use berth_runtime_exec::engine::{Engine, Port, TaskCode};
 use berth_runtime_exec::errors::RunError;
-use berth_runtime_exec::executor::{Caller, Executor, Options};
+use process::{Case, PATIENCE, Side, case, engine, load, places, read};
 use std::collections::BTreeMap;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::time::{Duration, Instant};
-
-const THREADS: usize = 2;
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A model with its stored inputs, lowered.
-struct Case {
-    graph: Graph,
-    lowered: Lowered,
-    inputs: BTreeMap<String, Array>,
-}
-
-fn read(stored: &Stored, offset: u64, bytes: u64) -> Option<bytes::Bytes> {
-    let mut read = vec![0; bytes as usize];
-    std::fs::File::open(&stored.path).ok()?.read_exact_at(&mut read, stored.offset + offset).ok()?;
-    Some(read.into())
-}
-
-fn case(path: &Path) -> Case {
-    let model = import::open(path).expect("it opens");
-    let arrays = npz::read(&path.with_extension("npz")).expect("its inputs");
-    let named = arrays.into_iter().filter_map(|a| Some((a.name.strip_prefix("in:")?.to_owned(), a)));
-    let inputs: BTreeMap<String, Array> = named.collect();
-    let mut dims = BTreeMap::new();
-    berth::model::dims_of_inputs(&model, &inputs, &mut dims).expect("its dims");
-    let graph = berth::model::graph(&model, &dims, &BTreeMap::new()).expect("its graph");
-    let target = berth::machine::target("host").expect("the host");
-    let lowered = lower(&graph, &dims, &target, &read).expect("it lowers");
-    Case { graph, lowered, inputs }
-}
-
-fn engine() -> OrtEngine {
-    OrtEngine::open(&EngineOptions { library: None, threads: THREADS })
-        .expect("the engine; `cargo xtask setup` fetches it")
-}
 
 /// A proved program at this much of the device, with costs and workspace as measured.
 fn program(case: &mut Case, engine: &mut OrtEngine, percent: u64) -> Verified<Program> {
-    let costs = berth::measure::costs(&case.lowered, engine).expect("costs");
+    let costs = berth::measure::costs(&case.lowered, engine, &places()).expect("costs");
     case.lowered.lifetimes = berth_compiler::cost::with_measured(case.lowered.lifetimes.clone(), &costs);
     let target = berth::machine::target("host").expect("the host");
     let (least, full) = berth_compiler::plan::extremes(&case.lowered.lifetimes, &target).expect("extremes");
@@ -65,38 +27,6 @@ fn program(case: &mut Case, engine: &mut OrtEngine, percent: u64) -> Verified<Pr
     let target = target.budgeted(&BTreeMap::from([("device".to_owned(), Bytes(bytes))]));
     let plan = plan(&case.lowered.lifetimes, &target, Mode::Loop).expect("a plan");
     verify(&target, plan.program, Some(&case.lowered.facts)).expect("it is safe")
-}
-
-/// Feeds stored inputs, keeps outputs by step; may dawdle.
-struct Side<'a> {
-    case: &'a Case,
-    outputs: BTreeMap<(usize, String), Vec<u8>>,
-    dawdle: Duration,
-}
-
-impl<'a> Side<'a> {
-    fn new(case: &'a Case) -> Side<'a> {
-        Side { case, outputs: BTreeMap::new(), dawdle: Duration::ZERO }
-    }
-}
-
-impl Caller for Side<'_> {
-    fn feed(&mut self, tensor: &str, _step: usize, to: &mut [u8]) -> Result<(), String> {
-        std::thread::sleep(self.dawdle);
-        let port = self.case.lowered.inputs.iter().find(|b| b.tensor.as_deref() == Some(tensor)).ok_or("no input")?;
-        to.copy_from_slice(&self.case.inputs[&port.name].bytes);
-        Ok(())
-    }
-    fn fetch(&mut self, tensor: &str, step: usize, from: &[u8], _dims: &Binding) -> Result<(), String> {
-        self.outputs.insert((step, tensor.to_owned()), from.to_vec());
-        Ok(())
-    }
-}
-
-fn load(case: &Case, program: &Verified<Program>, engine: OrtEngine) -> Executor<OrtEngine> {
-    let ports = berth::measure::ports(program, &case.lowered).expect("ports");
-    let options = Options { measure: true, ..Options::new(&common::root().join("models")) };
-    Executor::load(program, &ports, vec![engine], &options).expect("it loads")
 }
 
 #[test]
@@ -181,6 +111,7 @@ fn reference(case: &Case, engine: &mut OrtEngine) -> BTreeMap<String, Vec<u8>> {
         model: whole.model.clone(),
         inputs: whole.inputs.iter().enumerate().map(port('i')).collect(),
         outputs: whole.outputs.iter().enumerate().map(port('o')).collect(),
+        kept: 0,
     };
     let (offsets, bytes) = code.scratch_layout().expect("sizes");
     // Aligned by hand: a test has no arena.

@@ -18,6 +18,10 @@ pub struct Cost {
     pub time: Nanos,
     /// Bytes of scratch.
     pub workspace: u64,
+    /// Bytes that the engine keeps for it.
+    pub kept: u64,
+    /// Most bytes beside those while it is loaded.
+    pub loading: u64,
 }
 
 /// The estimated time of a task: arithmetic against bytes, whichever takes longer, and one launch.
@@ -127,6 +131,9 @@ pub fn with_measured(mut lifetimes: Lifetimes, measured: &BTreeMap<String, Cost>
     for task in &mut lifetimes.tasks {
         if let Some(cost) = measured.get(&task.name) {
             (task.cost, task.workspace) = (cost.time, cost.workspace);
+            if let Some(held) = &mut task.held {
+                (held.bytes, held.loading) = (cost.kept, cost.loading);
+            }
         }
     }
     lifetimes

@@ -569,6 +569,7 @@ mod tests {
             workspace: 0,
             cost: Nanos(1),
             others: Vec::new(),
+            held: None,
         };
         let (write, read) = (task("write", vec![], vec![TensorId(0)]), task("read", vec![TensorId(0)], vec![]));
         let lifetimes = Lifetimes {

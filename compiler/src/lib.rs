@@ -11,6 +11,8 @@ pub mod dsa;
 pub mod emit;
 mod engines;
 mod gaps;
+pub mod held;
+pub mod hold;
 pub mod import;
 mod ladder;
 pub mod layers;

@@ -10,7 +10,7 @@ use crate::cost;
 use crate::import::ops::row_of;
 use crate::import::tensor_bytes;
 use crate::slice::{Cut, Matrix, cuts};
-use crate::task_model::{TaskModelError, known_bytes, task_model_for};
+use crate::task_model::{Outside, TaskModelError, known_bytes, task_model_for};
 use crate::twins::{Place, Read, Twin, place, twins};
 use berth_ir::expr::{Binding, Ranges};
 use berth_ir::graph::{Attribute, Content, Graph, Op, OpId, Stored, Value, ValueId};
@@ -45,6 +45,8 @@ pub struct Lowered {
     pub outputs: Vec<Boundary>,
     /// How the graph's operators were split before it was lowered, where they were.
     pub split: Option<Split>,
+    /// Contents of constants that live in the tasks' code and that the graph does not have.
+    pub embedded: HashMap<ValueId, Bytes>,
 }
 
 impl Lowered {
@@ -91,11 +93,26 @@ pub struct Code {
     pub outputs: Vec<Port>,
     /// Whether the data decide what a run needs, so that a trial may see less: its estimate of workspace is a floor.
     pub varies: bool,
+    /// Weights whose bytes the engine is given with the model, and keeps.
+    pub kept: Vec<Kept>,
+}
+
+/// A weight among those that an engine is given with a task's model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The weight.
+    pub tensor: TensorId,
+    /// Its first byte in the block that holds all of them.
+    pub from: u64,
+    /// Its bytes.
+    pub bytes: u64,
 }
 
 /// An input or output of a task's model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Port {
+    /// The value of the graph.
+    pub value: ValueId,
     /// Where its bytes are.
     pub source: Source,
     /// Element type.
@@ -695,6 +712,7 @@ impl Lowering<'_> {
             workspace: 0,
             cost: Default::default(),
             others: Vec::new(),
+            held: None,
         })
     }
 
@@ -771,7 +789,7 @@ impl Lowering<'_> {
         let facts = facts(&lifetimes);
         let inputs = self.graph.inputs.iter().map(|v| self.boundary(*v)).collect::<Result<_, _>>()?;
         let outputs = self.graph.outputs.iter().map(|v| self.boundary(*v)).collect::<Result<_, _>>()?;
-        Ok(Lowered { lifetimes, facts, codes, inputs, outputs, split: None })
+        Ok(Lowered { lifetimes, facts, codes, inputs, outputs, split: None, embedded: self.embedded })
     }
 
     /// Type and shape of each operand; nothing for absent ones.
@@ -793,7 +811,7 @@ impl Lowering<'_> {
     fn code(&self, id: OpId) -> Result<Code, LowerError> {
         let op = self.graph.op(id);
         let embed = |value| self.embedded.get(&value).cloned();
-        let model = task_model_for(self.graph, &[id], &embed, &|_| true)
+        let model = task_model_for(self.graph, &[id], &Outside { embed: &embed, kept: &|_| None, goes_out: &|_| true })
             .map_err(|problem| LowerError::Code { op: op.name.clone(), problem })?;
         let port = |v: &ValueId| {
             let value = self.graph.value(*v);
@@ -805,14 +823,14 @@ impl Lowering<'_> {
                 }
                 (tensor, _) => Source::Tensor(tensor.copied().unwrap_or(TensorId(u32::MAX))),
             };
-            Ok(Port { source, dtype: value.dtype, shape: value.shape.clone(), most: self.shape(*v)?, found })
+            Ok(Port { value: *v, source, dtype: value.dtype, shape: value.shape.clone(), most: self.shape(*v)?, found })
         };
         let inputs: Vec<Port> = model.inputs.iter().map(port).collect::<Result<_, _>>()?;
         let outputs: Vec<Port> = model.outputs.iter().map(port).collect::<Result<_, _>>()?;
         let bodies = op.domain.is_empty() && matches!(op.kind.as_str(), "If" | "Loop" | "Scan");
         let data = inputs.iter().chain(&outputs).any(|p| p.shape.iter().flat_map(Expr::dims).any(|d| self.of_data(&d)));
         let varies = bodies || data;
-        Ok(Code { inputs, outputs, model: model.model, varies })
+        Ok(Code { inputs, outputs, model: model.model, varies, kept: Vec::new() })
     }
 
     fn of_data(&self, dim: &str) -> bool {

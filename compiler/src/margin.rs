@@ -8,6 +8,7 @@
 
 use crate::bound::TimeBound;
 use crate::engines;
+use crate::held;
 use crate::machine::Machine;
 use crate::plan::{Plan, STEPS};
 use crate::simulate::timeline;
@@ -58,6 +59,9 @@ pub enum Limit {
 
 /// What each memory that a program uses and each link that it uses would buy with a little more.
 pub fn margins(lifetimes: &Lifetimes, target: &Target, plan: &Plan) -> Vec<Margin> {
+    // What engines keep stays where it is.
+    let beside = held::beside(lifetimes, target);
+    let target = beside.as_ref().unwrap_or(target);
     let at_most = |step: Nanos| step.min(plan.timeline.step);
     let mut all = Vec::new();
     for arena in &plan.program.arenas {

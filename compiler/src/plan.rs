@@ -11,6 +11,7 @@
 use crate::bound::{TimeBound, bound};
 use crate::emit::with_facts;
 use crate::engines;
+use crate::held;
 use crate::machine::CannotPlan;
 use crate::residency::{Choice, stays};
 use crate::room::{Least, NoRoom};
@@ -40,6 +41,8 @@ pub struct Plan {
     pub spilled: u64,
     /// Bytes of weights that the engine of the lower memory uses where they lie.
     pub below: u64,
+    /// Bytes of the device that engines keep for tasks.
+    pub held: u64,
     /// What no program with these tasks beats, whichever engines that may run them do.
     pub bound: TimeBound,
     /// What it was made of.
@@ -60,9 +63,17 @@ pub enum PlanError {
     NoRoom(Box<NoRoom>),
 }
 
-/// Makes the best program found for a target: with tasks on the engine of the lower memory too, where that is faster than
-/// all of them on the device.
+/// Makes the best program found for a target, beside what engines keep for tasks.
 pub fn plan(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Plan, PlanError> {
+    let Some(beside) = held::beside(lifetimes, target) else { return planned(lifetimes, target, mode) };
+    let plan = planned(lifetimes, &beside, mode)?;
+    let program = held::placed(plan.program, lifetimes, target);
+    Ok(Plan { held: held::bytes(lifetimes, target), program, ..plan })
+}
+
+/// The best program: with tasks on the engine of the lower memory too, where that is faster than
+/// all of them on the device.
+fn planned(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Plan, PlanError> {
     let site = Site::new(lifetimes, target, mode)?;
     let bound = engines::bound(lifetimes, &site.machine, mode);
     let enough = |step: Nanos| mode == Mode::Loop && bound.is_some_and(|bound| near(step, bound.time));
@@ -103,11 +114,22 @@ pub(crate) fn plan_stays(lifetimes: &Lifetimes, target: &Target, mode: Mode, sta
 
 /// The least capacity of the device, and the capacity at which everything stays.
 pub fn extremes(lifetimes: &Lifetimes, target: &Target) -> Result<(Least, u64), PlanError> {
-    let site = Site::new(lifetimes, target, Mode::Loop)?;
+    let beside = held::beside(lifetimes, target);
+    let reserved = held::reserved(lifetimes, target);
+    let site = Site::new(lifetimes, beside.as_ref().unwrap_or(target), Mode::Loop)?;
     let mut all = Choice::least(lifetimes);
     all.pinned = site.weights();
     let full = site.place(stays(lifetimes, &site.machine, &all), 0).map_or(u64::MAX, |p| p.device.height);
-    Ok((site.least(), full))
+    // Whole alignments: what is held starts on one behind the berths.
+    let (least, grain) = (site.least(), held::grain(target));
+    let beside = |bytes: u64| {
+        if reserved == 0 {
+            bytes
+        } else {
+            bytes.checked_next_multiple_of(grain).map_or(u64::MAX, |b| b.saturating_add(reserved))
+        }
+    };
+    Ok((Least { bytes: beside(least.bytes), ..least }, beside(full)))
 }
 
 pub(crate) fn steps(mode: Mode) -> usize {
@@ -134,6 +156,7 @@ fn summary(site: &Site, tried: Tried) -> Plan {
         streamed: bytes(&|s| device(s) && weight(s) && !s.forever),
         spilled: bytes(&|s| device(s) && !weight(s) && returns(s)),
         below: bytes(&|s| !device(s) && weight(s) && !s.uses.is_empty()),
+        held: 0,
         bound: bound(site.machine.target, &program),
         program,
         timeline: tried.timeline,

@@ -98,17 +98,26 @@ pub fn task_model(
     let outside = (0..).map(OpId).zip(&graph.ops).filter(|(id, _)| !inside.contains(id));
     let mut read: HashSet<ValueId> = outside.flat_map(|(_, op)| op.reads()).collect();
     read.extend(&graph.outputs);
-    task_model_for(graph, ops, embed, &|value| read.contains(&value))
+    task_model_for(graph, ops, &Outside { embed, kept: &|_| None, goes_out: &|value| read.contains(&value) })
 }
+
+/// What a task's operators have from outside, and what others have of them.
+pub struct Outside<'a> {
+    /// The contents of what lives in the task's own code.
+    pub embed: &'a dyn Fn(ValueId) -> Option<Bytes>,
+    /// Where the contents of what the engine keeps lie in [`KEPT_FILE`]: first byte, bytes.
+    pub kept: &'a dyn Fn(ValueId) -> Option<(u64, u64)>,
+    /// Whether somebody else reads a result.
+    pub goes_out: &'a dyn Fn(ValueId) -> bool,
+}
+
+/// The name by which a model calls the bytes of the weights that its engine keeps: no file, a block of memory that the
+/// engine is given with the model.
+pub const KEPT_FILE: &str = "kept";
 
 /// The same, where the caller says which results go out. With many tasks of one graph this does not look at all of the
 /// graph for each. A result that nothing inside reads goes out in any case: a model without outputs computes nothing.
-pub fn task_model_for(
-    graph: &Graph,
-    ops: &[OpId],
-    embed: &dyn Fn(ValueId) -> Option<Bytes>,
-    goes_out: &dyn Fn(ValueId) -> bool,
-) -> Result<TaskModel, TaskModelError> {
+pub fn task_model_for(graph: &Graph, ops: &[OpId], outside: &Outside) -> Result<TaskModel, TaskModelError> {
     let mut writer = Writer { graph, names: HashMap::new(), inputs: Vec::new(), initializers: Vec::new() };
     let ops: Vec<&Op> = ops.iter().map(|id| graph.op(*id)).collect();
     let computed: HashSet<ValueId> = ops.iter().flat_map(|op| op.outputs.iter().flatten()).copied().collect();
@@ -116,7 +125,7 @@ pub fn task_model_for(
     let mut outputs = Vec::new();
     let mut between = 0;
     for id in ops.iter().flat_map(|op| op.outputs.iter().flatten()).copied() {
-        let name = if goes_out(id) || !read.contains(&id) {
+        let name = if (outside.goes_out)(id) || !read.contains(&id) {
             outputs.push(id);
             format!("o{}", outputs.len() - 1)
         } else {
@@ -128,7 +137,7 @@ pub fn task_model_for(
     let mut nodes = Vec::with_capacity(ops.len());
     for op in &ops {
         for id in op.reads().filter(|id| !computed.contains(id)) {
-            writer.outer(id, embed)?;
+            writer.outer(id, outside)?;
         }
         nodes.push(writer.node(op)?);
     }
@@ -177,12 +186,18 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     /// Names a value that no operator of the task computes.
-    fn outer(&mut self, id: ValueId, embed: &dyn Fn(ValueId) -> Option<Bytes>) -> Result<(), TaskModelError> {
+    fn outer(&mut self, id: ValueId, outside: &Outside) -> Result<(), TaskModelError> {
         if self.names.contains_key(&id) {
             return Ok(());
         }
         let value = self.graph.value(id);
-        let bytes = match (embed(id), &value.content) {
+        if let Some((from, bytes)) = (outside.kept)(id) {
+            let name = format!("c{}", self.initializers.len());
+            self.initializers.push(kept(name.clone(), value, from, bytes)?);
+            self.names.insert(id, name);
+            return Ok(());
+        }
+        let bytes = match ((outside.embed)(id), &value.content) {
             (Some(bytes), _) => Some(bytes),
             (None, Content::Inline(bytes)) => Some(bytes.clone()),
             (None, Content::Known(elements)) if elements.iter().all(|e| e.as_constant().is_some()) => {
@@ -281,6 +296,22 @@ fn initializer(name: String, value: &Value, bytes: Bytes) -> Result<onnx::Tensor
             ..Default::default()
         }),
     }
+}
+
+/// `TensorProto.DataLocation` of bytes that are not in the message.
+const EXTERNAL: i32 = 1;
+
+/// An initializer whose bytes come with the model, not in it.
+fn kept(name: String, value: &Value, from: u64, bytes: u64) -> Result<onnx::TensorProto, TaskModelError> {
+    let entry = |key: &str, value: String| onnx::StringStringEntryProto { key: key.to_owned(), value };
+    let external_data = vec![
+        entry("location", KEPT_FILE.to_owned()),
+        entry("offset", from.to_string()),
+        entry("length", bytes.to_string()),
+    ];
+    let data_location = EXTERNAL;
+    let (dims, data_type) = (shape(value)?, dtype_to_onnx(value.dtype));
+    Ok(onnx::TensorProto { name, dims, data_type, external_data, data_location, ..Default::default() })
 }
 
 fn info(name: String, value: &Value) -> Result<onnx::ValueInfoProto, TaskModelError> {

@@ -34,6 +34,7 @@ fn chain() -> Lifetimes {
             workspace: 0,
             cost: Nanos(10_000),
             others: vec![Other { engine: "cores".into(), workspace: 0, cost: Nanos(11_000) }],
+            held: None,
         });
         last = result;
     }

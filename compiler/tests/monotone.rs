@@ -93,6 +93,7 @@ impl Maker {
             in_place: vec![],
             workspace: 0,
             cost: Nanos(cost),
+            held: None,
         });
         result
     }

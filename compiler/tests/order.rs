@@ -65,7 +65,18 @@ fn tensor(all: &mut Lifetimes, kind: Kind, bytes: u64) -> TensorId {
 fn task(all: &mut Lifetimes, reads: Vec<TensorId>, writes: Vec<TensorId>, workspace: u64) {
     let name = format!("task{}", all.tasks.len());
     let (ops, cost) = (vec![name.clone()], Nanos(1));
-    all.tasks.push(Task { name, ops, reads, writes, rows: vec![], in_place: vec![], workspace, cost, others: vec![] });
+    all.tasks.push(Task {
+        name,
+        ops,
+        reads,
+        writes,
+        rows: vec![],
+        in_place: vec![],
+        workspace,
+        cost,
+        others: vec![],
+        held: None,
+    });
 }
 
 /// A graph of a form; the order is that in which its tasks were thought of.

@@ -8,7 +8,7 @@ use berth_compiler::offset::pack;
 use berth_compiler::plan::{Plan, PlanError, STEPS, extremes, plan};
 use berth_compiler::simulate::simulate;
 use berth_compiler::stay::{Arrival, Level, Positions, Stay};
-use berth_ir::lifetime::{Lifetimes, Other, Task, Tensor, TensorId};
+use berth_ir::lifetime::{Held, Lifetimes, Other, Task, Tensor, TensorId};
 use berth_ir::program::{Access, Home, Kind, Mode};
 use berth_ir::units::{Bytes, Nanos};
 use berth_ir::{DType, Expr, Target, verify};
@@ -111,6 +111,7 @@ fn lifetimes((weights, inputs, tasks): &(Vec<u64>, Vec<u64>, Vec<Seed>)) -> Life
             workspace: seed.workspace,
             cost: Nanos(seed.cost),
             others: vec![],
+            held: None,
         });
     }
     all
@@ -195,6 +196,23 @@ const MACHINE: &str = r#"(name: "m", source: "made up",
     ])"#;
 const DIRECT: &str = r#"(name: "read", from: "nvme", to: "device", rate: "1GB/s", latency: "10us", chunk: "1MiB"),"#;
 
+/// Every other task has the weights kept that only it reads.
+fn kept(mut all: Lifetimes) -> Lifetimes {
+    let uses = all.uses();
+    let mine: Vec<bool> = (0..all.tensors.len())
+        .map(|t| all.tensors[t].kind == Kind::Weight && uses.iter().nth(t).is_some_and(|uses| uses.len() == 1))
+        .collect();
+    for task in all.tasks.iter_mut().step_by(2) {
+        let weights: Vec<TensorId> = task.reads.iter().copied().filter(|t| mine[t.index()]).collect();
+        task.reads.retain(|t| !mine[t.index()]);
+        let bytes: u64 = weights.iter().map(|t| all.tensors[t.index()].bytes).sum();
+        if !weights.is_empty() {
+            task.held = Some(Held { weights, bytes: bytes + 100, loading: 2 * bytes });
+        }
+    }
+    all
+}
+
 fn machine(direct: bool, memory: &[(&str, u64)]) -> Target {
     let text = MACHINE.replace("DIRECT", if direct { DIRECT } else { "" });
     let budgets = memory.iter().map(|(t, b)| ((*t).to_owned(), Bytes(*b))).collect();
@@ -252,6 +270,30 @@ proptest! {
         if least.bytes > 0 {
             let refused = plan(&lifetimes, &capped(least.bytes - 1), Mode::Loop);
             prop_assert!(matches!(refused, Err(PlanError::NoRoom(_))), "a byte less than {} was planned", least.bytes);
+        }
+    }
+
+    /// What engines keep is in its place, loading it has room, and other memories keep their budgets.
+    #[test]
+    fn plans_beside_what_engines_keep_are_safe(seed in seeds(), share in 0u64..=100, direct: bool) {
+        let lifetimes = kept(lifetimes(&seed));
+        let held: u64 = lifetimes.tasks.iter().filter_map(|t| Some(t.held.as_ref()?.bytes)).sum();
+        let loading = lifetimes.tasks.iter().filter_map(|t| Some(t.held.as_ref()?.loading)).max().unwrap_or(0);
+        let below = ("dram", 1 << 29);
+        let (least, full) = extremes(&lifetimes, &machine(direct, &[below])).expect("it can be planned");
+        let bytes = least.bytes + full.saturating_sub(least.bytes) * share / 100;
+        let target = machine(direct, &[("device", bytes), below]);
+        let made = plan(&lifetimes, &target, Mode::Loop).map_err(|e| TestCaseError::fail(format!("at {bytes}: {e}")))?;
+        check(&target, &made, "berth")?;
+        prop_assert_eq!(made.program.header.memory.get("dram").map(|b| b.0), Some(1 << 29));
+        prop_assert_eq!(made.program.header.memory.get("device").map(|b| b.0), Some(bytes));
+        let says: u64 = made.program.tasks.iter().filter_map(|t| Some(t.held.as_ref()?.bytes)).sum();
+        prop_assert_eq!(says, held);
+        let peak = made.program.facts.peaks["device"];
+        prop_assert!(peak >= held && peak + loading <= bytes, "{peak} and {loading} more of {bytes}");
+        if held > 0 {
+            let refused = plan(&lifetimes, &machine(direct, &[("device", least.bytes - 64), below]), Mode::Loop);
+            prop_assert!(matches!(refused, Err(PlanError::NoRoom(_))), "an alignment less than {} was planned", least.bytes);
         }
     }
 

@@ -202,6 +202,12 @@ fn write_task(t: &Task) -> wire::Task {
         workspace: t.workspace,
         cost_nanos: t.cost.0,
         in_place: t.in_place.iter().map(|(a, b)| wire::Pair { first: *a as u64, second: *b as u64 }).collect(),
+        held: t.held.as_ref().map(|h| wire::Held {
+            weights: h.weights.clone(),
+            arena: h.arena.clone(),
+            offset: h.offset,
+            bytes: h.bytes,
+        }),
     }
 }
 
@@ -216,6 +222,7 @@ fn read_task(t: wire::Task) -> Result<Task, BadBinary> {
         ops: t.ops,
         workspace: t.workspace,
         cost: Nanos(t.cost_nanos),
+        held: t.held.map(|h| Held { weights: h.weights, arena: h.arena, offset: h.offset, bytes: h.bytes }),
     })
 }
 

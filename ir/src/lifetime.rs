@@ -84,6 +84,21 @@ pub struct Task {
     /// What it takes on other engines; absent is an engine that may not run it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<Other>,
+    /// Weights that the first engine keeps for it in a form of its own; they are not among what it reads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<Held>,
+}
+
+/// Weights that an engine keeps for a task as long as the program is loaded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The weights, each once.
+    pub weights: Vec<TensorId>,
+    /// Bytes that they take packed, estimated or measured.
+    pub bytes: u64,
+    /// Most bytes beside those while the task is loaded: its weights as they are stored, and what the engine makes of them on
+    /// the way.
+    pub loading: u64,
 }
 
 /// What a task takes on an engine that is not the first.

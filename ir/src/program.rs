@@ -273,6 +273,24 @@ pub struct Task {
     /// Pairs (read, written) of accesses by index that may lie at the same address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub in_place: Vec<(usize, usize)>,
+    /// Weights that the engine itself keeps for it, in a form of its own (`Numerics::Fast`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<Held>,
+}
+
+/// Weights that an engine keeps for a task, packed as its kernels like them: read once, when the program is loaded, into
+/// a byte range of the arena of the engine's tier that is theirs from then on. The task's accesses do not name them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Held {
+    /// The weights, each once.
+    pub weights: Vec<String>,
+    /// The tier whose arena they lie in: the engine's.
+    pub arena: String,
+    /// First byte in the arena.
+    pub offset: u64,
+    /// Bytes that the packed weights take, estimated or measured; the loader refuses what does not fit.
+    pub bytes: u64,
 }
 
 /// One tensor that a task reads or writes. Text: `Read("w")`.

@@ -92,8 +92,10 @@ fn task() -> impl Strategy<Value = Task> {
         _ => Access::Append(t),
     });
     let lists = (vec(name(), 0..3), vec(access, 0..4), vec((any::<usize>(), any::<usize>()), 0..2));
-    (name(), name(), lists, number(), number()).prop_map(
-        |(name, engine, (ops, accesses, in_place), workspace, cost)| Task {
+    let held = (vec(name(), 0..3), name(), number(), number());
+    let held = held.prop_map(|(weights, arena, offset, bytes)| Held { weights, arena, offset, bytes });
+    (name(), name(), lists, number(), number(), prop::option::of(held)).prop_map(
+        |(name, engine, (ops, accesses, in_place), workspace, cost, held)| Task {
             name,
             engine,
             ops,
@@ -101,6 +103,7 @@ fn task() -> impl Strategy<Value = Task> {
             workspace,
             cost: Nanos(cost),
             in_place,
+            held,
         },
     )
 }

@@ -19,13 +19,15 @@ use berth_ir::verify::violations;
 use berth_ir::{Program, Target, text};
 use common::{files, parse, target};
 use device::{Rng, knows};
-use make::{machine, make};
+use make::{keep_weights, machine, make};
 use mutants::{KINDS, MutantKind};
 use tally::{Tally, count};
 
 /// Programs in a normal run: the least is 500.
 const PROGRAMS: usize = 500;
 const SEED: u64 = 2026;
+/// In one program of so many engines keep weights.
+const KEPT: usize = 3;
 
 /// Made programs, and those written by hand whose sizes are numbers.
 fn programs() -> Vec<(String, Target, Program)> {
@@ -39,7 +41,11 @@ fn programs() -> Vec<(String, Target, Program)> {
     let mut rng = Rng(SEED);
     for n in 0..count(PROGRAMS) {
         let shape = shapes::shape(&mut rng);
-        all.push((format!("program {n}"), machine(), make(&shape)));
+        let mut program = make(&shape);
+        if n % KEPT == 0 {
+            keep_weights(&mut program);
+        }
+        all.push((format!("program {n}"), machine(), program));
     }
     all
 }
@@ -61,8 +67,9 @@ fn no_mutant_survives() {
     assert!(programs.len() >= 500, "only {} programs", programs.len());
     for kind in KINDS {
         let tried = tally.of(*kind).mutants;
-        // Transitions are in a part of the programs.
-        let least = if *kind == MutantKind::WrongTransition { 100 } else { 300 };
+        // Transitions and weights that engines keep are in a part of the programs.
+        let part = matches!(kind, MutantKind::WrongTransition | MutantKind::KeptWrong);
+        let least = if part { 100 } else { 300 };
         assert!(tried >= least, "only {tried} mutants of {kind:?}");
         assert!(tally.of(*kind).caught > 0, "no mutant of {kind:?} is caught");
     }

@@ -26,7 +26,7 @@ fn kind(violation: &Violation) -> &'static str {
         Name Size SizeUnknown Range Part Binding Extent Overlap ArenaTooBig OutsideArena Misaligned Absent Stale
         Pitched NoVersion NoHome Race UsedAfterEnd EndUnordered StateLost Cycle TooFarBack LoopEdge Link Engine Feeds
         Fetches NotAnInput NotAnOutput TaskTwice TaskNever NoBody MayNotWrite CodeInTransition TransitionEdge Unreached Fact
-        Bound Reserved Format WrongTarget WrongModel ModelTensor ModelOp
+        Bound Reserved Format WrongTarget WrongModel ModelTensor ModelOp Held
     )
 }
 
@@ -75,6 +75,7 @@ const KINDS: &[&str] = &[
     "WrongModel",
     "ModelTensor",
     "ModelOp",
+    "Held",
 ];
 
 fn settings() -> insta::Settings {
@@ -153,7 +154,8 @@ fn model(program: &Program) -> ModelFacts {
     };
     let named = |reads: bool, t: &berth_ir::program::Task| {
         let there = t.accesses.iter().filter(|a| if reads { a.reads() } else { a.writes() });
-        there.map(|a| a.tensor().to_owned()).collect::<Vec<_>>()
+        let kept = t.held.iter().flat_map(|held| held.weights.clone()).filter(|_| reads);
+        there.map(|a| a.tensor().to_owned()).chain(kept).collect::<Vec<_>>()
     };
     let op =
         |t: &berth_ir::program::Task| OpFact { name: t.ops[0].clone(), reads: named(true, t), writes: named(false, t) };

@@ -63,6 +63,7 @@ fn made(tensors: &[(Kind, u64)], tasks: &[(Vec<u32>, Vec<u32>, u64)]) -> Lifetim
         rows: Vec::new(),
         in_place: Vec::new(),
         others: Vec::new(),
+        held: None,
     };
     Lifetimes {
         model: "made".to_owned(),

@@ -5,9 +5,12 @@
 //! folder (`TMPDIR`), reads it in turns, and prints for each way the median of its rate and of its ratio to the plain reader's
 //! turn before it. Disks of shared machines waver: only the ratios mean something.
 
+#![allow(unsafe_code, reason = "reads to memory of its own")]
+
 #[path = "../tests/common/mod.rs"]
 mod common;
 
+use berth_runtime_exec::arena::Arena;
 use berth_runtime_exec::executor::{Executor, Options, Pace};
 use berth_runtime_exec::store::queue::Plain;
 use common::null::Null;
@@ -22,7 +25,6 @@ use std::time::{Duration, Instant};
 const TURNS: usize = 9;
 const CHUNK: u64 = 4 << 20;
 const DEPTH: usize = 8;
-const PAGE: usize = 4096;
 
 /// Bytes a second of a plain reader.
 fn plain(path: &Path) -> f64 {
@@ -33,14 +35,16 @@ fn plain(path: &Path) -> f64 {
     std::thread::scope(|scope| {
         for _ in 0..DEPTH {
             scope.spawn(|| {
-                let mut memory = vec![0u8; CHUNK as usize + PAGE];
-                let skip = memory.as_ptr().align_offset(PAGE);
+                // Memory like the executor's: large pages where the system has some.
+                let arena = Arena::new(CHUNK).expect("memory");
+                // SAFETY: nobody else has it.
+                let memory = unsafe { arena.slice_mut(0, CHUNK) }.expect("all of it");
                 loop {
                     let at = next.fetch_add(CHUNK, Ordering::Relaxed);
                     if at >= bytes {
                         return;
                     }
-                    let got = file.read_at(&mut memory[skip..skip + CHUNK as usize], at).expect("it reads");
+                    let got = file.read_at(memory, at).expect("it reads");
                     assert_eq!(got as u64, CHUNK.min(bytes - at));
                 }
             });

@@ -14,14 +14,14 @@ fn absent_or_odd_libraries_are_named_with_the_way_forward() {
     let text = folder.join("libonnxruntime.so.9.txt");
     std::fs::write(&text, "not a library").unwrap();
     assert!(find_library(Some(&folder)).is_ok(), "a folder that holds a file of that name");
-    let error = OrtEngine::open(&EngineOptions { library: Some(text), threads: 1 }).unwrap_err();
+    let error = OrtEngine::open(&EngineOptions { library: Some(text), threads: 1, spin: false }).unwrap_err();
     assert!(matches!(error, EngineError::Library { .. }), "{error}");
     assert!(error.to_string().contains("`cargo xtask setup`"), "{error}");
 
     // Any other shared library: it loads, and lacks the function.
     #[cfg(target_os = "linux")]
     if let Some(libc) = libc_path() {
-        let error = OrtEngine::open(&EngineOptions { library: Some(libc), threads: 1 }).unwrap_err();
+        let error = OrtEngine::open(&EngineOptions { library: Some(libc), threads: 1, spin: false }).unwrap_err();
         assert!(error.to_string().contains("OrtGetApiBase"), "{error}");
     }
     std::fs::remove_dir_all(&folder).unwrap();

@@ -38,12 +38,12 @@ pub struct Compute {
 /// Measures the engine, in so many rounds, beside copies between blocks of so many bytes; nothing where it is not at hand.
 pub fn compute(library: Option<PathBuf>, threads: u32, bytes: u64, rounds: usize) -> Result<Option<Compute>, Failure> {
     let named = library.is_some();
-    let mut engine = match OrtEngine::open(&EngineOptions { library, threads: threads as usize }) {
+    let mut engine = match OrtEngine::open(&EngineOptions { library, threads: threads as usize, spin: false }) {
         Err(EngineError::Missing { .. }) if !named => return Ok(None),
         engine => engine.map_err(Failure::bad)?,
     };
     let mut flush = Vec::new();
-    let mut nanos = |code: &TaskCode| measure(&mut engine, code, &mut flush).map(|measured| measured.run_nanos);
+    let mut nanos = |code: &TaskCode| measure(&mut engine, code, None, &mut flush).map(|measured| measured.run_nanos);
     let product = |dtype, rows| {
         code(probe::matmul(dtype, rows, SIDE, SIDE), dtype, &[vec![rows, SIDE], vec![SIDE, SIDE], vec![rows, SIDE]])
     };
@@ -93,5 +93,6 @@ fn code(model: bytes::Bytes, dtype: DType, shapes: &[Vec<u64>; 3]) -> TaskCode {
         model,
         inputs: vec![port("i0", &shapes[0]), port("i1", &shapes[1])],
         outputs: vec![port("o0", &shapes[2])],
+        kept: 0,
     }
 }

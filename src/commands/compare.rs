@@ -3,14 +3,18 @@
 use crate::cli;
 use crate::commands::{planned, proved, stem};
 use crate::failure::{Failure, Outcome};
+use crate::measure::costs;
 use crate::split::Wanted;
 use crate::summary::{Summary, ratio};
 use crate::{files, machine, model, split};
 use berth_compiler::baseline::STRATEGIES;
+use berth_compiler::cost::with_measured;
 use berth_compiler::plan::Plan;
 use berth_compiler::split::THREADS;
-use berth_ir::program::Mode;
+use berth_ir::program::{Mode, Program};
 use berth_ir::units::{Bytes, Nanos};
+use berth_runtime_exec::engine::EngineOptions;
+use berth_runtime_exec::engine::ort::OrtEngine;
 use serde::Serialize;
 use std::collections::BTreeSet;
 
@@ -66,27 +70,44 @@ impl std::fmt::Display for Table {
 
 /// Runs it.
 pub fn compare(args: &cli::Compare) -> Outcome {
+    if let Some(folder) = args.save.as_ref().filter(|folder| !folder.is_dir()) {
+        return Err(Failure::bad(format!("`{}` is no folder that programs could be written into", folder.display())));
+    }
     let target = machine::target(args.machine.name())?;
     let opened = model::open(&args.model, args.bound.cast)?;
     let dims = model::dims(&args.bound.dims)?;
     let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;
     let engines = args.machine.engines.as_deref();
     let wanted = Wanted { target: &target, memory: &args.machine.memory, engines, threads: THREADS };
-    let mut lowered = split::for_memory(&graph, &dims, &wanted)?;
+    let mut lowered = split::for_memory(&graph, &dims, &wanted)?.lowered;
+    if args.measure {
+        let options = EngineOptions { library: None, threads: args.threads as usize, spin: false };
+        let mut engine = OrtEngine::open(&options).map_err(Failure::bad)?;
+        let measured = costs(&lowered, &mut engine, &model::places(&opened))?;
+        lowered.lifetimes = with_measured(lowered.lifetimes, &measured);
+    }
     machine::restrict(&target, engines, &mut lowered.lifetimes)?;
     let target = machine::budget(&target, &args.machine.memory, &lowered.lifetimes)?.target;
     let name = stem(&args.model);
-    let figures = |plan: &Plan| Summary::new(&name, &target, plan, "estimated");
-    let (plan, _) = planned(&lowered, &target)?;
+    let figures = |plan: &Plan| Summary::new(&name, &target, plan, if args.measure { "measured" } else { "estimated" });
+    let save = |strategy: &str, program: &Program| match &args.save {
+        Some(folder) => files::write_program(&folder.join(format!("{strategy}.ron")), program),
+        None => Ok(()),
+    };
+    let (plan, program) = planned(&lowered, &target)?;
+    save("berth", &program)?;
     let ours = figures(&plan);
     let bound_nanos = ours.bound_nanos;
     let mut rows = vec![Row { strategy: "berth", figures: Some(ours), reason: None }];
     for (strategy, make) in STRATEGIES {
         let made = make(&lowered.lifetimes, &target, Mode::Loop);
         if let Ok(plan) = &made {
-            proved(&target, plan.program.clone(), Some(&lowered.facts)).map_err(|e| {
+            let mut program = plan.program.clone();
+            program.header.split = lowered.split;
+            let program = proved(&target, program, Some(&lowered.facts)).map_err(|e| {
                 Failure::unfit(format!("a bug of berth: the program of {strategy} was refused\n{}", e.paragraph))
             })?;
+            save(strategy, &program)?;
         }
         let reason = made.as_ref().err().map(ToString::to_string);
         rows.push(Row { strategy, figures: made.ok().as_ref().map(figures), reason });

@@ -7,10 +7,11 @@ use crate::measure::costs;
 use crate::observed::Observation;
 use crate::split::Wanted;
 use crate::summary::Summary;
-use crate::{files, machine, model, split};
+use crate::{fast, files, machine, model, split};
 use berth_compiler::cost::with_measured;
 use berth_runtime_exec::engine::EngineOptions;
 use berth_runtime_exec::engine::ort::OrtEngine;
+use std::collections::BTreeMap;
 
 /// Runs it.
 pub fn compile(args: &cli::Compile) -> Outcome {
@@ -22,14 +23,29 @@ pub fn compile(args: &cli::Compile) -> Outcome {
     let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;
     let engines = args.machine.engines.as_deref();
     let wanted = Wanted { target: &target, memory: &args.machine.memory, engines, threads: u64::from(args.threads) };
-    let mut lowered = split::for_memory(&graph, &dims, &wanted)?;
+    let mut model = split::for_memory(&graph, &dims, &wanted)?;
+    let places = model::places(&opened);
     // Of a large model these are a good part of the memory that planning and proving take.
     drop((graph, opened));
+    let mut engine = None;
     if args.measure {
-        let options = EngineOptions { library: None, threads: args.threads as usize };
-        let mut engine = OrtEngine::open(&options).map_err(Failure::bad)?;
-        lowered.lifetimes = with_measured(lowered.lifetimes.clone(), &costs(&lowered, &mut engine)?);
+        let options =
+            EngineOptions { library: None, threads: args.threads as usize, spin: args.numerics == cli::Numerics::Fast };
+        engine = Some(OrtEngine::open(&options).map_err(Failure::bad)?);
     }
+    let mut measure =
+        |lowered: &_| engine.as_mut().map_or(Ok(BTreeMap::new()), |engine| costs(lowered, engine, &places));
+    model.lowered.lifetimes = with_measured(model.lowered.lifetimes.clone(), &measure(&model.lowered)?);
+    let mut memory = args.machine.memory.clone();
+    let mut lowered = match args.numerics {
+        cli::Numerics::Exact => model.lowered,
+        cli::Numerics::Fast => {
+            machine::restrict(&target, engines, &mut model.lowered.lifetimes)?;
+            let (budgeted, words) = fast::in_bytes(&memory, &target, &model.lowered)?;
+            memory = words;
+            fast::chosen(&model, &budgeted, &mut measure)?
+        }
+    };
     let mut costs = if args.measure { "measured" } else { "estimated" };
     if let Some(observed) = &observed {
         observed.check(&lowered.facts.hash, &target)?;
@@ -39,7 +55,7 @@ pub fn compile(args: &cli::Compile) -> Outcome {
     }
     lowered.codes = Vec::new();
     machine::restrict(&target, engines, &mut lowered.lifetimes)?;
-    let budgeted = machine::budget(&target, &args.machine.memory, &lowered.lifetimes)?;
+    let budgeted = machine::budget(&target, &memory, &lowered.lifetimes)?;
     let (plan, proved) = planned(&lowered, &budgeted.target)?;
     if let Some(path) = &args.output {
         files::write_program(path, &proved)?;

@@ -36,13 +36,22 @@ fn words(before: &Program, after: &Program) -> Vec<String> {
     changed("model", a.model.clone(), b.model.clone());
     changed("target", a.target.clone(), b.target.clone());
     changed("layout", a.layout.clone(), b.layout.clone());
+    changed("numerics", compact(&a.numerics), compact(&b.numerics));
+    changed("mode", compact(&a.mode), compact(&b.mode));
     changed("dims", compact(&a.dims), compact(&b.dims));
+    changed("split", compact(&a.split), compact(&b.split));
     changed("memory", compact(&a.memory), compact(&b.memory));
     let human = |b: Option<&u64>| b.map_or("none".to_owned(), |b| Bytes(*b).human());
     let (peaks, other) = (&before.facts.peaks, &after.facts.peaks);
     for tier in peaks.keys().chain(other.keys().filter(|t| !peaks.contains_key(*t))) {
         changed(&format!("peak of {tier}"), human(peaks.get(tier)), human(other.get(tier)));
     }
+    let held = |p: &Program| {
+        let held = p.tasks.iter().filter_map(|task| task.held.as_ref());
+        let (tasks, bytes) = held.fold((0, 0u64), |(n, bytes), held| (n + 1, bytes.saturating_add(held.bytes)));
+        if tasks == 0 { "none".to_owned() } else { format!("{} for {tasks} tasks", Bytes(bytes).human()) }
+    };
+    changed("kept by engines", held(before), held(after));
     let traffic = |p: &Program| -> BTreeMap<String, u64> {
         p.facts.traffic.iter().map(|t| (format!("{} in {}", t.link, part_name(&t.part)), t.bytes)).collect()
     };

@@ -43,7 +43,7 @@ pub fn inspect(args: &cli::Inspect) -> Outcome {
     let least = pieces.as_ref().map_or(&whole, |pieces| &pieces.least);
     let mut report = ModelReport::new(stem(&args.file), &lowered.lifetimes, target.device(), least, full);
     report.least_whole_bytes = whole.bytes;
-    report.least_tasks = pieces.map_or(report.tasks, |pieces| pieces.lowered.lifetimes.tasks.len());
+    report.least_tasks = pieces.map_or(report.tasks, |pieces| pieces.model.lowered.lifetimes.tasks.len());
     let bytes = |id: ValueId| lowered.bytes_of(&graph.value(id).name);
     let caches = caches(&graph);
     let caches = Caches {

@@ -5,29 +5,29 @@ use crate::commands::{planned, proved, stem};
 use crate::compare::{self, Difference};
 use crate::failure::{Failure, Outcome};
 use crate::live::Live;
-use crate::measure::{costs, load_failure, ports};
+use crate::measure::{costs as costs_of, load_failure, ports};
 use crate::npz::{self, Array};
 use crate::observed::{LinkSeen, Observation};
 use crate::seed::{index_bounds, seeded_inputs};
 use crate::slow::{Planned, Slow};
-use crate::split::{self, Wanted};
+use crate::split::{self, Model, Wanted};
 use crate::summary::Summary;
-use crate::{files, machine, model, standing, trace};
+use crate::{fast, files, machine, model, standing, trace};
 use berth_compiler::cost::{Cost, with_measured};
-use berth_compiler::import::Model;
+use berth_compiler::import;
 use berth_compiler::lower::{Boundary, Lowered};
 use berth_compiler::plan::{Plan, STEPS};
 use berth_compiler::simulate::events;
 use berth_ir::expr::Binding;
 use berth_ir::graph::Graph;
-use berth_ir::program::{Numerics, Program};
+use berth_ir::program::Program;
 use berth_ir::target::Link;
 use berth_ir::units::Nanos;
 use berth_ir::verify::Verified;
 use berth_ir::{DType, Expr, Target, graph::Content};
 use berth_runtime_exec::engine::ort::OrtEngine;
 use berth_runtime_exec::engine::{EngineError, EngineOptions};
-use berth_runtime_exec::errors::RunError;
+use berth_runtime_exec::errors::{LoadError, RunError};
 use berth_runtime_exec::executor::{Caller, Executor, Options, Pace, Ran, StepSeen, Stop, engines as engines_of};
 use berth_runtime_exec::pack::Pack;
 use berth_runtime_exec::store::Places;
@@ -168,9 +168,6 @@ struct Ready {
 
 /// Runs it.
 pub fn run(args: &cli::Run) -> Outcome {
-    if args.numerics == cli::Numerics::Fast {
-        return Err(Failure::bad("`--numerics fast` is not there yet: leave it out, or say `--numerics exact`"));
-    }
     for path in [&args.outputs, &args.trace, &args.save, &args.observe].into_iter().flatten() {
         files::check_writable(Some(path))?;
     }
@@ -204,11 +201,12 @@ pub fn run(args: &cli::Run) -> Outcome {
     let engines = args.machine.engines.as_deref().unwrap_or(&first);
     let threads = u64::from(args.threads);
     let wanted = Wanted { target: &target, memory: &args.machine.memory, engines: Some(engines), threads };
-    let mut lowered = match &given {
+    let mut model = match &given {
         Some(program) => split::as_said(&graph, &dims, &target, program.header.split)?,
         None => split::for_memory(&graph, &dims, &wanted)?,
     };
-    machine::restrict(&target, Some(engines), &mut lowered.lifetimes)?;
+    machine::restrict(&target, Some(engines), &mut model.lowered.lifetimes)?;
+    let lowered = &model.lowered;
     // Where no input says a size, it is the largest of its range.
     let sizes: Binding = dims.iter().map(|(d, r)| (d.clone(), *inside.get(d).unwrap_or(&r.high))).collect();
     // What is computed in another type may be given in the file's.
@@ -222,31 +220,37 @@ pub fn run(args: &cli::Run) -> Outcome {
         }
     }
     let inputs = match args.inputs.is_some() {
-        true => given_inputs(&lowered, inputs, &sizes)?,
-        false => made_inputs(&lowered, &graph, args.seed)?,
+        true => given_inputs(lowered, inputs, &sizes)?,
+        false => made_inputs(lowered, &graph, args.seed)?,
     };
     check_set(&set, &inputs, args.inputs.is_some())?;
     let against = args.against.as_deref().map(npz::read).transpose().map_err(Failure::bad)?;
 
-    let options = EngineOptions { library: args.engine.clone(), threads: args.threads as usize };
+    let options = EngineOptions {
+        library: args.engine.clone(),
+        threads: args.threads as usize,
+        spin: args.numerics == cli::Numerics::Fast,
+    };
     let mut engines = vec![OrtEngine::open(&options).map_err(Failure::bad)?];
+    let places = places(args, &opened)?;
     // Costs of the first engine here; where this machine stands for another, they only say how slow that must be.
     let costs = match given.is_none() || args.stands_for.is_some() {
-        true => costs(&lowered, &mut engines[0])?,
+        true => costs_of(lowered, &mut engines[0], &places)?,
         false => BTreeMap::new(),
     };
     let slowness = args.stands_for.as_ref().map(|_| standing::slowness(&target, &lowered.lifetimes, &costs));
-    let places = places(args, &opened)?;
     let job = Job { args, slowness, options, places, inputs, sizes, stop: stop_on_ctrl_c() };
     if let Some(program) = given {
+        let lowered = fast::as_in(model, &program)?;
         let ready = ready_given(program, target, &lowered)?;
         let (_, ended) = job.carry_out(&ready, &lowered, engines, true)?;
         let (ran, outputs) = ended.map_err(run_failure)?;
         return job.finish(&ready, &ran, outputs, &stored, against);
     }
-    lowered.lifetimes = with_measured(lowered.lifetimes.clone(), &job.counted_on(&lowered, costs));
+    model.lowered.lifetimes = with_measured(model.lowered.lifetimes.clone(), &job.counted_on(&model.lowered, costs));
+    let (mut lowered, memory) = job.numerics(model, &target, &mut engines[0])?;
     for _ in 0..PLANS_MAX {
-        let ready = ready_planned(args, &target, &lowered)?;
+        let ready = ready_planned(args, &memory, &target, &lowered)?;
         let (back, ended) = job.carry_out(&ready, &lowered, engines, false)?;
         match (ended, back) {
             (Err(RunError::Engine { source: EngineError::Spilled { task, needed_bytes, .. }, .. }), Some(back)) => {
@@ -254,6 +258,12 @@ pub fn run(args: &cli::Run) -> Outcome {
                 let tasks = &mut lowered.lifetimes.tasks;
                 tasks.iter_mut().filter(|t| t.name == task).for_each(|t| t.workspace = needed_bytes);
                 engines = back;
+            }
+            (Err(RunError::Engine { source: EngineError::Room { task, needed_bytes, .. }, .. }), _) => {
+                // Weights of a task with the code of another may pack into more.
+                let held = lowered.lifetimes.tasks.iter_mut().filter(|t| t.name == task);
+                held.filter_map(|t| t.held.as_mut()).for_each(|held| held.bytes = needed_bytes);
+                engines = vec![OrtEngine::open(&job.options).map_err(Failure::bad)?];
             }
             (ended, _) => {
                 let (ran, outputs) = ended.map_err(run_failure)?;
@@ -314,6 +324,22 @@ impl Job<'_> {
         costs.collect()
     }
 
+    /// The model with what the engine had better keep, where that is asked for, and what `--memory` comes to then.
+    fn numerics(
+        &self,
+        model: Model,
+        target: &Target,
+        engine: &mut OrtEngine,
+    ) -> Result<(Lowered, Vec<String>), Failure> {
+        let memory = &self.args.machine.memory;
+        if self.args.numerics == cli::Numerics::Exact {
+            return Ok((model.lowered, memory.clone()));
+        }
+        let (budgeted, words) = fast::in_bytes(memory, target, &model.lowered)?;
+        let mut measure = |lowered: &Lowered| Ok(self.counted_on(lowered, costs_of(lowered, engine, &self.places)?));
+        Ok((fast::chosen(&model, &budgeted, &mut measure)?, words))
+    }
+
     /// Loads a program and runs it; the engines come back if they can be used again.
     fn carry_out(
         &self,
@@ -336,7 +362,14 @@ impl Job<'_> {
             tasks: self.slowness.map_or(Vec::new(), |times| standing::tasks(&ready.program, times)),
             records: if self.args.trace.is_some() || self.args.observe.is_some() { RECORDS_MAX } else { 0 },
         };
-        let mut executor = Executor::load(&ready.program, &ports, engines, &options).map_err(load_failure)?;
+        let mut executor = match Executor::load(&ready.program, &ports, engines, &options) {
+            Ok(executor) => executor,
+            Err(LoadError::Engine(source @ EngineError::Room { .. })) => {
+                let instruction = "loading".to_owned();
+                return Ok((None, Err(RunError::Engine { instruction, step: 0, source })));
+            }
+            Err(error) => return Err(load_failure(error)),
+        };
         if let Ok(mut stop) = self.stop.lock() {
             *stop = Some(executor.stop());
         }
@@ -420,7 +453,7 @@ impl Job<'_> {
 }
 
 /// Where weights are read: in the model's files, or in a pack of them.
-fn places(args: &cli::Run, opened: &Model) -> Result<Places, Failure> {
+fn places(args: &cli::Run, opened: &import::Model) -> Result<Places, Failure> {
     let mut places = model::places(opened);
     if let Some(path) = &args.weights {
         let pack = Pack::open(path).map_err(Failure::bad)?;
@@ -493,7 +526,7 @@ fn check_threads(given: Option<&Program>, threads: u32) -> Outcome {
 }
 
 /// Weights that are absent can be planned, not run.
-fn check_present(graph: &Graph, model: &Model) -> Outcome {
+fn check_present(graph: &Graph, model: &import::Model) -> Outcome {
     let absent = graph.values.iter().find_map(|v| match &v.content {
         Content::Stored(s) if !s.present => Some(s),
         _ => None,
@@ -561,19 +594,14 @@ fn made_inputs(lowered: &Lowered, graph: &Graph, seed: u64) -> Result<Vec<Array>
 
 /// A program that was given: proved against its target and model.
 fn ready_given(program: Program, target: Target, lowered: &Lowered) -> Result<Ready, Failure> {
-    if program.header.numerics == Numerics::Fast {
-        return Err(Failure::bad(
-            "the program is for fast numerics, which this runtime does not have yet; compile it again",
-        ));
-    }
     let program = proved(&target, program, Some(&lowered.facts))?;
     let target = target.budgeted(&program.header.memory);
     Ok(Ready { target, program, summary: None })
 }
 
 /// A model, planned with what was measured of its tasks.
-fn ready_planned(args: &cli::Run, target: &Target, lowered: &Lowered) -> Result<Ready, Failure> {
-    let budgeted = machine::budget(target, &args.machine.memory, &lowered.lifetimes)?;
+fn ready_planned(args: &cli::Run, memory: &[String], target: &Target, lowered: &Lowered) -> Result<Ready, Failure> {
+    let budgeted = machine::budget(target, memory, &lowered.lifetimes)?;
     let (plan, program): (Plan, _) = planned(lowered, &budgeted.target)?;
     let costs = if args.stands_for.is_some() { "estimated" } else { "measured" };
     let summary = Summary::new(&stem(&args.file), &budgeted.target, &plan, costs);

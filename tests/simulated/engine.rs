@@ -32,8 +32,9 @@ pub fn ports(program: &Program) -> Vec<TaskPorts> {
         };
         let operands = |reads: bool| of(reads).map(|(n, _)| Operand::Access(n)).collect();
         let (inputs, outputs) = (of(true).map(port).collect(), of(false).map(port).collect());
-        let code = TaskCode { name: n.to_string(), model: bytes::Bytes::from_static(b"made"), inputs, outputs };
-        TaskPorts { code, inputs: operands(true), outputs: operands(false), open: None }
+        let code =
+            TaskCode { name: n.to_string(), model: bytes::Bytes::from_static(b"made"), inputs, outputs, kept: 0 };
+        TaskPorts { code, inputs: operands(true), outputs: operands(false), kept: Vec::new(), open: None }
     });
     each.collect()
 }
@@ -146,7 +147,7 @@ impl Engine for Made {
         _: u32,
         _: &mut dyn FnMut(),
     ) -> Result<Measured, EngineError> {
-        Ok(Measured { workspace_bytes: 0, run_nanos: 0, found: Vec::new() })
+        Ok(Measured { workspace_bytes: 0, run_nanos: 0, kept_bytes: 0, loading_bytes: 0, found: Vec::new() })
     }
 
     unsafe fn bind(

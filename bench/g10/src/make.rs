@@ -51,6 +51,7 @@ impl Maker {
             workspace,
             cost,
             others: Vec::new(),
+            held: None,
         });
     }
 }

@@ -109,6 +109,7 @@ pub fn read(folder: &Path, rig: &Rig) -> Result<Lifetimes, String> {
             workspace,
             cost,
             others: vec![],
+            held: None,
         });
     }
     let mut held = Vec::new();

@@ -127,6 +127,7 @@ fn the_bound_is_what_a_lane_must_move() {
         workspace: 0,
         cost: Nanos(10),
         others: Vec::new(),
+        held: None,
     };
     let lifetimes = Lifetimes {
         model: String::new(),

@@ -10,6 +10,8 @@
 mod work;
 mod write;
 
+pub(crate) use write::budgets;
+
 use crate::below::STAGES;
 use crate::machine::Machine;
 use crate::offset::Offsets;

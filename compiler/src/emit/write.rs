@@ -136,6 +136,7 @@ impl Emitter<'_> {
             workspace: t.workspace,
             cost: t.cost,
             in_place: Vec::new(),
+            held: None,
         }
     }
 
@@ -221,6 +222,6 @@ impl Emitter<'_> {
 }
 
 /// The budgets that a target was given.
-fn budgets(target: &Target) -> BTreeMap<String, Bytes> {
+pub(crate) fn budgets(target: &Target) -> BTreeMap<String, Bytes> {
     target.tiers.iter().filter_map(|t| t.budget.map(|b| (t.name.clone(), b))).collect()
 }

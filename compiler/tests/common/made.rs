@@ -45,6 +45,7 @@ fn lifetimes(rng: &mut Rng) -> Lifetimes {
             workspace: if rng.below(3) == 0 { 64 } else { 0 },
             cost: Nanos(100 + rng.below(1_000) as u64),
             others: vec![],
+            held: None,
         });
     }
     all

@@ -110,7 +110,18 @@ impl Net {
         let workspace = if self.chance.below(4) == 0 { self.chance.bytes() } else { 0 };
         let (name, writes) = (format!("task{}", self.all.tasks.len()), writes.to_vec());
         let (ops, cost) = (vec![name.clone()], Nanos(1));
-        self.all.tasks.push(Task { name, ops, reads, writes, rows: vec![], in_place, workspace, cost, others: vec![] });
+        self.all.tasks.push(Task {
+            name,
+            ops,
+            reads,
+            writes,
+            rows: vec![],
+            in_place,
+            workspace,
+            cost,
+            others: vec![],
+            held: None,
+        });
     }
 
     /// A task that makes a tensor of this size, and now and then one that nobody reads.

@@ -123,6 +123,7 @@ impl Instance {
                 writes: vec![results[n]],
                 rows: vec![],
                 others: vec![],
+                held: None,
                 in_place: vec![],
                 workspace: 0,
                 cost: Nanos(u64::from(*slots) * SLOT),

@@ -1,7 +1,7 @@
 //! The text form of lifetimes: RON, one tensor, task or gap a line, in names. Gaps and the load curve follow from the rest;
 //! they are there to be read, and reading the text back leaves them out.
 
-use super::{Lifetimes, Other, Task, Tensor, TensorId, is_zero};
+use super::{Held, Lifetimes, Other, Task, Tensor, TensorId, is_zero};
 use crate::program::DimRange;
 use crate::text::compact;
 use crate::units::Nanos;
@@ -47,6 +47,9 @@ struct Line {
     cost: Nanos,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     others: Vec<Other>,
+    /// Weights that the engine keeps, the bytes that they take there, and those that loading takes beside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    held: Option<(Vec<String>, u64, u64)>,
 }
 
 /// A gap, in names.
@@ -110,6 +113,7 @@ fn line(lifetimes: &Lifetimes, task: &Task) -> Line {
         workspace: task.workspace,
         cost: task.cost,
         others: task.others.clone(),
+        held: task.held.as_ref().map(|held| (held.weights.iter().map(name).collect(), held.bytes, held.loading)),
     }
 }
 
@@ -131,8 +135,10 @@ pub fn parse(text: &str) -> Result<Lifetimes, BadLifetimes> {
         let (reads, writes, rows) = (all(line.reads)?, all(line.writes)?, all(line.rows)?);
         let in_place = line.in_place.into_iter().map(|(r, w)| Ok((id(r)?, id(w)?))).collect::<Result<_, _>>()?;
         let ops = if line.ops.is_empty() { vec![line.name.clone()] } else { line.ops };
+        let held = line.held.map(|(weights, bytes, loading)| Ok(Held { weights: all(weights)?, bytes, loading }));
+        let held = held.transpose()?;
         let (workspace, cost, others) = (line.workspace, line.cost, line.others);
-        Ok(Task { name: line.name, ops, reads, writes, rows, in_place, workspace, cost, others })
+        Ok(Task { name: line.name, ops, reads, writes, rows, in_place, workspace, cost, others, held })
     });
     let tasks: Vec<Task> = tasks.collect::<Result<_, _>>()?;
     let mut names = std::collections::HashSet::new();

@@ -2,7 +2,7 @@
 
 use super::index::{Act, Index, Role, Unit, lower};
 use super::violation::Violation;
-use super::windows;
+use super::{held, windows};
 use crate::program::{Access, Bound, Facts, Kind, Mode, Tensor, Traffic};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -80,6 +80,11 @@ pub(super) fn count(index: &Index) -> Facts {
             *peak = berth.end.max(*peak);
         }
     }
+    for held in index.program.tasks.iter().filter_map(|task| task.held.as_ref()) {
+        if let Some(peak) = facts.peaks.get_mut(&held.arena) {
+            *peak = held.offset.saturating_add(held.bytes).max(*peak);
+        }
+    }
     facts
 }
 
@@ -143,15 +148,19 @@ fn traffic_witness(index: &Index, body: &str, tier: &str, at: &str) -> Option<u6
     if index.program.header.mode == Mode::Once {
         return Some(all);
     }
-    let room = index.target.tier(tier)?.room().0;
-    Some(all.saturating_add(operands(index, unit, at, false)).saturating_sub(room))
+    Some(all.saturating_add(operands(index, unit, at, false)).saturating_sub(room(index, tier)?))
 }
 
 /// A task's operands and workspace are in its engine's tier together.
 fn room_witness(index: &Index, body: &str, tier: &str, at: &str) -> Option<u64> {
     let (unit, tasks) = tasks(index, body, tier)?;
     let at = *tasks.iter().find(|t| index.program.tasks[**t].name == at)?;
-    Some(operands(index, unit, at, true))
+    Some(operands(index, unit, at, true).saturating_add(held::bytes(index, tier)))
+}
+
+/// What a tier has for berths.
+pub(super) fn room(index: &Index, tier: &str) -> Option<u64> {
+    Some(index.target.tier(tier)?.room().0.saturating_sub(held::bytes(index, tier)))
 }
 
 /// The best bounds that these witnesses can give, for each body and tier with an engine.

@@ -87,11 +87,18 @@ pub(super) struct Index<'p> {
     pub task_engine: Vec<usize>,
     /// Index of each access's tensor, by task.
     pub task_tensors: Vec<Vec<usize>>,
+    /// Indexes of the weights that its engine keeps for it, by task.
+    pub task_held: Vec<Vec<usize>>,
     /// Interned instruction names.
     pub names: Vec<&'p str>,
 }
 
 impl Index<'_> {
+    /// The place of a tier's arena; names are known to be there.
+    pub fn arena(&self, tier: &str) -> usize {
+        self.program.arenas.iter().position(|arena| arena.tier == tier).unwrap_or(0)
+    }
+
     /// The prologue's unit is 0, bodies follow, then transitions.
     pub fn body_unit(&self, body: usize) -> usize {
         1 + body
@@ -144,7 +151,9 @@ pub(super) fn index<'p>(target: &'p Target, program: &'p Program, found: &mut Ve
     let task_engine = program.tasks.iter().map(|t| tables.engines[t.engine.as_str()]).collect();
     let tensors_of = |t: &Task| t.accesses.iter().map(|a| tables.tensors[a.tensor()]).collect();
     let task_tensors = program.tasks.iter().map(tensors_of).collect();
-    let mut index = Index { program, target, berths, units: Vec::new(), task_engine, task_tensors, names };
+    let held_by = |t: &Task| held_names(t).map(|w| tables.tensors[w]).collect();
+    let task_held = program.tasks.iter().map(held_by).collect();
+    let mut index = Index { program, target, berths, units: Vec::new(), task_engine, task_tensors, task_held, names };
     for (label, name, role, ranges, code) in parts(program, &tables) {
         let unit = index_unit(&index, &tables, label, name, role, ranges, code, found);
         index.units.push(unit);
@@ -279,6 +288,12 @@ fn check_names(target: &Target, program: &Program, tables: &Tables, found: &mut 
         for a in &t.accesses {
             known("tensor", a.tensor(), tables.tensors.contains_key(a.tensor()));
         }
+        for weight in held_names(t) {
+            known("tensor", weight, tables.tensors.contains_key(weight));
+        }
+        if let Some(held) = &t.held {
+            known("arena", &held.arena, tables.arenas.contains_key(held.arena.as_str()));
+        }
     }
     for b in &program.berths {
         known("tensor", &b.tensor, tables.tensors.contains_key(b.tensor.as_str()));
@@ -317,6 +332,11 @@ fn check_names(target: &Target, program: &Program, tables: &Tables, found: &mut 
             }
         }
     }
+}
+
+/// The weights that an engine keeps for a task.
+fn held_names(task: &Task) -> impl Iterator<Item = &str> {
+    task.held.iter().flat_map(|held| &held.weights).map(String::as_str)
 }
 
 /// The berths that an instruction names.
@@ -522,24 +542,14 @@ fn index_extent(
     if !target.part.contains(range) || source.is_some_and(|s| !s.part.contains(range)) {
         fault(ExtentProblem::OutsidePart);
     }
-    let matrix = tensor.home.as_ref().and_then(|h| h.transposed).filter(|_| source.is_none());
-    if let Some(matrix) = matrix {
-        let size = tensor.bytes.as_constant().and_then(|c| u64::try_from(c).ok());
-        if range != Part::WHOLE || matrix.bytes().is_none() || matrix.bytes() != size {
-            fault(ExtentProblem::NotTheMatrix);
-        }
-    }
-    let strip = tensor.home.as_ref().and_then(|h| h.strip).filter(|_| source.is_none());
-    if strip.is_some_and(|s| range != Part::WHOLE || !is_strip(s, matrix, &tensor.bytes)) {
-        fault(ExtentProblem::NotTheStrip);
-    }
-    let filled = tensor.home.as_ref().and_then(|h| h.filled).filter(|_| source.is_none());
-    if filled.is_some_and(|f| range != Part::WHOLE || matrix.is_some() || strip.is_some() || !f.makes(size)) {
-        fault(ExtentProblem::NotTheFill);
+    let home = tensor.home.as_ref().filter(|_| source.is_none());
+    let part = home.filter(|h| h.is_made() && range != Part::WHOLE).map(made_in_part);
+    if let Some(problem) = home.and_then(|_| whole_home(tensor)).or(part) {
+        fault(problem);
     }
     let bytes = range.to.min(size).saturating_sub(range.from);
     // Bytes that are made of nothing cross no link.
-    let bytes = if filled.is_some() { 0 } else { bytes };
+    let bytes = home.map_or(bytes, |h| h.crossing(bytes));
     let Extent::Rows { rows, bytes: row, from_pitch, to_pitch } = extent else {
         return (range, bytes, Layout::Packed, Layout::Packed);
     };
@@ -563,6 +573,31 @@ fn index_extent(
         false => Layout::Pitched(Box::new([rows.clone(), row.clone(), pitch.clone()])),
     };
     (range, bytes, layout(from_pitch), layout(to_pitch))
+}
+
+/// Why a tensor cannot be made whole of what its home says.
+pub(super) fn whole_home(tensor: &Tensor) -> Option<ExtentProblem> {
+    let home = tensor.home.as_ref()?;
+    let size = tensor.bytes.as_constant().and_then(|c| u64::try_from(c).ok());
+    let not_the_matrix = |m: Transposed| m.bytes().is_none() || m.bytes() != size;
+    if home.transposed.is_some_and(not_the_matrix) {
+        return Some(ExtentProblem::NotTheMatrix);
+    }
+    if home.strip.is_some_and(|s| !is_strip(s, home.transposed, &tensor.bytes)) {
+        return Some(ExtentProblem::NotTheStrip);
+    }
+    let read = home.transposed.is_some() || home.strip.is_some();
+    let not_the_fill = |f: Filled| read || size.is_none_or(|size| !f.makes(size));
+    home.filled.is_some_and(not_the_fill).then_some(ExtentProblem::NotTheFill)
+}
+
+/// What is wrong where a part is read of what is put together on the way.
+fn made_in_part(home: &Home) -> ExtentProblem {
+    match (home.transposed, home.strip) {
+        (Some(_), _) => ExtentProblem::NotTheMatrix,
+        (None, Some(_)) => ExtentProblem::NotTheStrip,
+        (None, None) => ExtentProblem::NotTheFill,
+    }
 }
 
 /// Whether rows that lie apart in a file are a tensor of so many bytes, and the rows of its matrix where it has one.

@@ -9,6 +9,7 @@
 
 mod facts;
 mod flow;
+mod held;
 mod index;
 mod model;
 mod order;
@@ -16,7 +17,9 @@ mod violation;
 mod windows;
 
 pub use model::{ModelFacts, OpFact, TensorFact};
-pub use violation::{BindingProblem, ExtentProblem, LinkProblem, ModelProblem, NameProblem, RULES, Violation};
+pub use violation::{
+    BindingProblem, ExtentProblem, HeldProblem, LinkProblem, ModelProblem, NameProblem, RULES, Violation,
+};
 
 use crate::program::{Facts, Mode, Program};
 use crate::target::Target;
@@ -62,6 +65,7 @@ pub fn violations(target: &Target, program: &Program, model: Option<&ModelFacts>
     let mut found: BTreeSet<Violation> = early.into_iter().collect();
     if let Some(index) = &index {
         flow::check_io(index, &mut found);
+        held::check(index, &mut found);
         facts::check(index, &mut found);
         if let Some(model) = model {
             model::check(index, model, &mut found);

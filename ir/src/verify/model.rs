@@ -156,11 +156,12 @@ fn accesses(model: &Model, task: &Task) -> Vec<(String, ModelProblem)> {
     let kept = |name: &str| read_outside(name) || outlives(name);
     let (said_reads, said_writes): (Vec<_>, Vec<_>) = task.accesses.iter().partition(|a| !a.writes());
     let said_reads: BTreeSet<&str> = said_reads.iter().map(|a| a.tensor()).collect();
+    let held: BTreeSet<&str> = task.held.iter().flat_map(|held| &held.weights).map(String::as_str).collect();
     let appends: BTreeSet<&str> = said_writes.iter().filter(|a| a.reads()).map(|a| a.tensor()).collect();
     let said_writes: BTreeSet<&str> = said_writes.iter().map(|a| a.tensor()).collect();
     let mut problems = Vec::new();
     for (read, op) in &reads {
-        if !said_reads.contains(read) && !appends.contains(read) {
+        if !said_reads.contains(read) && !appends.contains(read) && !held.contains(read) {
             problems.push((op.to_string(), ModelProblem::Undeclared { tensor: read.to_string() }));
         }
     }
@@ -170,7 +171,7 @@ fn accesses(model: &Model, task: &Task) -> Vec<(String, ModelProblem)> {
         }
     }
     let first = task.ops.first().cloned().unwrap_or_else(|| task.name.clone());
-    for tensor in said_reads.iter().filter(|t| !reads.contains_key(*t)) {
+    for tensor in said_reads.iter().chain(&held).filter(|t| !reads.contains_key(*t)) {
         problems.push((first.clone(), ModelProblem::Invented { tensor: tensor.to_string() }));
     }
     for tensor in said_writes.iter().filter(|t| !writes.contains_key(*t)) {

@@ -22,6 +22,7 @@ pub const RULES: &[(u8, &str)] = &[
     (16, "the witness of a bound gives that bound"),
     (17, "nothing is used that this format reserves"),
     (18, "the program was made for this model and this target's layout"),
+    (19, "what an engine keeps for a task is made of weights, and its bytes are nobody else's"),
 ];
 
 /// One thing wrong with a program.
@@ -228,6 +229,60 @@ pub enum Violation {
         op: String,
         problem: ModelProblem,
     },
+    Held {
+        task: String,
+        problem: HeldProblem,
+    },
+}
+
+/// What is wrong with what an engine keeps for a task.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HeldProblem {
+    /// The program's numerics are exact.
+    Exact,
+    /// A tensor that is no weight of a fixed size with a home.
+    NoWeight {
+        /// The tensor.
+        tensor: String,
+    },
+    /// A weight that its home does not make.
+    Home {
+        /// The weight.
+        tensor: String,
+        /// Why not.
+        problem: ExtentProblem,
+    },
+    /// A weight that it names twice, or that the task reads too.
+    Twice {
+        /// The weight.
+        tensor: String,
+    },
+    /// An arena that its engine does not compute in.
+    Tier {
+        /// The arena.
+        arena: String,
+        /// The engine.
+        engine: String,
+    },
+    /// It ends behind its arena.
+    Outside {
+        /// Where it ends.
+        end: u64,
+        /// Bytes of the arena.
+        arena: u64,
+    },
+    /// It starts off the tier's alignment.
+    Misaligned {
+        /// Where it starts.
+        offset: u64,
+        /// The tier's alignment.
+        alignment: u64,
+    },
+    /// Something else has bytes of it.
+    Meets {
+        /// What, for people.
+        other: String,
+    },
 }
 
 /// What is wrong with a name.
@@ -375,6 +430,7 @@ impl Violation {
             Bound { .. } => 16,
             Reserved { .. } | Format { .. } => 17,
             WrongTarget { .. } | WrongModel { .. } | ModelTensor { .. } | ModelOp { .. } => 18,
+            Held { .. } => 19,
         }
     }
 
@@ -401,7 +457,7 @@ impl Violation {
             CodeInTransition { instruction, .. } => instruction,
             NotAnInput { feed, .. } => feed,
             NotAnOutput { fetch, .. } => fetch,
-            TaskTwice { task, .. } | TaskNever { task } | MayNotWrite { task, .. } => task,
+            TaskTwice { task, .. } | TaskNever { task } | MayNotWrite { task, .. } | Held { task, .. } => task,
             // `traffic of disk in step`: the link.
             Fact { fact, .. } => fact.split(" of ").nth(1).map_or("", |rest| rest.split(" in ").next().unwrap_or("")),
             Bound { at, .. } => at,
@@ -556,7 +612,32 @@ impl Violation {
             }
             ModelTensor { tensor, problem } => model(f, "tensor", tensor, problem),
             ModelOp { op, problem } => model(f, "op", op, problem),
+            Held { task, problem } => {
+                write!(f, "task `{task}` ")?;
+                held(f, problem)
+            }
         }
+    }
+}
+
+fn held(f: &mut fmt::Formatter<'_>, problem: &HeldProblem) -> fmt::Result {
+    match problem {
+        HeldProblem::Exact => write!(f, "has weights that its engine holds, which exact numerics have not"),
+        HeldProblem::NoWeight { tensor } => {
+            write!(f, "holds `{tensor}`, which is no weight of a fixed size with a home")
+        }
+        HeldProblem::Home { tensor, problem } => write!(f, "holds `{tensor}`: {}", extent(*problem)),
+        HeldProblem::Twice { tensor } => write!(f, "holds `{tensor}` twice, or reads it too"),
+        HeldProblem::Tier { arena, engine } => {
+            write!(f, "holds bytes in {arena}, where engine {engine} does not compute")
+        }
+        HeldProblem::Outside { end, arena } => {
+            write!(f, "holds bytes up to {end}, past the arena's {arena} bytes")
+        }
+        HeldProblem::Misaligned { offset, alignment } => {
+            write!(f, "holds bytes from {offset}, which is no multiple of {alignment}")
+        }
+        HeldProblem::Meets { other } => write!(f, "holds bytes that {other} has too"),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Bounds on stretches of a step: what must enter a memory between two of its tasks.
 
-use super::facts::{crossing, operands, tasks};
+use super::facts::{crossing, operands, room, tasks};
 use super::index::{Index, Unit, lower};
 use crate::program::{Access, Bound, Mode};
 use crate::target::{LinkState, Target};
@@ -27,7 +27,7 @@ impl<'a, 'p> Runs<'a, 'p> {
             return None;
         }
         let (unit, tasks) = tasks(index, body, tier)?;
-        let room = index.target.tier(tier)?.room().0;
+        let room = room(index, tier)?;
         Some(Runs { index, unit, tasks, room, looped: index.program.header.mode == Mode::Loop })
     }
 

@@ -60,7 +60,47 @@ impl<'p> Machine<'p> {
                 return Err(format!("{} starts where the memory has no address for it", b.name));
             }
         }
+        self.kept()
+    }
+
+    /// Engines keep weights in arenas of their own, each in a range of its own.
+    fn kept(&self) -> Result<(), String> {
+        let mut ranges: Vec<(&str, u64, u64)> = Vec::new();
+        for (task, held) in self.program.tasks.iter().filter_map(|t| Some((t, t.held.as_ref()?))) {
+            let fail = |why: &str| Err(format!("{} {why}", task.name));
+            let engine = self.target.engines.iter().find(|e| e.name == task.engine).ok_or("a task of no engine")?;
+            let tier = self.target.tiers.iter().find(|t| t.name == held.arena).ok_or("what is kept has no tier")?;
+            let arena = self.program.arenas.iter().find(|a| a.tier == held.arena).ok_or("what is kept has no arena")?;
+            let range = (held.arena.as_str(), held.offset, held.offset.saturating_add(held.bytes));
+            if self.program.header.numerics == Numerics::Exact || engine.tier != held.arena {
+                return fail("keeps weights that it cannot");
+            }
+            if range.2 > arena.bytes || range.1 % tier.alignment != 0 {
+                return fail("keeps weights where there is no address for them");
+            }
+            if ranges.iter().any(|other| other.0 == range.0 && other.1 < range.2 && range.1 < other.2) {
+                return fail("keeps weights over those of another");
+            }
+            ranges.push(range);
+            for (n, name) in held.weights.iter().enumerate() {
+                let tensor = *self.tensors.get(name.as_str()).ok_or("a kept weight that is none")?;
+                let tensor = &self.program.tensors[tensor];
+                if tensor.kind != Kind::Weight || tensor.home.is_none() {
+                    return fail("keeps what is no weight");
+                }
+                if held.weights[..n].contains(name) || task.accesses.iter().any(|a| a.tensor() == name) {
+                    return fail("has a weight twice");
+                }
+            }
+        }
         Ok(())
+    }
+
+    /// Whether a berth has bytes in which an engine keeps weights.
+    pub fn meets_kept(&self, berth: usize) -> bool {
+        let berth = &self.program.berths[berth];
+        let held = self.program.tasks.iter().filter_map(|t| t.held.as_ref()).filter(|h| h.arena == berth.arena);
+        held.into_iter().any(|h| h.offset < berth.offset + berth.bytes && berth.offset < h.offset + h.bytes)
     }
 
     fn size(&self, tensor: usize) -> u64 {
@@ -276,6 +316,10 @@ impl<'p> Machine<'p> {
         for b in &self.program.berths {
             let peak = peaks.entry(b.arena.clone()).or_default();
             *peak = (b.offset + b.bytes).max(*peak);
+        }
+        for held in self.program.tasks.iter().filter_map(|t| t.held.as_ref()) {
+            let peak = peaks.entry(held.arena.clone()).or_default();
+            *peak = (held.offset + held.bytes).max(*peak);
         }
         let said_peaks: BTreeMap<_, _> = facts.peaks.iter().filter(|(_, b)| **b > 0).collect();
         peaks.retain(|_, bytes| *bytes > 0);

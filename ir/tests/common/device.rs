@@ -252,6 +252,10 @@ impl World {
                 preds.dedup();
                 let (reads, writes) =
                     touched(&machine, &walk, position, i).map_err(|e| format!("{}: {e}", i.name()))?;
+                if let Some(over) = writes.iter().find(|touch| machine.meets_kept(touch.berth)) {
+                    let berth = &program.berths[over.berth].name;
+                    return Err(format!("{} writes `{berth}` over what an engine keeps", i.name()));
+                }
                 let copies = matches!(i, Instruction::Copy { .. });
                 instances.push(Instance {
                     name: format!("{} at {position}", i.name()),

@@ -396,6 +396,7 @@ fn layer_run(m: &mut Maker, shape: &Shape, i: usize, skip: Option<(usize, usize,
         workspace,
         cost: Default::default(),
         in_place: if right { vec![(0, 2)] } else { vec![] },
+        held: None,
     });
     m.push(Instruction::Run { name: run.clone(), task: format!("task {i}"), berths: bound, after });
     match layer.state {
@@ -446,6 +447,33 @@ fn finish(m: Maker, shape: &Shape) -> Program {
     }
     program.facts = berth_ir::verify::facts(&target, &program).expect("it can be counted");
     program
+}
+
+/// Has the engines of every other task that computes in `hbm` keep two weights for it, behind all berths.
+pub fn keep_weights(program: &mut Program) {
+    let target = machine();
+    let Some(arena) = program.arenas.iter_mut().find(|a| a.tier == "hbm") else { return };
+    let in_hbm = |task: &&mut Task| target.engines.iter().any(|e| e.name == task.engine && e.tier == "hbm");
+    for (n, task) in program.tasks.iter_mut().filter(in_hbm).enumerate().filter(|(n, _)| n % 2 == 0) {
+        let weights: Vec<String> = (0..2).map(|w| format!("kept {n}.{w}")).collect();
+        for (name, offset) in weights.iter().zip([0, 3 * CELL]) {
+            let home = Home {
+                tier: "nvme".into(),
+                file: "kept.bin".into(),
+                offset,
+                transposed: None,
+                strip: None,
+                filled: None,
+            };
+            let (kind, bytes) = (Kind::Weight, Expr::constant(3 * CELL));
+            program.tensors.push(Tensor { name: name.clone(), kind, dtype: DType::F32, bytes, home: Some(home) });
+        }
+        let held = Held { weights, arena: "hbm".into(), offset: arena.bytes, bytes: 7 * CELL };
+        arena.bytes += held.bytes;
+        task.held = Some(held);
+        program.header.numerics = Numerics::Fast;
+    }
+    program.facts = berth_ir::verify::facts(&target, program).expect("it can be counted");
 }
 
 /// A second body, the same but for the states that stay: a transition moves them, and another one back.

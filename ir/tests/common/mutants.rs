@@ -35,6 +35,7 @@ pub enum MutantKind {
     WrongTransition,
     FactFalsified,
     WrongBinding,
+    KeptWrong,
 }
 
 /// All kinds.
@@ -62,6 +63,7 @@ pub const KINDS: &[MutantKind] = {
         WrongTransition,
         FactFalsified,
         WrongBinding,
+        KeptWrong,
     ]
 };
 
@@ -155,6 +157,30 @@ pub enum Change {
     Fact {
         which: usize,
     },
+    /// What an engine keeps lies where a berth does.
+    KeptOnto {
+        task: String,
+        berth: String,
+    },
+    /// It ends behind its arena.
+    KeptBeyond {
+        task: String,
+    },
+    /// It starts off the alignment.
+    KeptShifted {
+        task: String,
+    },
+    /// One weight is kept twice.
+    KeptTwice {
+        task: String,
+    },
+    /// A weight is kept that another task writes, or that is read.
+    KeptOther {
+        task: String,
+        tensor: String,
+    },
+    /// Where bits do not depend on the cut, nothing is kept.
+    KeptExactly,
 }
 
 /// All of a program's code.
@@ -348,6 +374,22 @@ pub fn places(kind: MutantKind, program: &Program, target: &Target) -> Vec<Chang
             });
             runs.flat_map(|(run, n)| (1..n).map(|b| Change::SwapBindings { run: run.clone(), a: b - 1, b })).collect()
         }
+        KeptWrong => {
+            let mut all = Vec::new();
+            for (task, held) in program.tasks.iter().filter_map(|t| Some((t, t.held.as_ref()?))) {
+                let name = || task.name.clone();
+                let touched: BTreeSet<&str> = code.iter().flat_map(|i| written(program, i)).collect();
+                let there = berths.iter().filter(|b| b.arena == held.arena && b.bytes > 0);
+                let there = there.filter(|b| touched.contains(b.name.as_str()));
+                all.extend(there.map(|b| Change::KeptOnto { task: name(), berth: b.name.clone() }));
+                all.extend([Change::KeptBeyond { task: name() }, Change::KeptShifted { task: name() }]);
+                all.extend([Change::KeptTwice { task: name() }, Change::KeptExactly]);
+                let other = |t: &&Tensor| t.kind != Kind::Weight || task.accesses.iter().any(|a| a.tensor() == t.name);
+                let others = program.tensors.iter().filter(other);
+                all.extend(others.map(|t| Change::KeptOther { task: name(), tensor: t.name.clone() }));
+            }
+            all
+        }
     }
 }
 
@@ -517,9 +559,29 @@ impl Change {
                 }
             }
             Change::Fact { which } => falsify(program, *which)?,
+            Change::KeptOnto { task, berth: over } => {
+                let offset = berth(program, over)?.offset;
+                held(program, task)?.offset = offset;
+            }
+            Change::KeptBeyond { task } => {
+                let held = held(program, task)?.clone();
+                let arena = program.arenas.iter_mut().find(|a| a.tier == held.arena)?;
+                arena.bytes = arena.bytes.min(held.offset + held.bytes - 1);
+            }
+            Change::KeptShifted { task } => held(program, task)?.offset += 1,
+            Change::KeptTwice { task } => {
+                let held = held(program, task)?;
+                held.weights.extend(held.weights.first().cloned());
+            }
+            Change::KeptOther { task, tensor } => held(program, task)?.weights.push(tensor.clone()),
+            Change::KeptExactly => program.header.numerics = Numerics::Exact,
         }
         Some(())
     }
+}
+
+fn held<'p>(program: &'p mut Program, task: &str) -> Option<&'p mut Held> {
+    program.tasks.iter_mut().find(|t| t.name == task)?.held.as_mut()
 }
 
 fn falsify(program: &mut Program, which: usize) -> Option<()> {

@@ -6,6 +6,7 @@
 //!
 //! This file holds the types and the trait; [`ort`] is the one engine there is.
 
+mod allocator;
 mod library;
 pub mod ort;
 mod placement;
@@ -28,7 +29,13 @@ pub struct TaskCode {
     pub inputs: Vec<Port>,
     /// The graph's outputs.
     pub outputs: Vec<Port>,
+    /// Bytes of the block of weights that comes with the model; zero where its weights are inputs. The model's
+    /// initializers say where in [`KEPT_FILE`] they lie.
+    pub kept: u64,
 }
+
+/// The name by which models call the block of weights that comes with them.
+pub const KEPT_FILE: &str = "kept";
 
 impl TaskCode {
     /// All ports, inputs first.
@@ -86,6 +93,9 @@ pub struct EngineOptions {
     /// Threads that share one operator's arithmetic, the calling one included. Results depend on it: some kernels split
     /// their sums by it.
     pub threads: usize,
+    /// Whether threads that have nothing to do look for work without sleeping. Operators of some microseconds then run up to
+    /// twice as fast, as long as nothing else wants the cores.
+    pub spin: bool,
 }
 
 /// Names a prepared session of one engine.
@@ -127,8 +137,23 @@ pub struct Measured {
     pub workspace_bytes: u64,
     /// The shortest run seen, in wall nanoseconds.
     pub run_nanos: u64,
+    /// Bytes that the engine keeps for it.
+    pub kept_bytes: u64,
+    /// Most bytes beside those while it is loaded, the block of its weights among them.
+    pub loading_bytes: u64,
     /// The shapes that the last run found, for each output whose size is found.
     pub found: Vec<Vec<u64>>,
+}
+
+/// A session with weights of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keeping {
+    /// The session.
+    pub session: SessionId,
+    /// Bytes, from the start of its room, that hold what it keeps.
+    pub bytes: u64,
+    /// Most bytes beyond them that were in use while it was made, the block of weights not counted.
+    pub loading: u64,
 }
 
 /// One engine queue, used from one thread at a time.
@@ -137,6 +162,30 @@ pub trait Engine: Send {
     /// Makes a session for the task's model, or finds the one that identical bytes already have, and checks that the
     /// model's ports are those of `code`.
     fn prepare(&mut self, code: &TaskCode) -> Result<SessionId, EngineError>;
+
+    /// Makes a session for a task that keeps its weights: the engine joins operators and packs what its kernels like
+    /// packed. `weights` are the task's block ([`TaskCode::kept`] bytes), of which nothing is needed afterwards. What the
+    /// engine keeps lies in `room` (start on [`ALIGNMENT`], bytes); with none it lies wherever, for a trial.
+    ///
+    /// # Errors
+    /// [`EngineError::Room`] where the room is too small.
+    ///
+    /// # Safety
+    /// The room is valid and no one else's until the session is forgotten or the engine dropped.
+    unsafe fn keep(
+        &mut self,
+        code: &TaskCode,
+        weights: &[u8],
+        room: Option<(*mut u8, usize)>,
+    ) -> Result<Keeping, EngineError> {
+        let _ = (weights, room);
+        Err(EngineError::Unknown(format!("way to keep weights of task `{}`", code.name)))
+    }
+
+    /// Forgets a session that [`Engine::keep`] made, and its bindings.
+    fn forget(&mut self, session: SessionId) {
+        let _ = session;
+    }
 
     /// Runs the task `runs` times (at least once) on scratch memory that holds its ports as
     /// [`TaskCode::scratch_layout`] says and starts on [`ALIGNMENT`].
@@ -312,6 +361,18 @@ pub enum EngineError {
         planned_bytes: u64,
         /// What would have sufficed.
         needed_bytes: u64,
+    },
+    /// What the engine keeps of a task's weights is more than was planned.
+    #[error(
+        "task `{task}`: the engine keeps {needed_bytes} bytes for it, {planned_bytes} were planned; compile it again with `--measure`"
+    )]
+    Room {
+        /// The task.
+        task: String,
+        /// What would have sufficed.
+        needed_bytes: u64,
+        /// What it was given.
+        planned_bytes: u64,
     },
     /// The engine kept part of the workspace after the run's end, so the range cannot be given to the next task.
     #[error("task `{task}`: the engine still holds {bytes} bytes of the workspace after the run")]

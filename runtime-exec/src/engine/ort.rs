@@ -1,5 +1,8 @@
 //! ONNX Runtime as the engine, loaded at run time.
 //!
+//! Sessions that keep their weights are made otherwise: with graph optimisation and packed weights, which is what makes
+//! them fast, and why their bits are those of the whole task only.
+//!
 //! The `ort` crate finds the library and its C table; everything else goes through that table, because only it binds
 //! tensors at addresses that we choose, takes our allocator, and lets a run be ended. The settings are the exact ones:
 //! no graph optimisation, no prepacked weights, no memory pattern, operators one after another, one thread pool of a
@@ -9,16 +12,16 @@
 //! of a process share a `World`, which stays until the process ends, and their runs take turns in it.
 #![allow(unsafe_code)] // The engine's one file that calls C.
 
+use super::allocator::{Allocator, Ledger, Tally};
 pub use super::library::{VARIABLE, find_library};
-use super::placement::Placement;
 use super::{
-    ALIGNMENT, BindingId, Engine, EngineError, EngineOptions, Measured, Port, SessionId, StopFlag, Stopper, TaskCode,
+    ALIGNMENT, BindingId, Engine, EngineError, EngineOptions, KEPT_FILE, Keeping, Measured, Port, SessionId, StopFlag,
+    Stopper, TaskCode,
 };
 use ::ort::api as c;
 use ::ort::sys;
 use berth_ir::DType;
 use bytes::Bytes;
-use std::alloc::Layout;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
 use std::path::{Path, PathBuf};
@@ -31,12 +34,6 @@ use std::time::Instant;
 pub const WANTED: &str = "1.24 or newer, below 2";
 
 const ALIGN: usize = ALIGNMENT as usize;
-
-/// Kernels for 64-bit ARM read so many bytes past the end of a quantised operand; the library's own allocator adds them.
-const OVERRUN: usize = if cfg!(target_arch = "aarch64") { 30 } else { 0 };
-
-/// Blocks of workspace that a run may hold at once before our table of them has to grow.
-const BLOCKS: usize = 1024;
 
 // ---- Loading the library ----
 
@@ -137,151 +134,9 @@ fn check(status: sys::OrtStatusPtr) -> Result<(), String> {
     }
 }
 
-fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What the mutexes guard is whole at every step, so another thread's panic does not spoil it.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-// ---- The allocator that serves from the workspace ----
-
-/// What the allocator knows. Blocks of a run lie where `placement` says, in the workspace as far as it reaches and on
-/// the heap beyond it; blocks of no run (a session's own) lie on the heap.
-struct Ledger {
-    in_run: bool,
-    base: usize,
-    limit: usize,
-    placement: Placement,
-    /// The first request of this run that did not fit.
-    first_spill: Option<usize>,
-    /// Blocks on the heap by address, with the offset that a run's block would have in the workspace.
-    heap: HashMap<usize, (Layout, Option<usize>)>,
-}
-
-/// What one run asked of its workspace.
-struct Tally {
-    peak: usize,
-    first_spill: Option<usize>,
-    kept: usize,
-}
-
-impl Ledger {
-    fn begin(&mut self, workspace: (*mut u8, usize)) {
-        self.placement.clear();
-        self.first_spill = None;
-        (self.base, self.limit) = (workspace.0 as usize, workspace.1);
-        self.in_run = true;
-    }
-
-    fn end(&mut self) -> Tally {
-        self.in_run = false;
-        let tally = Tally { peak: self.placement.peak(), first_spill: self.first_spill, kept: self.placement.held() };
-        if tally.kept > 0 {
-            // A later run must not take these for its own.
-            self.heap.values_mut().for_each(|block| block.1 = None);
-        }
-        tally
-    }
-
-    fn alloc(&mut self, size: usize) -> *mut c_void {
-        if size == 0 {
-            return null_mut(); // As the library's own allocator does.
-        }
-        let padded = size.saturating_add(OVERRUN);
-        let offset = if self.in_run { self.placement.take(padded, ALIGN) } else { None };
-        if let Some(offset) = offset
-            && padded <= self.limit.saturating_sub(offset)
-        {
-            return (self.base + offset) as *mut c_void;
-        }
-        if self.in_run {
-            self.first_spill.get_or_insert(size);
-        }
-        let Ok(layout) = Layout::from_size_align(padded, ALIGN) else {
-            // Null would be a wild write in the library. There is no such memory, so this is the same as running out.
-            std::alloc::handle_alloc_error(Layout::new::<[u8; ALIGN]>());
-        };
-        // SAFETY: the layout's size is not zero.
-        let block = unsafe { std::alloc::alloc(layout) };
-        if block.is_null() {
-            std::alloc::handle_alloc_error(layout);
-        }
-        self.heap.insert(block as usize, (layout, offset));
-        block.cast()
-    }
-
-    fn free(&mut self, block: *mut c_void) {
-        if block.is_null() {
-            return;
-        }
-        let offset = match self.heap.remove(&(block as usize)) {
-            Some((layout, offset)) => {
-                // SAFETY: the table says that `alloc` gave this block with this layout and that it was not freed since.
-                unsafe { std::alloc::dealloc(block.cast(), layout) };
-                offset
-            }
-            // A block of the workspace. One that an earlier run kept is none of ours any more, wherever it lies.
-            None => (block as usize).checked_sub(self.base).filter(|offset| *offset < self.limit),
-        };
-        if let Some(offset) = offset
-            && self.in_run
-        {
-            self.placement.give(offset);
-        }
-    }
-}
-
-/// The allocator as the library sees it: its table of functions first, so that a pointer to one is a pointer to both.
-#[repr(C)]
-struct Allocator {
-    table: sys::OrtAllocator,
-    info: *const sys::OrtMemoryInfo,
-    ledger: Mutex<Ledger>,
-}
-
-// SAFETY: the table and the memory info are read only once made, by any thread; the ledger is behind its mutex.
-unsafe impl Sync for Allocator {}
-
-impl Allocator {
-    fn new(info: *const sys::OrtMemoryInfo) -> Self {
-        // SAFETY: only fills in the version and leaves every function empty.
-        let mut table = unsafe { sys::OrtAllocator::default() };
-        table.Alloc = Some(alloc);
-        table.Free = Some(free);
-        table.Info = Some(info_of);
-        table.Reserve = Some(reserve);
-        let ledger = Ledger {
-            in_run: false,
-            base: 0,
-            limit: 0,
-            placement: Placement::with_capacity(BLOCKS),
-            first_spill: None,
-            heap: HashMap::new(),
-        };
-        Allocator { table, info, ledger: Mutex::new(ledger) }
-    }
-}
-
-unsafe extern "system" fn alloc(this: *mut sys::OrtAllocator, size: usize) -> *mut c_void {
-    // SAFETY: the library passes back the table that was registered, which is the first field of an `Allocator` that
-    // outlives the environment; only shared references to it are made.
-    let this = unsafe { &*this.cast::<Allocator>().cast_const() };
-    lock(&this.ledger).alloc(size)
-}
-
-unsafe extern "system" fn reserve(this: *const sys::OrtAllocator, size: usize) -> *mut c_void {
-    // SAFETY: as in `alloc`.
-    unsafe { alloc(this.cast_mut(), size) }
-}
-
-unsafe extern "system" fn free(this: *mut sys::OrtAllocator, block: *mut c_void) {
-    // SAFETY: as in `alloc`.
-    let this = unsafe { &*this.cast::<Allocator>().cast_const() };
-    lock(&this.ledger).free(block);
-}
-
-unsafe extern "system" fn info_of(this: *const sys::OrtAllocator) -> *const sys::OrtMemoryInfo {
-    // SAFETY: as in `alloc`.
-    unsafe { (*this.cast::<Allocator>()).info }
 }
 
 // ---- The environment, one per process ----
@@ -291,6 +146,7 @@ struct World {
     library: PathBuf,
     version: String,
     threads: usize,
+    spin: bool,
     /// Held while the library runs or builds, so that every request for memory belongs to one known run or to none.
     turn: Mutex<()>,
     env: Owned<sys::OrtEnv>,
@@ -300,23 +156,20 @@ struct World {
 
 impl World {
     /// The process's world, made at the first call that succeeds.
-    fn open(library: &Path, threads: usize) -> Result<&'static World, EngineError> {
+    fn open(library: &Path, threads: usize, spin: bool) -> Result<&'static World, EngineError> {
         static WORLD: Mutex<Option<&'static World>> = Mutex::new(None);
         let mut current = lock(&WORLD);
         let version = load(library)?;
         if let Some(world) = *current {
-            let running = format!("{} threads", world.threads);
-            return if world.threads == threads {
-                Ok(world)
-            } else {
-                Err(EngineError::AlreadyOpen { running, asked: format!("{threads} threads") })
-            };
+            let said = |threads, spin| format!("{threads} threads that {}", if spin { "spin" } else { "sleep" });
+            let (running, asked) = (said(world.threads, world.spin), said(threads, spin));
+            return if running == asked { Ok(world) } else { Err(EngineError::AlreadyOpen { running, asked }) };
         }
         let unusable = |reason| EngineError::Library { path: library.to_path_buf(), reason };
-        Ok(*current.insert(Box::leak(Box::new(World::build(library, version, threads).map_err(unusable)?))))
+        Ok(*current.insert(Box::leak(Box::new(World::build(library, version, threads, spin).map_err(unusable)?))))
     }
 
-    fn build(library: &Path, version: String, threads: usize) -> Result<World, String> {
+    fn build(library: &Path, version: String, threads: usize, spin: bool) -> Result<World, String> {
         let count = i32::try_from(threads).map_err(|_| format!("{threads} threads are too many"))?;
         let c = c();
         // SAFETY: every function of the table gets live objects of its own kind and a place for its result; names are
@@ -325,7 +178,7 @@ impl World {
             let pool = Owned::make(c.ReleaseThreadingOptions, |out| (c.CreateThreadingOptions)(out))?;
             check((c.SetGlobalIntraOpNumThreads)(pool.ptr, count))?;
             check((c.SetGlobalInterOpNumThreads)(pool.ptr, 1))?;
-            check((c.SetGlobalSpinControl)(pool.ptr, 0))?;
+            check((c.SetGlobalSpinControl)(pool.ptr, i32::from(spin)))?;
             // Its log goes to stderr; what it reports as a status is reported once, by us.
             let level = sys::OrtLoggingLevel::ORT_LOGGING_LEVEL_FATAL;
             let env = Owned::make(c.ReleaseEnv, |out| {
@@ -337,12 +190,21 @@ impl World {
             // The environment may hold on to it until the process ends.
             let allocator: &'static Allocator = Box::leak(Box::new(Allocator::new(info.ptr)));
             check((c.RegisterAllocator)(env.ptr, (&raw const *allocator).cast_mut().cast()))?;
-            Ok(World { library: library.to_path_buf(), version, threads, turn: Mutex::new(()), env, info, allocator })
+            Ok(World {
+                library: library.to_path_buf(),
+                version,
+                threads,
+                spin,
+                turn: Mutex::new(()),
+                env,
+                info,
+                allocator,
+            })
         }
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        lock(&self.allocator.ledger)
+        self.allocator.ledger()
     }
 }
 
@@ -396,7 +258,7 @@ impl StopFlag for RunOptions {
 pub struct OrtEngine {
     // Dropped in this order: bindings before their sessions, sessions before the environment.
     bindings: Vec<Option<Binding>>,
-    sessions: Vec<Session>,
+    sessions: Vec<Option<Session>>,
     by_model: HashMap<Bytes, SessionId>,
     options: Arc<RunOptions>,
     world: &'static World,
@@ -414,7 +276,7 @@ impl OrtEngine {
     /// the same.
     pub fn open(options: &EngineOptions) -> Result<OrtEngine, EngineError> {
         let library = find_library(options.library.as_deref())?;
-        let world = World::open(&library, options.threads.max(1))?;
+        let world = World::open(&library, options.threads.max(1), options.spin)?;
         // SAFETY: writes the address of a new object.
         let object = Owned::make(c().ReleaseRunOptions, |out| unsafe { (c().CreateRunOptions)(out) })
             .map_err(|reason| EngineError::Library { path: library, reason })?;
@@ -433,7 +295,10 @@ impl OrtEngine {
     }
 
     fn session(&self, id: SessionId) -> Result<&Session, EngineError> {
-        self.sessions.get(id.0 as usize).ok_or_else(|| EngineError::Unknown(format!("session {}", id.0)))
+        self.sessions
+            .get(id.0 as usize)
+            .and_then(Option::as_ref)
+            .ok_or_else(|| EngineError::Unknown(format!("session {}", id.0)))
     }
 
     fn binding(&self, id: BindingId) -> Result<&Binding, EngineError> {
@@ -441,28 +306,49 @@ impl OrtEngine {
         slot.ok_or_else(|| EngineError::Unknown(format!("binding {}", id.0)))
     }
 
-    fn create_session(&self, model: &Bytes) -> Result<Session, String> {
+    /// Makes a session: the exact way, or with weights of its own.
+    fn create_session(&self, model: &Bytes, weights: Option<&[u8]>) -> Result<Session, String> {
         let c = c();
         // SAFETY: every function gets live objects of its own kind; strings are literals that end in zero, and they
-        // and the model's bytes are copied before the calls return.
+        // and the model's bytes are copied before the calls return, as the weights are before the session is made.
         unsafe {
             let options = Owned::make(c.ReleaseSessionOptions, |out| (c.CreateSessionOptions)(out))?;
-            let level = sys::GraphOptimizationLevel::ORT_DISABLE_ALL;
+            let (level, packs) = match weights {
+                None => (sys::GraphOptimizationLevel::ORT_DISABLE_ALL, c"1"),
+                Some(_) => (sys::GraphOptimizationLevel::ORT_ENABLE_ALL, c"0"),
+            };
             check((c.SetSessionGraphOptimizationLevel)(options.ptr, level))?;
             check((c.SetSessionExecutionMode)(options.ptr, sys::ExecutionMode::ORT_SEQUENTIAL))?;
             check((c.DisableMemPattern)(options.ptr))?;
             check((c.DisablePerSessionThreads)(options.ptr))?;
-            for (key, value) in [(c"session.use_env_allocators", c"1"), (c"session.disable_prepacking", c"1")] {
+            for (key, value) in [(c"session.use_env_allocators", c"1"), (c"session.disable_prepacking", packs)] {
                 check((c.AddSessionConfigEntry)(options.ptr, key.as_ptr(), value.as_ptr()))?;
             }
-            // Its lasting blocks must not land in the workspace of another engine's run.
-            let _turn = lock(&self.world.turn);
+            let name = CString::new(KEPT_FILE).map_err(|e| e.to_string())?;
+            if let Some(weights) = weights {
+                let (names, blocks) = ([name.as_ptr()], [weights.as_ptr().cast::<std::ffi::c_char>().cast_mut()]);
+                let lengths = [weights.len()];
+                check((c.AddExternalInitializersFromMemory)(
+                    options.ptr,
+                    names.as_ptr(),
+                    blocks.as_ptr(),
+                    lengths.as_ptr(),
+                    names.len(),
+                ))?;
+            }
             let (data, length) = (model.as_ptr().cast(), model.len());
             let object = Owned::make(c.ReleaseSession, |out| {
                 (c.CreateSessionFromArray)(self.world.env.ptr, data, length, options.ptr, out)
             })?;
             Ok(Session { object })
         }
+    }
+
+    fn add(&mut self, session: Session, code: &TaskCode) -> Result<SessionId, EngineError> {
+        let too_many = || EngineError::Ports { task: code.name.clone(), what: "too many sessions".to_owned() };
+        let id = SessionId(u32::try_from(self.sessions.len()).map_err(|_| too_many())?);
+        self.sessions.push(Some(session));
+        Ok(id)
     }
 
     /// Ties every port; on an error some may be tied and the binding must not be run.
@@ -638,7 +524,7 @@ impl OrtEngine {
             }
             peak = peak.max(tally.peak);
         }
-        Ok(Measured { workspace_bytes: peak as u64, run_nanos, found })
+        Ok(Measured { workspace_bytes: peak as u64, run_nanos, kept_bytes: 0, loading_bytes: 0, found })
     }
 
     /// Checks that the session's ports are those that the code names, in its order.
@@ -680,12 +566,54 @@ impl Engine for OrtEngine {
             return Ok(id);
         }
         let failed = |status| EngineError::Engine { task: code.name.clone(), step: "make a session", status };
-        let session = self.create_session(&code.model).map_err(failed)?;
+        // Its lasting blocks must not land in the workspace of another engine's run.
+        let turn = lock(&self.world.turn);
+        let session = self.create_session(&code.model, None).map_err(failed)?;
+        drop(turn);
         self.check_ports(&session, code)?;
-        let id = SessionId(u32::try_from(self.sessions.len()).map_err(|_| failed("too many sessions".into()))?);
-        self.sessions.push(session);
+        let id = self.add(session, code)?;
         self.by_model.insert(code.model.clone(), id);
         Ok(id)
+    }
+
+    unsafe fn keep(
+        &mut self,
+        code: &TaskCode,
+        weights: &[u8],
+        room: Option<(*mut u8, usize)>,
+    ) -> Result<Keeping, EngineError> {
+        let failed = |status| EngineError::Engine { task: code.name.clone(), step: "make a session", status };
+        let memory = |what: String| EngineError::Memory { task: code.name.clone(), what };
+        if weights.len() as u64 != code.kept {
+            return Err(memory(format!("{} bytes of weights, {} are needed", weights.len(), code.kept)));
+        }
+        let (start, length) = room.unwrap_or((null_mut(), 0));
+        aligned(start, length).map_err(memory)?;
+        let turn = lock(&self.world.turn);
+        self.world.ledger().begin_making((start, length));
+        let made = self.create_session(&code.model, Some(weights));
+        let (end, inside, most) = self.world.ledger().end_making();
+        drop(turn);
+        let session = made.map_err(failed)?;
+        if room.is_some() && !inside {
+            let (needed_bytes, planned_bytes) = (end as u64, length as u64);
+            return Err(EngineError::Room { task: code.name.clone(), needed_bytes, planned_bytes });
+        }
+        self.check_ports(&session, code)?;
+        let loading = most.saturating_sub(if room.is_some() { 0 } else { end }) as u64;
+        Ok(Keeping { session: self.add(session, code)?, bytes: end as u64, loading })
+    }
+
+    fn forget(&mut self, session: SessionId) {
+        for slot in &mut self.bindings {
+            if slot.as_ref().is_some_and(|binding| binding.session == session) {
+                *slot = None;
+            }
+        }
+        if let Some(slot) = self.sessions.get_mut(session.0 as usize) {
+            let _turn = lock(&self.world.turn);
+            *slot = None;
+        }
     }
 
     fn measure(

@@ -52,6 +52,11 @@ impl Placement {
         self.peak
     }
 
+    /// The end of the last block in use.
+    pub fn end(&self) -> usize {
+        self.blocks.last().map_or(0, |block| block.0 + block.1)
+    }
+
     /// Bytes of the blocks in use.
     pub fn held(&self) -> usize {
         self.blocks.iter().map(|block| block.1).sum()

@@ -6,11 +6,12 @@
 )]
 
 use crate::arena::Arena;
-use crate::engine::{ALIGNMENT, Engine, Stopper};
+use crate::engine::{ALIGNMENT, Engine, SessionId, Stopper};
 use crate::errors::{LoadError, RunError};
 use crate::executor::board::Instance;
 use crate::executor::hand::Times;
 use crate::executor::host::Host;
+use crate::executor::keep::Room;
 use crate::executor::load::{bind, check_workspace, mismatch};
 use crate::executor::record::Records;
 use crate::executor::table::{Item, Table, Work};
@@ -25,12 +26,28 @@ pub(crate) struct Seat<E> {
     engine: E,
     /// By half and instruction.
     bound: [Vec<Option<Bound>>; 2],
+    /// Sessions that keep weights, by task.
+    kept: BTreeMap<usize, SessionId>,
 }
 
 impl<E: Engine> Seat<E> {
     pub fn new(lane: usize, engine: E, table: &Table) -> Seat<E> {
         let bound = table.halves.each_ref().map(|half| half.iter().map(|_| None).collect());
-        Seat { lane, engine, bound }
+        Seat { lane, engine, bound, kept: BTreeMap::new() }
+    }
+
+    /// Has the engine take the weights that it keeps for its tasks.
+    pub fn keep(&mut self, table: &Table, room: &Room, ports: &[TaskPorts]) -> Result<(), LoadError> {
+        for half in 0..2 {
+            for index in &table.lanes[self.lane].items[half] {
+                let Work::Run { task, .. } = &table.halves[half][*index].work else { continue };
+                if let (Some(ports), false) = (ports.get(*task), self.kept.contains_key(task)) {
+                    let session = room.keep(&mut self.engine, *task, ports)?;
+                    self.kept.extend(session.map(|session| (*task, session)));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Gives the engine its tasks at their addresses; with `measure`, each is tried before.
@@ -47,10 +64,15 @@ impl<E: Engine> Seat<E> {
                 let item = &table.halves[half][*index];
                 let Work::Run { task, ranges, workspace } = &item.work else { continue };
                 let ports = ports.get(*task).ok_or_else(|| mismatch(&item.name, 0, "there is no code".to_owned()))?;
+                let session = match self.kept.get(task) {
+                    Some(session) => *session,
+                    None => self.engine.prepare(&ports.code)?,
+                };
                 if measure {
-                    check_workspace(&mut self.engine, ports, workspace.map_or(0, |w| w.bytes), &mut tried)?;
+                    let planned = workspace.map_or(0, |w| w.bytes);
+                    check_workspace(&mut self.engine, session, ports, planned, &mut tried)?;
                 }
-                self.bound[half][*index] = Some(bind(&mut self.engine, arenas, item, ports, ranges)?);
+                self.bound[half][*index] = Some(bind(&mut self.engine, session, arenas, item, ports, ranges)?);
             }
         }
         Ok(())
@@ -67,6 +89,10 @@ impl<E: Engine> Seat<E> {
     pub fn into_engine(mut self) -> E {
         for bound in self.bound.into_iter().flatten().flatten() {
             self.engine.unbind(bound.binding);
+        }
+        // Their weights lie in arenas that go now.
+        for session in self.kept.into_values() {
+            self.engine.forget(session);
         }
         self.engine
     }

@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "gives engines the addresses that the verifier has proved")]
 
 use crate::arena::Arena;
-use crate::engine::{Engine, EngineError, Measured, TaskCode};
+use crate::engine::{Engine, EngineError, Measured, SessionId, TaskCode};
 use crate::errors::LoadError;
 use crate::executor::table::{Item, Range, Table, Work};
 use crate::executor::{Operand, TaskPorts};
@@ -28,12 +28,12 @@ pub(crate) fn mismatch(task: &str, port: usize, problem: String) -> LoadError {
 
 pub(crate) fn bind<E: Engine>(
     engine: &mut E,
+    session: SessionId,
     arenas: &[Arena],
     item: &Item,
     ports: &TaskPorts,
     ranges: &[Range],
 ) -> Result<Bound, LoadError> {
-    let session = engine.prepare(&ports.code)?;
     let (mut places, mut known) = (Vec::new(), Vec::new());
     let operands = ports.inputs.iter().chain(&ports.outputs);
     let count = ports.code.ports().count();
@@ -83,6 +83,7 @@ pub(crate) fn bind<E: Engine>(
 /// Tries a task on scratch memory and refuses it where it needs more workspace than planned. Identical code once.
 pub(crate) fn check_workspace<E: Engine>(
     engine: &mut E,
+    session: SessionId,
     ports: &TaskPorts,
     planned: u64,
     tried: &mut BTreeMap<(bytes::Bytes, Vec<Vec<u64>>), u64>,
@@ -92,7 +93,7 @@ pub(crate) fn check_workspace<E: Engine>(
     let needed = match tried.get(&key) {
         Some(needed) => *needed,
         None => {
-            let needed = match measure_workspace(engine, &ports.code) {
+            let needed = match measure_workspace(engine, session, &ports.code) {
                 // It does not run on zeros: what it needs is seen when it runs, and a spill is an error then.
                 Err(LoadError::Engine(EngineError::Engine { .. })) => 0,
                 needed => needed?,
@@ -108,8 +109,7 @@ pub(crate) fn check_workspace<E: Engine>(
 }
 
 /// Runs a task once on scratch memory of its own for the workspace that it needs.
-fn measure_workspace<E: Engine>(engine: &mut E, code: &TaskCode) -> Result<u64, LoadError> {
-    let session = engine.prepare(code)?;
+fn measure_workspace<E: Engine>(engine: &mut E, session: SessionId, code: &TaskCode) -> Result<u64, LoadError> {
     let bytes = code.scratch_layout().map_or(u64::MAX, |(_, bytes)| bytes);
     let memory = || LoadError::Memory { tier: format!("a trial of `{}`", code.name), bytes };
     let arena = Arena::new(bytes).ok_or_else(memory)?;
@@ -122,20 +122,45 @@ fn measure_workspace<E: Engine>(engine: &mut E, code: &TaskCode) -> Result<u64, 
 const CACHES: usize = 64 << 20;
 /// Operands that are not worth that: they stay in a cache from one task to the next in a real step too.
 const CACHED: u64 = 256 << 10;
+/// Runs of a long task of which the shortest counts: it is more likely to be disturbed than each of its operators would be.
+const KEPT_RUNS: u32 = 10;
 
 /// Runs a task on zeroed scratch memory of its own and says what it cost: once to warm the code, then with operands out
 /// of the caches, as streamed weights are when a step comes to them. `flush` is kept from call to call.
-pub fn measure<E: Engine>(engine: &mut E, code: &TaskCode, flush: &mut Vec<u8>) -> Result<Measured, LoadError> {
-    let session = engine.prepare(code)?;
+///
+/// `kept` is the block of weights that comes with the task's model, where it has one.
+pub fn measure<E: Engine>(
+    engine: &mut E,
+    code: &TaskCode,
+    kept: Option<&Arena>,
+    flush: &mut Vec<u8>,
+) -> Result<Measured, LoadError> {
+    let Some(block) = kept else {
+        let session = engine.prepare(code)?;
+        return measure_session(engine, session, code, flush);
+    };
+    // SAFETY: nobody writes to the block while it is borrowed. The session has no room of its caller's.
+    let keeping = unsafe { engine.keep(code, block.slice(0, code.kept).unwrap_or_default(), None)? };
+    let measured = measure_session(engine, keeping.session, code, flush);
+    engine.forget(keeping.session);
+    Ok(Measured { kept_bytes: keeping.bytes, loading_bytes: code.kept.saturating_add(keeping.loading), ..measured? })
+}
+
+fn measure_session<E: Engine>(
+    engine: &mut E,
+    session: SessionId,
+    code: &TaskCode,
+    flush: &mut Vec<u8>,
+) -> Result<Measured, LoadError> {
     let bytes = code.scratch_layout().map_or(u64::MAX, |(_, bytes)| bytes);
     let memory = || LoadError::Memory { tier: format!("a trial of `{}`", code.name), bytes };
     let arena = Arena::new(bytes).ok_or_else(memory)?;
     // SAFETY: the arena is this function's own.
     let scratch = unsafe { arena.slice_mut(0, bytes) }.ok_or_else(memory)?;
-    // Untouched memory is one page of zeros, which is always in a cache: make it real.
-    scratch.fill(0);
-    if bytes <= CACHED {
-        return Ok(engine.measure(session, code, scratch, 3, &mut || {})?);
+    // What an engine keeps nobody streams over: it stays in what caches it has room in.
+    if bytes <= CACHED || code.kept > 0 {
+        let runs = if code.kept > 0 { KEPT_RUNS } else { 3 };
+        return Ok(engine.measure(session, code, scratch, runs, &mut || {})?);
     }
     flush.resize(CACHES, 0);
     let mut empty_caches = || flush.iter_mut().step_by(64).for_each(|byte| *byte = byte.wrapping_add(1));

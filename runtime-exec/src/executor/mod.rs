@@ -8,6 +8,7 @@ mod board;
 mod copies;
 mod hand;
 pub mod host;
+mod keep;
 mod lanes;
 mod load;
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod record;
 pub(crate) mod table;
 
 pub use hand::CallOff;
+pub use keep::{Weight, block};
 pub use load::measure;
 pub use record::{Ran, Seen, StepSeen};
 
@@ -33,6 +35,7 @@ use board::Graph;
 use copies::Gear;
 use hand::{HandOff, Hands, Log};
 use host::{Host, Monitor, System};
+use keep::Room;
 use lanes::Seat;
 use record::Records;
 use std::collections::BTreeMap;
@@ -51,6 +54,8 @@ pub struct TaskPorts {
     pub inputs: Vec<Operand>,
     /// By output of the model: accesses.
     pub outputs: Vec<Operand>,
+    /// The weights that the engine is given with the model: tensor, first byte in their block.
+    pub kept: Vec<(String, u64)>,
     /// Shapes in dims that only a run knows, by port, inputs first; nothing where all are fixed.
     pub open: Option<Vec<Vec<Expr>>>,
 }
@@ -136,8 +141,9 @@ impl Options {
 pub struct Executor<E: Engine + 'static, H: Host = System> {
     // Its reads go to the arenas of `shared`, so it goes first.
     gears: Vec<Option<Gear>>,
-    shared: Arc<Shared<H>>,
+    // What its engines keep lies in them too.
     seats: Option<Vec<Seat<E>>>,
+    shared: Arc<Shared<H>>,
     stoppers: Vec<Stopper>,
     /// Held while a stop is asked for, and while one is taken back.
     stopping: Arc<Mutex<()>>,
@@ -290,7 +296,9 @@ impl<E: Engine + 'static, H: Host> Executor<E, H> {
         for (lane, _) in table.lanes.iter().enumerate().filter(|(_, lane)| lane.kind == LaneKind::Engine) {
             seats.extend(left.next().map(|engine| Seat::new(lane, engine, &table)));
         }
+        let room = Room { program, arenas: &arenas, places: &options.places };
         for seat in &mut seats {
+            seat.keep(&table, &room, ports)?;
             seat.bind(&table, &arenas, ports, options.measure)?;
         }
         let stoppers: Vec<Stopper> = seats.iter().map(Seat::stopper).collect();

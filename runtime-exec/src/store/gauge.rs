@@ -4,7 +4,7 @@
 
 use super::queue::Read;
 use super::{Layout, Source, Store, StoreError, Stored, set_direct};
-use crate::arena::PAGE;
+use crate::arena::{Arena, PAGE};
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub struct Gauge {
     store: Store,
-    memory: Vec<u8>,
+    memory: Arena,
     bytes: u64,
 }
 
@@ -49,7 +49,12 @@ impl Gauge {
     pub fn new(path: &Path, file: File) -> Result<Gauge, StoreError> {
         let stored = Stored { path: path.to_owned(), direct: set_direct(&file), file: Arc::new(file) };
         let bytes = stored.bytes()?;
-        Ok(Gauge { store: Store { files: vec![stored], pack: None, disk: None }, memory: Vec::new(), bytes })
+        let full = || StoreError::Io { path: path.to_owned(), source: io::ErrorKind::OutOfMemory.into() };
+        Ok(Gauge {
+            store: Store { files: vec![stored], pack: None, disk: None },
+            memory: Arena::new(0).ok_or_else(full)?,
+            bytes,
+        })
     }
 
     /// Whether reads go past the page cache.
@@ -66,13 +71,13 @@ impl Gauge {
             return Err(failed(&self.store, io::ErrorKind::InvalidInput.into()));
         }
         let (chunk, step) = (way.chunk as usize, way.stride / way.chunk);
-        // Real pages: untouched ones would be made while it is measured.
-        self.memory.resize((chunk * way.depth + PAGE).max(self.memory.len()), 1);
-        let skip = self.memory.as_ptr().align_offset(PAGE);
-        let memory = &mut self.memory[skip..skip + chunk * way.depth];
-        let start = memory.as_mut_ptr();
+        let room = (chunk * way.depth) as u64;
+        if self.memory.bytes() < room {
+            self.memory = Arena::new(room).ok_or_else(|| failed(&self.store, io::ErrorKind::OutOfMemory.into()))?;
+        }
+        let start = self.memory.address(0, room).unwrap_or(std::ptr::null_mut());
         // SAFETY: the memory is the gauge's, which is borrowed for longer than the queue lives.
-        let mut queue = unsafe { self.store.queue(&[(start as usize, memory.len())], way.depth) };
+        let mut queue = unsafe { self.store.queue(&[(start as usize, room as usize)], way.depth) };
         let mut free: Vec<usize> = (0..way.depth).collect();
         let (mut next, mut ended, mut bytes, mut silent) = (0, 0, 0, 0);
         let mut submitting = Duration::ZERO;
@@ -128,10 +133,10 @@ mod tests {
         let took = gauge.read(Way { chunk, depth: 3, stride: chunk }, 0, 25).expect("it reads");
         assert_eq!(took.bytes, 25 * chunk);
         // The last reads of a depth of one: pages 7 * n of 10, so that the last of four is page 1.
-        gauge.memory.fill(0);
+        gauge.memory = Arena::new(PAGE as u64).expect("memory");
         gauge.read(Way { chunk, depth: 1, stride: 7 * chunk }, 0, 4).expect("it reads");
-        let skip = gauge.memory.as_ptr().align_offset(PAGE);
-        assert!(gauge.memory[skip..skip + PAGE].iter().all(|byte| *byte == 11));
+        // SAFETY: all reads have ended.
+        assert!(unsafe { gauge.memory.slice(0, chunk) }.expect("a page").iter().all(|byte| *byte == 11));
         for (chunk, depth) in [(100, 1), (11 * chunk, 1), (chunk, 0)] {
             assert!(gauge.read(Way { chunk, depth, stride: chunk }, 0, 1).is_err());
         }

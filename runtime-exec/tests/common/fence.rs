@@ -32,10 +32,10 @@ pub fn broken() -> usize {
     BROKEN.load(Ordering::SeqCst)
 }
 
-/// A block with its fences; nothing where it gets none.
+/// A block with its fences, that before it as wide as it is aligned; nothing where it gets none.
 fn wide(layout: Layout) -> Option<Layout> {
-    let bytes = layout.size().checked_add(2 * FENCE)?;
-    (layout.align() == FENCE).then(|| Layout::from_size_align(bytes, FENCE).ok())?
+    let bytes = layout.size().checked_add(layout.align() + FENCE)?;
+    (layout.align() >= FENCE).then(|| Layout::from_size_align(bytes, layout.align()).ok())?
 }
 
 // SAFETY: blocks are the system's, or lie inside one of the system's that is larger by what lies around them.
@@ -48,9 +48,10 @@ unsafe impl GlobalAlloc for Fenced {
                 Some(wide) => match System.alloc(wide) {
                     start if start.is_null() => start,
                     start => {
-                        start.write_bytes(SIGN, FENCE);
-                        start.add(FENCE + layout.size()).write_bytes(SIGN, FENCE);
-                        start.add(FENCE)
+                        let start = start.add(layout.align());
+                        start.sub(FENCE).write_bytes(SIGN, FENCE);
+                        start.add(layout.size()).write_bytes(SIGN, FENCE);
+                        start
                     }
                 },
             }
@@ -72,7 +73,7 @@ unsafe impl GlobalAlloc for Fenced {
             if first.iter().chain(last).any(|byte| *byte != SIGN) {
                 BROKEN.fetch_add(1, Ordering::SeqCst);
             }
-            System.dealloc(start.sub(FENCE), wide);
+            System.dealloc(start.sub(layout.align()), wide);
         }
     }
 }

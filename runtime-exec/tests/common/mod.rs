@@ -136,6 +136,7 @@ impl Chain {
             workspace: 0,
             cost: Default::default(),
             in_place: Vec::new(),
+            held: None,
         };
         let after = |names: &[String]| names.iter().map(|n| n.parse::<After>().expect("a name")).collect::<Vec<_>>();
         let berth = |name: String, tensor: String, arena: &str, offset: u64, bytes: u64, until: Vec<String>| Berth {
@@ -306,11 +307,13 @@ impl Chain {
             model: bytes::Bytes::from_static(b"mix"),
             inputs: vec![port("a", WIDE), port("b", self.bytes)],
             outputs: vec![port("c", WIDE)],
+            kept: 0,
         };
         let ports = TaskPorts {
             code,
             inputs: vec![Operand::Access(0), Operand::Access(1)],
             outputs: vec![Operand::Access(2)],
+            kept: Vec::new(),
             open: None,
         };
         vec![ports; self.tasks]

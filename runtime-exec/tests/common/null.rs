@@ -67,7 +67,7 @@ impl Engine for Null {
         _: u32,
         _: &mut dyn FnMut(),
     ) -> Result<Measured, EngineError> {
-        Ok(Measured { workspace_bytes: 0, run_nanos: 0, found: Vec::new() })
+        Ok(Measured { workspace_bytes: 0, run_nanos: 0, kept_bytes: 0, loading_bytes: 0, found: Vec::new() })
     }
 
     unsafe fn bind(

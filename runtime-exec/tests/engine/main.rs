@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 const THREADS: usize = 2;
 
 fn open() -> OrtEngine {
-    OrtEngine::open(&EngineOptions { library: None, threads: THREADS }).unwrap_or_else(|error| panic!("{error}"))
+    OrtEngine::open(&EngineOptions { library: None, threads: THREADS, spin: false })
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Memory that starts on 64 bytes.
@@ -314,10 +315,10 @@ fn an_engine_opens_again() {
     assert!(first.version().starts_with("1."));
     drop((first, second));
     drop(open());
-    let error = OrtEngine::open(&EngineOptions { library: None, threads: THREADS + 1 }).unwrap_err();
+    let error = OrtEngine::open(&EngineOptions { library: None, threads: THREADS + 1, spin: false }).unwrap_err();
     assert!(matches!(error, EngineError::AlreadyOpen { .. }), "{error}");
     let elsewhere = Some(std::env::current_exe().unwrap());
-    let error = OrtEngine::open(&EngineOptions { library: elsewhere, threads: THREADS }).unwrap_err();
+    let error = OrtEngine::open(&EngineOptions { library: elsewhere, threads: THREADS, spin: false }).unwrap_err();
     assert!(matches!(error, EngineError::AlreadyOpen { .. }), "{error}");
 }
 

@@ -88,6 +88,7 @@ impl Model {
             model: model.into(),
             inputs: ports(self.inputs),
             outputs: ports(self.outputs),
+            kept: 0,
         }
     }
 }

@@ -105,7 +105,18 @@ pub fn lifetimes(c: &mut Choices) -> Lifetimes {
             _ => vec![Other { engine: "cores".to_owned(), workspace: workspace / 2, cost: Nanos(cost / 2 + 1) }],
         };
         let (name, ops) = (format!("task{n}"), vec![format!("task{n}")]);
-        m.all.tasks.push(Task { name, ops, reads, writes, rows, in_place, workspace, cost: Nanos(cost), others });
+        m.all.tasks.push(Task {
+            name,
+            ops,
+            reads,
+            writes,
+            rows,
+            in_place,
+            workspace,
+            cost: Nanos(cost),
+            others,
+            held: None,
+        });
     }
     m.all
 }

@@ -17,6 +17,8 @@ pub struct Disk {
     world: World,
     depth: usize,
     flights: Vec<Flight>,
+    /// Reads in a row that brought less than all.
+    shorts: usize,
     /// When the last of those that keep their order ends.
     last: u64,
     bell: Arc<Bell>,
@@ -66,7 +68,7 @@ unsafe fn place<'a>(read: &Read) -> &'a mut [u8] {
 impl Disk {
     pub fn new(world: World, depth: usize) -> Disk {
         let bell = Arc::new(Bell { world: world.clone(), rung: Mutex::default() });
-        Disk { world, depth, flights: Vec::with_capacity(depth), last: 0, bell }
+        Disk { world, depth, flights: Vec::with_capacity(depth), shorts: 0, last: 0, bell }
     }
 
     /// What a read that ends comes to.
@@ -87,8 +89,10 @@ impl Disk {
                 }
                 _ => {}
             }
-            if state.plan.short && state.dice.below(2) == 0 {
+            // Not so often that the executor would take the file for cut off.
+            if state.plan.short && state.dice.below(2) == 0 && self.shorts < 3 {
                 state.counts.short += 1;
+                self.shorts += 1;
                 match state.dice.below(6) {
                     0 => return Err(io::ErrorKind::Interrupted.into()),
                     1 => return Err(io::ErrorKind::WouldBlock.into()),
@@ -102,6 +106,7 @@ impl Disk {
             }
         }
         file(read.at, to);
+        self.shorts = 0;
         Ok(read.bytes)
     }
 

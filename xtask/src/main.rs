@@ -6,6 +6,7 @@
 mod cargo;
 mod ci;
 mod demo;
+mod guided;
 mod oracle;
 mod setup;
 mod test;

@@ -1,8 +1,8 @@
 //! Runs a verified program: one thread per engine, one for each link, the caller's for inputs and outputs.
 //!
 //! `board.rs` says what may begin, `hand.rs` hands it to threads, `lanes.rs` computes, feeds and fetches, `copies.rs`
-//! moves bytes, `record.rs` keeps what was seen, `host.rs` is what all of them stand on. All memory is taken before the first step. No wait is without a time
-//! limit, and a stop is seen at the next instruction or chunk.
+//! moves bytes, `record.rs` keeps what was seen; `host.rs` is what all of them stand on. All memory is taken before the
+//! first step. No wait is without a time limit, and a stop is seen at the next instruction or chunk.
 
 mod board;
 mod copies;

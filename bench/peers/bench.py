@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import shutil
+import signal
 import statistics
 import sys
 import time
@@ -20,7 +21,7 @@ import reader
 HERE = os.path.dirname(os.path.abspath(__file__))
 # What each process has beside the part of the weights: its code, libraries, activations, buffers of what it moves.
 BESIDE = 512 << 20
-PAST, PREFILL = 127, 40
+PAST, PREFILL = 127, 16
 # Compute of the prefill that is to be hidden behind, over what the disk takes.
 COMPUTE_OVER_READ = 1.25
 PEERS = {
@@ -62,8 +63,8 @@ class Bench:
             words.append(str(1 << 40 if part is None else part))
         cgroup.forget(*self.files())
         run = cgroup.Run(words, None if part is None else part + BESIDE)
-        if run.killed:
-            return {"why": "killed by the limit", "peak": run.peak}
+        if run.killed or run.late:
+            return {"why": "killed by the limit" if run.killed else "took longer than ten minutes", "peak": run.peak}
         if run.code != 0:
             return {"why": (run.err.strip().splitlines() or ["no word"])[-1][:60], "peak": run.peak}
         with open(result + ".json") as file:
@@ -85,7 +86,9 @@ class Bench:
             return {"why": "killed by the limit" if run.killed else run.err.strip()[-200:], "peak": run.peak}
         told = json.loads(run.out)
         read = (resource.getrusage(resource.RUSAGE_CHILDREN).ru_inblock - before) * 512
-        return told | {"read": read, "peak": run.peak}
+        # From the start of the command to the end of the first step: planning, measuring and loading too.
+        cold = run.took - (steps - 1) * told["measured_step_nanos"] / 1e9
+        return told | {"read": read, "peak": run.peak, "cold": cold}
 
 
 def gb(count):
@@ -125,7 +128,7 @@ def in_memory(bench, only):
             raise SystemExit(f"error: berth: {told['why']}")
         bench.alone["berth"] = told["measured_step_nanos"] / 1e9
         references["berth"] = {n.removeprefix("out:"): v for n, v in numpy.load(whole).items() if not n.startswith("in:")}
-        row("berth", told["first_step_nanos"] / 1e9, bench.alone["berth"], None, None, 0, None, "")
+        row("berth", told["cold"], bench.alone["berth"], None, None, 0, None, "")
     for name in only:
         if name not in PEERS:
             continue
@@ -164,7 +167,7 @@ def berth_part(bench, part):
         rounds.append(
             {
                 "warm": warm,
-                "cold": told["first_step_nanos"] / 1e9,
+                "cold": told["cold"],
                 "over": warm / bound,
                 "bound": bound,
                 "rate": rate,
@@ -240,6 +243,8 @@ def prefill(bench, weights):
 
 
 def main():
+    # An end from outside is an end like others: groups and files go.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     words = argparse.ArgumentParser(prog="bench/peers/run.sh")
     words.add_argument("folder")
     words.add_argument("berth")
@@ -283,10 +288,14 @@ def main():
         print(f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores of {processor}, Linux {platform.release()}")
         print(f"{made['layers']} layers, {gb(weights)} GB of f32 weights, one token behind {PAST}\n")
         reference = in_memory(bench, only)
+        beside = statistics.median(reader.rate_beside_compute(bench.data + "/weights.safetensors", 2 << 30) for _ in range(3))
+        free = statistics.median(reader.rate(bench.data + "/weights.safetensors", most=2 << 30) for _ in range(3))
+        print(f"\nThe independent reader: {free / 1e9:.2f} GB/s alone, {beside / 1e9:.2f} GB/s while all cores compute.")
         for percent in parts:
             part_of(bench, only, percent, weights, reference)
         if "berth" in only:
             prefill(bench, weights)
+        print("\nProcesses that wanted a core, over the last 1, 5 and 15 minutes: " + ", ".join(f"{n:.1f}" for n in os.getloadavg()))
     finally:
         if os.path.exists(bench.data + "/model.gguf"):
             os.remove(bench.data + "/model.gguf")

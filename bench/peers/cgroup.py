@@ -103,6 +103,7 @@ class Run:
     def __init__(self, words, most=None, seconds=600):
         limit = Limit(most) if most else None
         self.killed, self.peak, self.late = False, None, False
+        began = time.monotonic()
         try:
             child = subprocess.Popen(
                 words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=limit and limit.join
@@ -113,7 +114,11 @@ class Run:
                 child.kill()
                 self.out, self.err = child.communicate()
                 self.late = True
-            self.code = child.returncode
+            except BaseException:
+                child.kill()
+                child.wait()
+                raise
+            self.code, self.took = child.returncode, time.monotonic() - began
             if limit:
                 self.killed, self.peak = limit.kills() > 0, limit.peak()
         finally:

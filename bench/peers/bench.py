@@ -260,7 +260,9 @@ def main():
     try:
         parts = [int(part) for part in told.parts.split(",")]
     except ValueError:
-        words.error(f"--parts is percentages with commas between them, not `{told.parts}`")
+        parts = [0]
+    if not all(0 < part < 100 for part in parts):
+        words.error(f"--parts is percentages of 1 to 99 with commas between them, not `{told.parts}`")
     if "ort" in only:
         only.insert(only.index("ort") + 1, "ort-prepacked")
     try:
@@ -268,7 +270,8 @@ def main():
     except cgroup.NoLimit as error:
         raise SystemExit(f"error: {error}") from None
     bench = Bench(told.folder, told.berth, told.steps)
-    need, free = int(told.size * 2.2), shutil.disk_usage(told.folder).free
+    # A second form of the weights is made for llama.cpp.
+    need, free = int(told.size * (2.2 if "llama" in only else 1.1)), shutil.disk_usage(told.folder).free
     if not os.path.exists(bench.data + "/made.json") and free < need:
         raise SystemExit(f"error: {told.folder} has {gb(free)} GB free, {gb(need)} are needed: name another with --folder, or a smaller --size")
     made = make.make(bench.data, told.size)

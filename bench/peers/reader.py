@@ -7,6 +7,7 @@ Prints bytes a second. Nothing else is done with the bytes, and nothing here is 
 
 import mmap
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -43,6 +44,17 @@ def rate(path, block=4 << 20, depth=8, most=None):
     took = time.monotonic() - began
     os.close(file)
     return length / took
+
+
+def rate_beside_compute(path, most=None):
+    """The same while all cores compute something that needs no memory: disks of virtual machines slow down then."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count())]
+    try:
+        return rate(path, most=most)
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ use crate::failure::Failure;
 use berth_compiler::cost::Cost;
 use berth_compiler::lower::{Code, Lowered, Source};
 use berth_ir::DType;
-use berth_ir::program::Program;
+use berth_ir::lifetime::Lifetimes;
+use berth_ir::program::{Kind, Program};
 use berth_ir::units::Nanos;
 use berth_runtime_exec::arena::Arena;
 use berth_runtime_exec::engine::ort::OrtEngine;
@@ -27,7 +28,7 @@ pub fn costs(lowered: &Lowered, engine: &mut OrtEngine, places: &Places) -> Resu
             Some(cost) => *cost,
             None => {
                 let wide = code.inputs.iter().chain(&code.outputs).all(|port| port.dtype != DType::BF16);
-                let task_code = task_code(&task.name, code);
+                let task_code = task_code(&task.name, code, &lowered.lifetimes);
                 let block = kept(lowered, code, task_code.kept, places)?;
                 let cost = match measure(engine, &task_code, block.as_ref(), &mut flush) {
                     Err(LoadError::Engine(error @ EngineError::Engine { step: "make a session", .. })) if !wide => {
@@ -71,10 +72,11 @@ fn kept(lowered: &Lowered, code: &Code, bytes: u64, places: &Places) -> Result<O
     }
 }
 
-fn task_code(name: &str, code: &Code) -> TaskCode {
+fn task_code(name: &str, code: &Code, lifetimes: &Lifetimes) -> TaskCode {
     let port = |letter: char| {
         move |(n, p): (usize, &berth_compiler::lower::Port)| Port {
             found: p.found,
+            weight: matches!(p.source, Source::Tensor(t) if lifetimes.tensor(t).kind == Kind::Weight),
             trial: match &p.source {
                 Source::Known { most, .. } => Some(most.clone()),
                 Source::Tensor(_) => None,
@@ -118,7 +120,7 @@ pub fn ports(program: &Program, lowered: &Lowered) -> Result<Vec<TaskPorts>, Fai
         };
         let shapes = || code.inputs.iter().chain(&code.outputs).map(|p| p.shape.clone()).collect();
         all.push(TaskPorts {
-            code: task_code(&task.name, code),
+            code: task_code(&task.name, code, &lowered.lifetimes),
             inputs: code.inputs.iter().map(operand(false)).collect(),
             outputs: code.outputs.iter().map(operand(true)).collect(),
             kept: code.kept.iter().map(|k| (lowered.lifetimes.tensor(k.tensor).name.clone(), k.from)).collect(),

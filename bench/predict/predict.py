@@ -23,9 +23,9 @@ def points(folder):
         for cap in caps:
             yield MID, [f"batch={batch}", "seq=1", "past=63"], cap
     for batch in (4, 16):
-        yield VIT, [f"batch={batch}"], "50%"
+        yield VIT, [f"batch={batch}"], "100%"
     for batch in (2, 8):
-        yield BERT, [f"batch={batch}", "seq=64"], "50%"
+        yield BERT, [f"batch={batch}", "seq=64"], "100%"
 
 
 class Berth:

@@ -70,12 +70,14 @@ pub struct Port {
     pub found: bool,
     /// What an input holds in a trial, where zeros would make no sense (sizes, limits).
     pub trial: Option<Bytes>,
+    /// Whether its bytes come from elsewhere than a task before it: a weight, which is in no cache when its task begins.
+    pub weight: bool,
 }
 
 impl Port {
     /// A port of a fixed size.
     pub fn new(name: String, dtype: DType, shape: Vec<u64>) -> Port {
-        Port { name, dtype, shape, found: false, trial: None }
+        Port { name, dtype, shape, found: false, trial: None, weight: false }
     }
 
     /// Bytes of the tensor; `None` for strings and on overflow.
@@ -135,7 +137,7 @@ impl BindingId {
 pub struct Measured {
     /// Bytes of workspace with which a run of this task, at these shapes and this thread count, never spills.
     pub workspace_bytes: u64,
-    /// The shortest run seen, in wall nanoseconds.
+    /// The median of the runs, in wall nanoseconds: a step is made of usual runs, not of the best.
     pub run_nanos: u64,
     /// Bytes that the engine keeps for it.
     pub kept_bytes: u64,

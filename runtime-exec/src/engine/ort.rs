@@ -509,7 +509,7 @@ impl OrtEngine {
         let (tally, mut found) = unsafe { self.run_counted(binding, (null_mut(), 0))? };
         let mut peak = tally.peak;
         let mut workspace = vec![0_u8; peak + ALIGN];
-        let mut run_nanos = u64::MAX;
+        let mut nanos = Vec::with_capacity(runs as usize);
         for _ in 0..runs {
             let skip = workspace.as_ptr().align_offset(ALIGN);
             let range = &mut workspace[skip..];
@@ -518,12 +518,14 @@ impl OrtEngine {
             // SAFETY: the ports as above; the workspace is this call's own.
             let (tally, shapes) = unsafe { self.run_counted(binding, (range.as_mut_ptr(), range.len()))? };
             found = shapes;
-            run_nanos = run_nanos.min(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
+            nanos.push(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
             if tally.kept > 0 {
                 return Err(EngineError::Kept { task: binding.task.to_string(), bytes: tally.kept as u64 });
             }
             peak = peak.max(tally.peak);
         }
+        nanos.sort_unstable();
+        let run_nanos = nanos.get(nanos.len() / 2).copied().unwrap_or(0);
         Ok(Measured { workspace_bytes: peak as u64, run_nanos, kept_bytes: 0, loading_bytes: 0, found })
     }
 

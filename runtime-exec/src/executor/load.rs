@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "gives engines the addresses that the verifier has proved")]
 
 use crate::arena::Arena;
-use crate::engine::{Engine, EngineError, Measured, SessionId, TaskCode};
+use crate::engine::{Engine, EngineError, Measured, Port, SessionId, TaskCode};
 use crate::errors::LoadError;
 use crate::executor::table::{Item, Range, Table, Work};
 use crate::executor::{Operand, TaskPorts};
@@ -118,15 +118,18 @@ fn measure_workspace<E: Engine>(engine: &mut E, session: SessionId, code: &TaskC
     Ok(engine.measure(session, code, scratch, 1, &mut || {})?.workspace_bytes)
 }
 
-/// Bytes that are touched to push a task's operands out of the caches; more than the caches of most machines.
+/// Bytes that are touched to push a task's weights out of the caches; more than the caches of most machines.
 const CACHES: usize = 64 << 20;
-/// Operands that are not worth that: they stay in a cache from one task to the next in a real step too.
+/// Weights that are not worth that: they stay in a cache from one step to the next too.
 const CACHED: u64 = 256 << 10;
-/// Runs of a long task of which the shortest counts: it is more likely to be disturbed than each of its operators would be.
-const KEPT_RUNS: u32 = 10;
+/// A line of a cache, as far apart as touching is worth.
+const LINE: usize = 64;
+/// Runs of a task, and of a long one, which is the only one of its kind in a step: the median counts.
+const RUNS: u32 = 3;
+const KEPT_RUNS: u32 = 9;
 
-/// Runs a task on zeroed scratch memory of its own and says what it cost: once to warm the code, then with operands out
-/// of the caches, as streamed weights are when a step comes to them. `flush` is kept from call to call.
+/// Runs a task on zeroed scratch memory of its own and says what it cost: once to warm the code, then with weights out of
+/// the caches, as they are when a step comes to them, and what other tasks make in them. `flush` is kept from call to call.
 ///
 /// `kept` is the block of weights that comes with the task's model, where it has one.
 pub fn measure<E: Engine>(
@@ -157,12 +160,26 @@ fn measure_session<E: Engine>(
     let arena = Arena::new(bytes).ok_or_else(memory)?;
     // SAFETY: the arena is this function's own.
     let scratch = unsafe { arena.slice_mut(0, bytes) }.ok_or_else(memory)?;
+    let weights: u64 = code.inputs.iter().filter(|port| port.weight).filter_map(Port::bytes).sum();
     // What an engine keeps nobody streams over: it stays in what caches it has room in.
-    if bytes <= CACHED || code.kept > 0 {
-        let runs = if code.kept > 0 { KEPT_RUNS } else { 3 };
+    if weights <= CACHED || code.kept > 0 {
+        let runs = if code.kept > 0 { KEPT_RUNS } else { RUNS };
         return Ok(engine.measure(session, code, scratch, runs, &mut || {})?);
     }
+    let places = code.scratch_layout().map(|(places, _)| places).unwrap_or_default();
+    let warm: Vec<(u64, u64)> = (code.ports().zip(places).filter(|(port, _)| !port.weight))
+        .filter_map(|(port, place)| Some((place, port.bytes()?)))
+        .collect();
     flush.resize(CACHES, 0);
-    let mut empty_caches = || flush.iter_mut().step_by(64).for_each(|byte| *byte = byte.wrapping_add(1));
-    Ok(engine.measure(session, code, scratch, 2, &mut empty_caches)?)
+    let mut empty_caches = || {
+        flush.iter_mut().step_by(LINE).for_each(|byte| *byte = byte.wrapping_add(1));
+        for (place, bytes) in &warm {
+            let Some(start) = arena.address(*place, *bytes) else { continue };
+            for at in (0..*bytes as usize).step_by(LINE) {
+                // SAFETY: inside the arena, of which nothing is in use between two runs.
+                let _ = unsafe { start.add(at).read_volatile() };
+            }
+        }
+    };
+    Ok(engine.measure(session, code, scratch, RUNS, &mut empty_caches)?)
 }

@@ -47,7 +47,7 @@ const PATIENCE: u32 = 60;
 impl Gauge {
     /// A file, by an open handle; `path` is for messages.
     pub fn new(path: &Path, file: File) -> Result<Gauge, StoreError> {
-        let stored = Stored { path: path.to_owned(), direct: set_direct(&file), file: Arc::new(file) };
+        let stored = Stored { path: path.to_owned(), direct: set_direct(&file), sector: PAGE, file: Arc::new(file) };
         let bytes = stored.bytes()?;
         let full = || StoreError::Io { path: path.to_owned(), source: io::ErrorKind::OutOfMemory.into() };
         Ok(Gauge {

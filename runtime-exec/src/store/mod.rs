@@ -104,6 +104,8 @@ struct Stored {
     path: PathBuf,
     file: Arc<File>,
     direct: bool,
+    /// What offsets and addresses of direct reads must be multiples of.
+    sector: usize,
 }
 
 /// Why bytes could not be read from a file.
@@ -205,14 +207,16 @@ impl Store {
         }
         let (path, file) = open()?;
         let direct = set_direct(&file);
-        self.files.push(Stored { path, file: Arc::new(file), direct });
+        let sector = sector(&file);
+        self.files.push(Stored { path, file: Arc::new(file), direct, sector });
         names.insert(name, self.files.len() - 1);
         Ok(self.files.len() - 1)
     }
 
     /// How a copy is cut.
     pub fn cut(&self, source: Source, address: usize, bytes: u64, chunk: usize) -> Cut {
-        Cut { from: source.layout, direct: self.files[source.file].direct, address, bytes, chunk }
+        let Stored { direct, sector, .. } = self.files[source.file];
+        Cut { from: source.layout, direct, sector, address, bytes, chunk }
     }
 
     /// A queue for so many reads, `memory` (address, bytes) being where most of them go.
@@ -314,6 +318,16 @@ pub(crate) fn open_place(places: &Places, name: &str) -> Result<(PathBuf, File),
             source => Err(StoreError::Io { path, source }),
         },
     }
+}
+
+/// What the system says that direct reads of a file must be aligned to; a page where it does not say, or more.
+fn sector(file: &File) -> usize {
+    let (flags, mask) = (rustix::fs::AtFlags::EMPTY_PATH, rustix::fs::StatxFlags::DIOALIGN);
+    let said = rustix::fs::statx(file, "", flags, mask)
+        .ok()
+        .filter(|stat| stat.stx_mask & mask.bits() != 0 && stat.stx_dio_mem_align > 0 && stat.stx_dio_offset_align > 0);
+    let sector = said.map_or(PAGE, |stat| stat.stx_dio_mem_align.max(stat.stx_dio_offset_align) as usize);
+    if sector.is_power_of_two() && sector < PAGE { sector } else { PAGE }
 }
 
 /// Has a file read past the page cache; false where its file system cannot.

@@ -1,7 +1,7 @@
 //! Cuts a copy from a file into pieces: what one read brings, and what becomes of it.
 //!
-//! Direct I/O moves whole sectors between aligned addresses. Where file offset and address agree modulo a page, whole
-//! pages go straight to where they belong; heads, tails and all else go through a bounce buffer. Rows that lie near each
+//! Direct I/O moves whole sectors between aligned addresses. Where file offset and address agree modulo a sector, whole
+//! sectors go straight to where they belong; heads, tails and all else go through a bounce buffer. Rows that lie near each
 //! other are read with what is between them and picked out; rows that lie far apart are read one by one.
 
 use crate::arena::PAGE;
@@ -156,6 +156,8 @@ pub(crate) struct Cut {
     pub from: Layout,
     /// Whether the file wants whole sectors at aligned addresses.
     pub direct: bool,
+    /// What offsets and addresses of such reads must be multiples of: a part of a page.
+    pub sector: usize,
     /// Where the target starts, and its bytes.
     pub address: usize,
     pub bytes: u64,
@@ -187,15 +189,15 @@ impl Cut {
             let piece = Piece { at, bytes: bytes as usize, needed: bytes as usize, into: Into::Place(to) };
             return Some((piece, bytes));
         }
-        let page = PAGE as u64;
-        let (head, skip) = ((self.address as u64 + to) % page, at % page);
-        if head == 0 && skip == 0 && rest >= page {
-            let bytes = (rest / page * page).min((self.chunk as u64 / page * page).max(page));
+        let sector = self.sector as u64;
+        let (head, skip) = ((self.address as u64 + to) % sector, at % sector);
+        if head == 0 && skip == 0 && rest >= sector {
+            let bytes = (rest / sector * sector).min((self.chunk as u64 / sector * sector).max(sector));
             let piece = Piece { at, bytes: bytes as usize, needed: bytes as usize, into: Into::Place(to) };
             return Some((piece, bytes));
         }
-        // To the next page, from where on the two agree; or as much as the buffer holds.
-        let most = if head == skip && head != 0 { page - head } else { BOUNCE as u64 - skip };
+        // To the next sector, from where on the two agree; or as much as the buffer holds.
+        let most = if head == skip && head != 0 { sector - head } else { BOUNCE as u64 - at % PAGE as u64 };
         let bytes = rest.min(most) as usize;
         let what = What::Copy { to, bytes };
         Some((self.bounced(at, bytes as u64, what), bytes as u64))
@@ -261,4 +263,27 @@ impl Cut {
 fn together(strip: Strip) -> u64 {
     let Strip { bytes, pitch, .. } = strip;
     if pitch - bytes > GAP_MAX || bytes > BOUNCE as u64 { 1 } else { 1 + (BOUNCE as u64 - bytes) / pitch }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// File and address agree modulo a sector and not modulo a page: all but the last bytes go straight to their place.
+    #[test]
+    fn what_agrees_modulo_a_sector_is_read_in_place() {
+        let (from, bytes) = (Layout::packed(3 * PAGE as u64 + 512), 2 * PAGE as u64 + 700);
+        let cut = Cut { from, direct: true, sector: 512, address: 7 * PAGE + 1024, bytes, chunk: PAGE };
+        let mut cursor = Cursor::default();
+        let pieces: Vec<Piece> = std::iter::from_fn(|| cut.next(&mut cursor)).collect();
+        assert_eq!(pieces.iter().map(Piece::brings).sum::<u64>(), bytes);
+        let (last, straight) = pieces.split_last().expect("pieces");
+        assert!(straight.len() == 3 && straight.iter().all(|piece| matches!(piece.into, Into::Place(_))));
+        assert!(matches!(last.into, Into::Bounce(_)) && last.brings() == 700 - 512);
+        // In whole pages they do not agree, and everything goes through a buffer.
+        let pages = Cut { sector: PAGE, ..cut };
+        let mut cursor = Cursor::default();
+        let pieces: Vec<Piece> = std::iter::from_fn(|| pages.next(&mut cursor)).collect();
+        assert!(pieces.iter().all(|piece| matches!(piece.into, Into::Bounce(_))));
+    }
 }

@@ -21,13 +21,16 @@ use tally::{Tally, count};
 /// Plans in a normal run.
 const PROGRAMS: usize = 150;
 const SEED: u64 = 1066;
+/// In one plan of so many the engine keeps weights.
+const KEPT: usize = 4;
 
 #[test]
 fn no_mutant_of_a_plan_survives() {
     println!("seed {SEED}");
     let mut rng = Rng(SEED);
     let mut tally = Tally::of_a_verifier(|target, program| violations(target, program, None).is_empty());
-    let programs: Vec<(Target, Program)> = (0..count(PROGRAMS)).filter_map(|_| planned(&mut rng)).collect();
+    let programs: Vec<(Target, Program)> =
+        (0..count(PROGRAMS)).filter_map(|n| planned(&mut rng, n % KEPT == 0)).collect();
     for (n, (target, program)) in programs.iter().enumerate() {
         let found = violations(target, program, None);
         assert!(found.is_empty() && knows(program), "plan {n}: {found:?}");

@@ -19,7 +19,7 @@ pub fn program(dice: &mut Rng) -> (Verified<Program>, bool) {
     loop {
         let compiled = dice.below(2) == 0;
         let made = if compiled {
-            planned(dice)
+            planned(dice, false)
         } else {
             let mut shape = shape(dice);
             shape.second_body = false;

@@ -2,7 +2,7 @@
 
 use crate::device::Rng;
 use berth_compiler::plan::{extremes, plan};
-use berth_ir::lifetime::{Lifetimes, Task, Tensor, TensorId};
+use berth_ir::lifetime::{Held, Lifetimes, Task, Tensor, TensorId};
 use berth_ir::program::{Home, Kind, Mode, Program};
 use berth_ir::units::{Bytes, Nanos};
 use berth_ir::{DType, Expr, Target};
@@ -65,9 +65,22 @@ const MACHINE: &str = r#"(name: "m", source: "made up", tiers: [
         (name: "out", from: "device", to: "dram", rate: "2GB/s", latency: "1us", chunk: "1KiB"),
     ])"#;
 
-/// A plan between the least room and all that is wanted, with or without a memory below.
-pub fn planned(rng: &mut Rng) -> Option<(Target, Program)> {
-    let lifetimes = lifetimes(rng);
+/// Has the engine keep the weight of every other task, in a cell more than it has.
+fn keep_weights(lifetimes: &mut Lifetimes) {
+    for task in lifetimes.tasks.iter_mut().step_by(2) {
+        let weight = task.reads.remove(1);
+        let bytes = lifetimes.tensors[weight.index()].bytes;
+        task.held = Some(Held { weights: vec![weight], bytes: bytes + 64, loading: 2 * bytes });
+    }
+}
+
+/// A plan between the least room and all that is wanted, with or without a memory below, and with weights that the engine
+/// keeps or none.
+pub fn planned(rng: &mut Rng, keeps: bool) -> Option<(Target, Program)> {
+    let mut lifetimes = lifetimes(rng);
+    if keeps {
+        keep_weights(&mut lifetimes);
+    }
     let machine = Target::from_ron(MACHINE).expect("a machine");
     let below = [("dram".to_owned(), Bytes([0, 512, 4_096][rng.below(3)]))];
     let (least, full) = extremes(&lifetimes, &machine.budgeted(&BTreeMap::from(below.clone()))).ok()?;

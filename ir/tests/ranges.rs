@@ -15,13 +15,15 @@ use berth_ir::program::{DimRange, Kind, Program};
 use berth_ir::verify::{Violation, facts, violations};
 use berth_ir::{Expr, Target, text};
 use device::{Rng, knows, perform};
-use make::{machine, make};
+use make::{keep_weights, machine, make};
 use mutants::{KINDS, change};
 use std::collections::BTreeMap;
 
 /// Programs in a normal run; `BERTH_PROGRAMS` says another number.
 const PROGRAMS: usize = 100;
 const SEED: u64 = 1815;
+/// In one program of so many engines keep weights.
+const KEPT: usize = 4;
 /// Orders of chance that a program is performed in, beside each instruction as late and as early as can be.
 const TRIES: usize = 2;
 /// The dim, and its greatest value.
@@ -116,7 +118,10 @@ fn what_holds_for_a_range_holds_for_each_value_of_it() {
     let mut refused: BTreeMap<String, usize> = BTreeMap::new();
     let programs = std::env::var("BERTH_PROGRAMS").map_or(PROGRAMS, |n| n.parse().expect("a number"));
     for n in 0..programs {
-        let program = ranged(&mut rng);
+        let mut program = ranged(&mut rng);
+        if n % KEPT == 0 {
+            keep_weights(&mut program);
+        }
         let found = violations(&target, &program, None);
         assert!(found.is_empty(), "program {n}: {}\n{}", found[0], text::print(&program));
         orders += hold(&target, &program, &mut rng, &format!("program {n}"));

@@ -26,20 +26,34 @@ const CLOSE_PART: u64 = 16;
 pub type Measure<'a> = dyn FnMut(&Lowered) -> Result<BTreeMap<String, Cost>, Failure> + 'a;
 
 /// A model whose tasks have their costs, with what its engine had better keep held, for the first engine of a target with
-/// its budgets.
+/// its budgets. Only what has room is measured: measuring loads it.
 pub fn chosen(model: &Model, target: &Target, measure: &mut Measure) -> Result<Lowered, Failure> {
     let lowered = &model.lowered;
-    let mut search = Search { model, target, best: (step(lowered, target), lowered.clone()) };
-    let whole = stretches(lowered);
-    let costs = measure(&hold(&model.graph, lowered, &whole).map_err(Failure::bad)?)?;
-    if !search.attempt(&whole, &costs, true)? {
-        let units = units(lowered);
-        let costs = measure(&hold(&model.graph, lowered, &units).map_err(Failure::bad)?)?;
+    let held = |stretches: &[Range<usize>]| hold(&model.graph, lowered, stretches).map_err(Failure::bad);
+    let mut search = Search { target, best: (step(lowered, target), lowered.clone()) };
+    let whole = held(&stretches(lowered))?;
+    if can_be_loaded(&whole, target) {
+        let costs = measure(&whole)?;
+        if search.attempt(whole, &costs, true) {
+            return Ok(search.best.1);
+        }
+    }
+    let units = units(lowered);
+    let all = held(&units)?;
+    if can_be_loaded(&all, target) {
+        let costs = measure(&all)?;
         for eighths in EIGHTHS {
-            search.attempt(&spread(&units, (units.len() * eighths).div_ceil(8)), &costs, false)?;
+            search.attempt(held(&spread(&units, (units.len() * eighths).div_ceil(8)))?, &costs, false);
         }
     }
     Ok(search.best.1)
+}
+
+/// Whether the device has room for any one task that holds weights, while it is loaded.
+fn can_be_loaded(lowered: &Lowered, target: &Target) -> bool {
+    let room = target.tier(target.device()).map_or(0, |tier| tier.room().0);
+    let held = lowered.lifetimes.tasks.iter().filter_map(|task| task.held.as_ref());
+    held.map(|held| held.bytes.saturating_add(held.loading)).all(|bytes| bytes <= room)
 }
 
 /// A model with the stretches that a program has.
@@ -51,23 +65,16 @@ pub fn as_in(model: Model, program: &Program) -> Result<Lowered, Failure> {
 }
 
 struct Search<'a> {
-    model: &'a Model,
     target: &'a Target,
     /// The shortest step so far; nothing where no plan fits.
     best: (Option<Nanos>, Lowered),
 }
 
 impl Search<'_> {
-    /// Whether these stretches, held, fit, and are the best so far if they are.
-    fn attempt(
-        &mut self,
-        stretches: &[Range<usize>],
-        costs: &BTreeMap<String, Cost>,
-        whole: bool,
-    ) -> Result<bool, Failure> {
-        let mut lowered = hold(&self.model.graph, &self.model.lowered, stretches).map_err(Failure::bad)?;
+    /// Whether a model with what it holds fits, and is the best so far if it is.
+    fn attempt(&mut self, mut lowered: Lowered, costs: &BTreeMap<String, Cost>, whole: bool) -> bool {
         lowered.lifetimes = with_measured(lowered.lifetimes, costs);
-        let Some(step) = step(&lowered, self.target) else { return Ok(false) };
+        let Some(step) = step(&lowered, self.target) else { return false };
         // One task in place of hundreds also saves what no task's cost has: handing them over, one by one.
         let spare = if whole { step.0 / CLOSE_PART } else { 0 };
         // Where nothing was measured both count on the same time, and holding is expected to be faster.
@@ -75,7 +82,7 @@ impl Search<'_> {
         if self.best.0.is_none_or(better) {
             self.best = (Some(step), lowered);
         }
-        Ok(true)
+        true
     }
 }
 
@@ -89,4 +96,42 @@ pub fn in_bytes(words: &[String], target: &Target, lowered: &Lowered) -> Result<
     let tiers = budgeted.tiers.iter().filter_map(|tier| Some(format!("{}={}", tier.name, tier.budget?.0)));
     let words = tiers.collect();
     Ok((budgeted, words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::split::{Wanted, for_memory};
+    use std::path::Path;
+
+    /// Measuring a task loads its weights, so one that has no room is never measured.
+    #[test]
+    fn only_what_has_room_is_measured() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/bert_encoder.onnx");
+        fn fine<T>(result: Result<T, Failure>) -> T {
+            result.unwrap_or_else(|failure| panic!("{}", failure.paragraph))
+        }
+        let opened = fine(crate::model::open(&path, None));
+        let words = ["batch=1".to_owned(), "seq=8".to_owned()];
+        let dims = fine(crate::model::dims(&words));
+        let graph = fine(crate::model::graph(&opened, &dims, &BTreeMap::new()));
+        let host = fine(machine::target("host"));
+        for (percent, whole) in [(100, false), (400, true)] {
+            let memory = [format!("device={percent}%")];
+            let wanted = Wanted { target: &host, memory: &memory, engines: None, threads: 2 };
+            let model = fine(for_memory(&graph, &dims, &wanted));
+            let (target, _) = fine(in_bytes(&memory, &host, &model.lowered));
+            let mut measured = Vec::new();
+            let mut measure = |lowered: &Lowered| {
+                assert!(can_be_loaded(lowered, &target), "at {percent} % it is loaded without room");
+                measured.push(lowered.lifetimes.tasks.len());
+                Ok(BTreeMap::new())
+            };
+            let chosen = fine(chosen(&model, &target, &mut measure));
+            assert_eq!((measured == [1], measured.len()), (whole, 1), "at {percent} %: {measured:?}");
+            // With less than all what is held may be worth less than the room that loading it takes.
+            let held = chosen.lifetimes.tasks.iter().any(|task| task.held.is_some());
+            assert!(held || !whole, "at {percent} % nothing is held");
+        }
+    }
 }

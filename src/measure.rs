@@ -16,7 +16,8 @@ use berth_runtime_exec::store::{Places, StoreError};
 use std::collections::BTreeMap;
 
 /// Time and workspace of each task, by name; tasks with the same code are measured once. Weights that an engine keeps are
-/// read from `places`; where they are not there, others of their size stand for them.
+/// read from `places`; where they are not there, zeros stand for them, and no less than the estimate is kept: equal weights
+/// may become one.
 pub fn costs(lowered: &Lowered, engine: &mut OrtEngine, places: &Places) -> Result<BTreeMap<String, Cost>, Failure> {
     // Code with open sizes is the same for tasks of several.
     let mut known: BTreeMap<(&bytes::Bytes, Vec<&[u64]>), Option<Cost>> = BTreeMap::new();
@@ -29,7 +30,8 @@ pub fn costs(lowered: &Lowered, engine: &mut OrtEngine, places: &Places) -> Resu
             None => {
                 let wide = code.inputs.iter().chain(&code.outputs).all(|port| port.dtype != DType::BF16);
                 let task_code = task_code(&task.name, code, &lowered.lifetimes);
-                let block = kept(lowered, code, task_code.kept, places)?;
+                let (block, real) = kept(lowered, code, task_code.kept, places)?;
+                let estimate = task.held.as_ref().filter(|_| !real).map_or(0, |held| held.bytes);
                 let cost = match measure(engine, &task_code, block.as_ref(), &mut flush) {
                     Err(LoadError::Engine(error @ EngineError::Engine { step: "make a session", .. })) if !wide => {
                         return Err(Failure::bad(format!(
@@ -39,7 +41,7 @@ pub fn costs(lowered: &Lowered, engine: &mut OrtEngine, places: &Places) -> Resu
                     Ok(m) => Some(Cost {
                         time: Nanos(m.run_nanos),
                         workspace: m.workspace_bytes,
-                        kept: m.kept_bytes,
+                        kept: m.kept_bytes.max(estimate),
                         loading: m.loading_bytes,
                     }),
                     // It does not run on zeros (a trip count is an input, say): its estimate stands.
@@ -56,10 +58,10 @@ pub fn costs(lowered: &Lowered, engine: &mut OrtEngine, places: &Places) -> Resu
     Ok(all)
 }
 
-/// The block of weights that comes with a task's code.
-fn kept(lowered: &Lowered, code: &Code, bytes: u64, places: &Places) -> Result<Option<Arena>, Failure> {
+/// The block of weights that comes with a task's code, and whether it holds them.
+fn kept(lowered: &Lowered, code: &Code, bytes: u64, places: &Places) -> Result<(Option<Arena>, bool), Failure> {
     if code.kept.is_empty() {
-        return Ok(None);
+        return Ok((None, true));
     }
     let weights = code.kept.iter().filter_map(|kept| {
         let tensor = lowered.lifetimes.tensor(kept.tensor);
@@ -67,9 +69,10 @@ fn kept(lowered: &Lowered, code: &Code, bytes: u64, places: &Places) -> Result<O
         Some(Weight { name, home, from: kept.from, bytes: kept.bytes })
     });
     match block(places, &weights.collect::<Vec<_>>(), bytes) {
-        Err(LoadError::Store(StoreError::Absent { .. })) => block(places, &[], bytes).map(Some).map_err(load_failure),
-        block => block.map(Some).map_err(load_failure),
+        Err(LoadError::Store(StoreError::Absent { .. })) => block(places, &[], bytes).map(|block| (Some(block), false)),
+        block => block.map(|block| (Some(block), true)),
     }
+    .map_err(load_failure)
 }
 
 fn task_code(name: &str, code: &Code, lifetimes: &Lifetimes) -> TaskCode {

@@ -77,12 +77,13 @@ pub fn spread(units: &[Range<usize>], count: usize) -> Vec<Range<usize>> {
 pub fn as_said<'a>(lowered: &Lowered, tasks: impl Iterator<Item = &'a [String]>) -> Option<Vec<Range<usize>>> {
     let places: HashMap<&str, usize> =
         lowered.lifetimes.tasks.iter().enumerate().map(|(n, task)| (task.name.as_str(), n)).collect();
+    let stretches = stretches(lowered);
     let mut all = Vec::new();
     for ops in tasks {
         let from = *places.get(ops.first()?.as_str())?;
         let range = from..from + ops.len();
         let said = lowered.lifetimes.tasks.get(range.clone())?.iter().map(|task| &task.name);
-        if !said.eq(ops) || !stretches(lowered).iter().any(|s| s.start <= range.start && range.end <= s.end) {
+        if !said.eq(ops) || !stretches.iter().any(|s| s.start <= range.start && range.end <= s.end) {
             return None;
         }
         all.push(range);
@@ -122,8 +123,16 @@ pub fn hold(graph: &Graph, lowered: &Lowered, stretches: &[Range<usize>]) -> Res
             }
         }
     }
-    let lifetimes = Lifetimes { tasks, ..lowered.lifetimes.clone() };
-    Ok(Lowered { lifetimes, codes, ..lowered.clone() })
+    let Lifetimes { model, dims, tensors, .. } = &lowered.lifetimes;
+    Ok(Lowered {
+        lifetimes: Lifetimes { model: model.clone(), dims: dims.clone(), tensors: tensors.clone(), tasks },
+        codes,
+        facts: lowered.facts.clone(),
+        inputs: lowered.inputs.clone(),
+        outputs: lowered.outputs.clone(),
+        split: lowered.split,
+        embedded: lowered.embedded.clone(),
+    })
 }
 
 fn is_weight(lifetimes: &Lifetimes, tensor: TensorId) -> bool {

@@ -91,7 +91,8 @@ fn code(model: bytes::Bytes, dtype: DType, shapes: &[Vec<u64>; 3]) -> TaskCode {
     TaskCode {
         name: "calibration".to_owned(),
         model,
-        inputs: vec![port("i0", &shapes[0]), port("i1", &shapes[1])],
+        // The second is a weight.
+        inputs: vec![port("i0", &shapes[0]), Port { weight: true, ..port("i1", &shapes[1]) }],
         outputs: vec![port("o0", &shapes[2])],
         kept: 0,
     }

@@ -23,10 +23,12 @@ pub fn compile(args: &cli::Compile) -> Outcome {
     let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;
     let engines = args.machine.engines.as_deref();
     let wanted = Wanted { target: &target, memory: &args.machine.memory, engines, threads: u64::from(args.threads) };
-    let mut model = split::for_memory(&graph, &dims, &wanted)?;
+    let split::Model { graph: planned_graph, mut lowered } = split::for_memory(&graph, &dims, &wanted)?;
     let places = model::places(&opened);
     // Of a large model these are a good part of the memory that planning and proving take.
     drop((graph, opened));
+    // The graph that is planned is asked for again where weights are to be held.
+    let planned_graph = Some(planned_graph).filter(|_| args.numerics == cli::Numerics::Fast);
     let mut engine = None;
     if args.measure {
         let options =
@@ -35,17 +37,17 @@ pub fn compile(args: &cli::Compile) -> Outcome {
     }
     let mut measure =
         |lowered: &_| engine.as_mut().map_or(Ok(BTreeMap::new()), |engine| costs(lowered, engine, &places));
-    model.lowered.lifetimes = with_measured(model.lowered.lifetimes.clone(), &measure(&model.lowered)?);
+    if args.measure {
+        let costs = measure(&lowered)?;
+        lowered.lifetimes = with_measured(lowered.lifetimes, &costs);
+    }
     let mut memory = args.machine.memory.clone();
-    let mut lowered = match args.numerics {
-        cli::Numerics::Exact => model.lowered,
-        cli::Numerics::Fast => {
-            machine::restrict(&target, engines, &mut model.lowered.lifetimes)?;
-            let (budgeted, words) = fast::in_bytes(&memory, &target, &model.lowered)?;
-            memory = words;
-            fast::chosen(&model, &budgeted, &mut measure)?
-        }
-    };
+    if let Some(graph) = planned_graph {
+        machine::restrict(&target, engines, &mut lowered.lifetimes)?;
+        let (budgeted, words) = fast::in_bytes(&memory, &target, &lowered)?;
+        memory = words;
+        lowered = fast::chosen(&split::Model { graph, lowered }, &budgeted, &mut measure)?;
+    }
     let mut costs = if args.measure { "measured" } else { "estimated" };
     if let Some(observed) = &observed {
         observed.check(&lowered.facts.hash, &target)?;
@@ -53,7 +55,7 @@ pub fn compile(args: &cli::Compile) -> Outcome {
         costs = if unseen == 0 { "observed" } else { "partly observed" };
         target = observed.rates(&target);
     }
-    lowered.codes = Vec::new();
+    (lowered.codes, lowered.embedded) = Default::default();
     machine::restrict(&target, engines, &mut lowered.lifetimes)?;
     let budgeted = machine::budget(&target, &memory, &lowered.lifetimes)?;
     let (plan, proved) = planned(&lowered, &budgeted.target)?;

@@ -367,7 +367,8 @@ impl<E: Engine + 'static, H: Host> Executor<E, H> {
             let (shared, mut records) = (self.shared.clone(), room(&table.lanes[seat.lane()]));
             engines.push(host.spawn(move || {
                 seat.work(&shared, place, start, &mut records);
-                (seat, records)
+                // What its engine keeps lies in arenas of `shared`, which goes after it, should nobody wait for it any more.
+                (seat, records, shared)
             }));
         }
         let mut links = Vec::new();
@@ -404,7 +405,7 @@ impl<E: Engine + 'static, H: Host> Executor<E, H> {
         }
         let mut seats = Vec::new();
         for thread in engines {
-            let (seat, more) = host.join(thread, patience).ok_or_else(lost)?;
+            let (seat, more, _) = host.join(thread, patience).ok_or_else(lost)?;
             seats.push(seat);
             records.push(more);
         }

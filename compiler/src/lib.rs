@@ -28,6 +28,7 @@ pub mod probe;
 pub mod residency;
 pub mod rewrite;
 pub mod room;
+mod rounded;
 mod search;
 mod share;
 pub mod simulate;

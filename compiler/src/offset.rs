@@ -46,6 +46,13 @@ pub fn pack(stays: &[&Stay], positions: usize, alignment: u64, capacity: u64) ->
             break;
         }
     }
+    if best.as_ref().is_some_and(|b| b.height > capacity)
+        && (SEARCHED_MAX..=CROWD).contains(&stays.len())
+        && capacity > 0
+    {
+        let other = crowded(stays, positions, alignment);
+        best = best.into_iter().chain(other).min_by_key(|b| b.height);
+    }
     let best = best.unwrap_or(Offsets { at: Vec::new(), height: 0 });
     if best.height > capacity && capacity > 0 {
         searched(stays, positions, alignment, capacity).unwrap_or(best)

@@ -6,7 +6,8 @@
 //!           sets it. The same input gives the same program.
 //! Why:      in a loop over more weights than fit, what stays saves its bytes in every step and recency saves none, so
 //!           a set of weights is pinned and the rest streams ahead through what room is left. How much look-ahead is
-//!           worth its room is found by trying: window sizes double, each with as much pinned as then fits.
+//!           worth its room is found by trying: window sizes double, each with as much pinned as then fits. Where tasks write
+//!           much, schedules of bytes are rounded beside that.
 
 use crate::bound::{TimeBound, bound};
 use crate::emit::with_facts;
@@ -170,7 +171,7 @@ impl Site<'_> {
         let base = self.base().map_err(|room| PlanError::NoRoom(Box::new(room)))?;
         // The base fits, and it is the first that is tried: there is a best.
         let best = self.search(&base).and_then(|best| self.kept(best));
-        best.map(|best| self.hold_a_part(self.improved(best))).ok_or(PlanError::Empty)
+        best.map(|best| self.rounded(self.hold_a_part(self.improved(best)))).ok_or(PlanError::Empty)
     }
 
     /// A choice as a plan.

@@ -34,6 +34,8 @@ pub struct Choice {
     pub aside: BTreeSet<(TensorId, usize)>,
     /// Streamed tensors are brought when the engine has come to the task that wants them, and not before.
     pub demand: bool,
+    /// It was rounded from a schedule of bytes for so many hundredths of the device.
+    pub rounded: Option<u64>,
 }
 
 impl Choice {
@@ -42,7 +44,8 @@ impl Choice {
         let none = vec![false; lifetimes.tensors.len()];
         let (kept, aside) = (BTreeSet::new(), BTreeSet::new());
         let host = vec![false; lifetimes.tasks.len()];
-        Choice { host, pinned: none.clone(), partly: None, kept, lowered: none, window: 0, aside, demand: false }
+        let pinned = none.clone();
+        Choice { host, pinned, partly: None, kept, lowered: none, window: 0, aside, demand: false, rounded: None }
     }
 
     /// Whether a weight that the device uses so many times never leaves it.

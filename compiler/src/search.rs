@@ -290,8 +290,12 @@ impl Site<'_> {
         best
     }
 
-    /// The step of a choice with as many more weights staying as there is room for.
+    /// The step of a choice with as many more weights staying as there is room for; of one rounded from a schedule, with
+    /// another such schedule.
     pub fn widened(&self, choice: &Choice) -> Option<Nanos> {
+        if let Some(part) = choice.rounded {
+            return Some(self.rounded_at(part, &choice.lowered)?.timeline.step);
+        }
         let choice = Choice { partly: None, ..choice.clone() };
         let order = self.small_first(self.spread_order());
         let tried = self.lowerings(&choice).into_iter().filter_map(|lowered| {

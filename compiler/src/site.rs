@@ -234,7 +234,12 @@ impl<'a> Site<'a> {
     /// The same in the room that there is, and each as early as its address allows. Denser than what is placed as it
     /// streams, and slower.
     pub fn fits_together(&self, choice: &Choice) -> Option<Placed> {
-        let Placed { stays, device, lower } = self.fits_in(choice, self.room())?;
+        self.brought_early(self.fits_in(choice, self.room())?)
+    }
+
+    /// The same addresses with what streams brought as early as they allow.
+    pub fn brought_early(&self, placed: Placed) -> Option<Placed> {
+        let Placed { stays, device, lower } = placed;
         let mut offsets = device.at.iter();
         let next = |s: &Stay| if s.level == Level::Device { offsets.next().copied() } else { None };
         let at: Vec<u64> = stays.iter().map(next).map(|at| at.unwrap_or(0)).collect();

@@ -2,4 +2,5 @@
 
 pub mod check;
 pub mod make;
+pub mod programs;
 pub mod read;

@@ -2,6 +2,7 @@
 
 use berth_bench_g10::check::check;
 use berth_bench_g10::make;
+use berth_bench_g10::programs::steps;
 use berth_bench_g10::read::{Rig, read, target};
 use berth_compiler::spill::{Schedule, bound, bound_with_clean_drops, schedule};
 use berth_ir::lifetime::{Lifetimes, Task, Tensor, TensorId};
@@ -51,6 +52,24 @@ fn schedules_of_made_steps_hold_and_no_bound_is_above_them() {
         assert!(least <= found.step, "seed {seed}: {} ns reached, {} ns is the bound", found.step.0, least.0);
     }
     assert!(moved > 30, "only {moved} of the steps move anything");
+}
+
+#[test]
+fn programs_of_made_steps_are_near_the_schedules_of_their_bytes() {
+    let (mut planned, mut logs) = (0, 0.0);
+    for seed in 0..20 {
+        let (lifetimes, machine) = problem(seed);
+        let device = machine.tier("hbm").map_or(0, |t| t.capacity.0);
+        let bus = [4_000_000_000, 16_000_000_000][seed as usize % 2];
+        // The largest task may leave no room for addresses: then there is no program, and it is counted.
+        let rig = Rig { device, bus, disk: bus / 4, ..Rig::default() };
+        let Ok(found) = steps(lifetimes, &rig, PIECE) else { continue };
+        assert!(found.program >= found.ideal, "seed {seed}: {found:?}");
+        (planned, logs) = (planned + 1, logs + (found.program.0 as f64 / found.bytes.0 as f64).ln());
+    }
+    let mean = (logs / f64::from(planned)).exp();
+    assert!(planned >= 18, "{planned} of 20 steps have a program");
+    assert!(mean < 1.1, "programs take {mean:.3} times as long as schedules of bytes");
 }
 
 #[test]

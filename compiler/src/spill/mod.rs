@@ -32,6 +32,10 @@ const PASSES: usize = 3;
 /// The same with quotas.
 const PASSES_GUIDED: usize = 2;
 
+/// The pieces of which the device is full, and the times that a step is planned, for a rough schedule.
+const ROUGH_PIECES: u64 = 1_000;
+const ROUGH_PASSES: usize = 2;
+
 /// A step that is longer than its bound by less than one part in so many is not tried to be bettered.
 const ENOUGH: u64 = 1_000;
 
@@ -101,6 +105,15 @@ pub fn schedule(lifetimes: &Lifetimes, target: &Target, piece: Option<u64>) -> R
         plan(&mut best, &problem, &[]);
     }
     best.ok_or(CannotSchedule::Stuck)
+}
+
+/// A schedule that repeats, found with little work, for whole tensors to be rounded to; nothing where none is found so.
+pub(crate) fn rough(lifetimes: &Lifetimes, target: &Target) -> Option<Schedule> {
+    let piece = target.tier(target.device()).map(|t| t.room().0 / ROUGH_PIECES);
+    let problem = Problem::of(lifetimes, target, piece).ok()?;
+    let mut best = None;
+    improve(&mut best, &problem.direct(), &TASTES[..1], ROUGH_PASSES, None, problem.busy());
+    best
 }
 
 /// Betters a schedule, if it can: by the load alone, then by what the best flow of bytes gives the slower tiers; and where

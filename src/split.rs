@@ -32,6 +32,8 @@ pub struct Model {
     pub graph: Graph,
     /// The model.
     pub lowered: Lowered,
+    /// The machine with what `--memory` means for the model as it is lowered, where that was worked out.
+    pub budgeted: Option<Target>,
 }
 
 /// A model in pieces, and the least that it needs so.
@@ -45,10 +47,11 @@ pub struct Pieces {
 /// A model, split if the memory that is wanted is less than it needs as it is.
 pub fn for_memory(graph: &Graph, dims: &Dims, wanted: &Wanted) -> Result<Model, Failure> {
     let ready = model::ready(graph, dims, wanted.target)?;
-    let Some((least, room)) = needs(&ready.lowered, wanted)? else { return Ok(as_it_is(ready)) };
+    let Some((least, budgeted)) = needs(&ready.lowered, wanted)? else { return Ok(as_it_is(ready)) };
     let asked = machine::wants_least(wanted.target, wanted.memory);
+    let room = budgeted.tier(budgeted.device()).map_or(0, |t| t.room().0);
     if room >= least.bytes && !asked {
-        return Ok(as_it_is(ready));
+        return Ok(Model { budgeted: Some(budgeted), ..as_it_is(ready) });
     }
     let Some(finest) = finest(&ready, dims, &least, wanted)? else { return Ok(as_it_is(ready)) };
     if asked || finest.least.bytes >= room {
@@ -65,7 +68,7 @@ pub fn for_memory(graph: &Graph, dims: &Dims, wanted: &Wanted) -> Result<Model, 
 }
 
 fn as_it_is(ready: Ready) -> Model {
-    Model { graph: ready.graph, lowered: ready.lowered }
+    Model { graph: ready.graph, lowered: ready.lowered, budgeted: None }
 }
 
 /// The pieces with which a model needs least; nothing where it needs no less than as it is, which is `whole`.
@@ -86,26 +89,28 @@ pub fn as_said(graph: &Graph, dims: &Dims, target: &Target, said: Option<Split>)
 fn in_pieces(ready: &Ready, dims: &Dims, room: u64, wanted: &Wanted) -> Result<Option<Pieces>, Failure> {
     let how = Split { room, threads: wanted.threads.max(THREADS) };
     let Some(model) = put(ready, dims, wanted.target, how)? else { return Ok(None) };
-    Ok(needs(&model.lowered, wanted)?.map(|(least, _)| Pieces { model, least }))
+    let needs = needs(&model.lowered, wanted)?;
+    Ok(needs.map(|(least, budgeted)| Pieces { model: Model { budgeted: Some(budgeted), ..model }, least }))
 }
 
 fn put(ready: &Ready, dims: &Dims, target: &Target, how: Split) -> Result<Option<Model>, Failure> {
     let Some(graph) = split(&ready.graph, dims, &ready.lowered.lifetimes, how) else { return Ok(None) };
     let (lowered, _) = model::as_it_is(&graph, dims, target)?;
-    Ok(Some(Model { lowered: Lowered { split: Some(how), ..lowered }, graph }))
+    Ok(Some(Model { lowered: Lowered { split: Some(how), ..lowered }, graph, budgeted: None }))
 }
 
-/// The least capacity of the device for a model, and what it has; nothing where no plan can be made at all, which the
-/// planner says better.
-fn needs(lowered: &Lowered, wanted: &Wanted) -> Result<Option<(Least, u64)>, Failure> {
-    let mut lifetimes = lowered.lifetimes.clone();
-    machine::restrict(wanted.target, wanted.engines, &mut lifetimes)?;
+/// The least capacity of the device for a model, and the machine with what is wanted of it; nothing where no plan can be made at
+/// all, which the planner says better.
+fn needs(lowered: &Lowered, wanted: &Wanted) -> Result<Option<(Least, Target)>, Failure> {
+    let mut lifetimes = std::borrow::Cow::Borrowed(&lowered.lifetimes);
+    if wanted.engines.is_some() {
+        machine::restrict(wanted.target, wanted.engines, lifetimes.to_mut())?;
+    }
     let Ok(budgeted) = machine::budget(wanted.target, wanted.memory, &lifetimes) else { return Ok(None) };
     let target = budgeted.target;
-    let room = target.tier(target.device()).map_or(0, |t| t.room().0);
     let least = match budgeted.least {
         Some(least) => Some(least),
         None => extremes(&lifetimes, &target).ok().map(|(least, _)| least),
     };
-    Ok(least.map(|least| (least, room)))
+    Ok(least.map(|least| (least, target)))
 }

@@ -298,11 +298,11 @@ impl Site<'_> {
         }
         let choice = Choice { partly: None, ..choice.clone() };
         let order = self.small_first(self.spread_order());
-        let tried = self.lowerings(&choice).into_iter().filter_map(|lowered| {
-            let (choice, placed) = self.most_pinned(&Choice { lowered, ..choice.clone() }, &order)?;
-            Some(self.faster(None, choice, placed)?.timeline.step)
-        });
-        tried.min()
+        // Where weights lie below, as many as the larger machine has room for.
+        let below = choice.lowered.contains(&true);
+        let lowered = self.lowerings(&choice).into_iter().filter(|lowered| lowered.contains(&true) == below).last()?;
+        let (choice, placed) = self.most_pinned(&Choice { lowered, ..choice }, &order)?;
+        Some(self.faster(None, choice, placed)?.timeline.step)
     }
 
     /// Whether a weight can be brought in parts: not what is turned or made on the way.

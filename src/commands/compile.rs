@@ -23,7 +23,7 @@ pub fn compile(args: &cli::Compile) -> Outcome {
     let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;
     let engines = args.machine.engines.as_deref();
     let wanted = Wanted { target: &target, memory: &args.machine.memory, engines, threads: u64::from(args.threads) };
-    let split::Model { graph: planned_graph, mut lowered } = split::for_memory(&graph, &dims, &wanted)?;
+    let split::Model { graph: planned_graph, mut lowered, budgeted } = split::for_memory(&graph, &dims, &wanted)?;
     let places = model::places(&opened);
     // Of a large model these are a good part of the memory that planning and proving take.
     drop((graph, opened));
@@ -46,7 +46,7 @@ pub fn compile(args: &cli::Compile) -> Outcome {
         machine::restrict(&target, engines, &mut lowered.lifetimes)?;
         let (budgeted, words) = fast::in_bytes(&memory, &target, &lowered)?;
         memory = words;
-        lowered = fast::chosen(&split::Model { graph, lowered }, &budgeted, &mut measure)?;
+        lowered = fast::chosen(&split::Model { graph, lowered, budgeted: None }, &budgeted, &mut measure)?;
     }
     let mut costs = if args.measure { "measured" } else { "estimated" };
     if let Some(observed) = &observed {
@@ -57,11 +57,16 @@ pub fn compile(args: &cli::Compile) -> Outcome {
     }
     (lowered.codes, lowered.embedded) = Default::default();
     machine::restrict(&target, engines, &mut lowered.lifetimes)?;
-    let budgeted = machine::budget(&target, &memory, &lowered.lifetimes)?;
-    let (plan, proved) = planned(&lowered, &budgeted.target)?;
+    // What memory was found to mean holds while the model's times and workspaces, and the machine's rates, are estimates.
+    let as_found = costs == "estimated" && args.numerics == cli::Numerics::Exact;
+    let budgeted = match budgeted.filter(|_| as_found) {
+        Some(budgeted) => budgeted,
+        None => machine::budget(&target, &memory, &lowered.lifetimes)?.target,
+    };
+    let (plan, proved) = planned(&lowered, &budgeted)?;
     if let Some(path) = &args.output {
         files::write_program(path, &proved)?;
     }
-    let summary = Summary::new(&stem(&args.model), &budgeted.target, &plan, costs);
-    files::print(&summary.with_margins(&lowered.lifetimes, &budgeted.target, &plan), args.format)
+    let summary = Summary::new(&stem(&args.model), &budgeted, &plan, costs);
+    files::print(&summary.with_margins(&lowered.lifetimes, &budgeted, &plan), args.format)
 }

@@ -449,3 +449,14 @@ impl<E: Engine + 'static, H: Host> Executor<E, H> {
         Some(self.seats?.into_iter().map(Seat::into_engine).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_has_little_under_way_whatever_its_chunk() {
+        assert_eq!([64 << 10, 1 << 20, 2 << 20, 4 << 20, 1 << 30].map(Pace::spare), [8, 8, 4, 2, 2]);
+        assert_eq!(Pace::spare(0), 8);
+    }
+}

@@ -36,7 +36,7 @@ impl Planned {
         };
         let planned = target.links.iter().map(|link| Planned {
             name: link.name.clone(),
-            rate: link.present_rate(),
+            rate: link.rate_beside(),
             late: link.latency.0.saturating_add(link.submit.0),
             copies: [
                 copies(&program.prologue, &link.name),

@@ -31,9 +31,9 @@ def points(folder):
 class Berth:
     """The command, on a target, with a pack of each model's weights."""
 
-    def __init__(self, command, folder, steps):
+    def __init__(self, command, folder, steps, target="calibrated.ron"):
         self.command, self.folder, self.steps = command, folder, steps
-        self.target = str(folder / "calibrated.ron")
+        self.target = str(folder / target)
         self.packs = {}
 
     def call(self, *words):
@@ -115,4 +115,5 @@ def main(command, folder, steps):
     print(f"tau: {', '.join(f'{t:.2f}' for t in taus)}")
 
 
-main(*sys.argv[1:])
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -95,6 +95,12 @@ impl<'t> Machine<'t> {
         Ok(machine)
     }
 
+    /// What addresses of the device are multiples of to which files are read in whole sectors, without a buffer between.
+    pub fn sector(&self) -> u64 {
+        let files = self.home_to_device.and_then(|link| self.target.tier(&link.from));
+        files.map_or(0, |tier| tier.alignment).max(self.device.alignment)
+    }
+
     /// Whether something can be put aside and brought back.
     pub fn can_spill(&self) -> bool {
         self.device_to_lower.is_some() && self.lower_to_device.is_some()

@@ -141,6 +141,7 @@ fn faster(target: &Target, link: &str) -> Target {
     let mut target = target.clone();
     for link in target.links.iter_mut().filter(|l| l.name == link) {
         link.rate = more(link.rate);
+        link.beside = link.beside.map(more);
         if let LinkState::Degraded(rate) = &mut link.state {
             *rate = more(*rate);
         }

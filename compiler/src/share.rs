@@ -1,13 +1,14 @@
-//! Says how fast tasks run while copies take part of their memory's bandwidth.
+//! Says how fast tasks run while copies take part of their memory's bandwidth, and copies while tasks run.
 //!
 //! Reads:    what copies move and for how long, what tasks touch and how long they take alone.
-//! Decides:  nothing; a copy keeps its rate, and a task has what is left.
-//! Promises: integer arithmetic, the same every time; a task alone takes its cost.
+//! Decides:  nothing; a copy has its rate, or what its link has left of it beside compute, and a task what that leaves.
+//! Promises: integer arithmetic, the same every time; a task alone takes its cost, a copy alone its time.
 //! Why:      a task touches its bytes evenly over its cost. Where that rate and the copies' fit into the bandwidth it
 //!           keeps its speed, else it is slowed to what is left: a task bound by memory fully, one bound by arithmetic
 //!           hardly. Copies among themselves, and engines of one memory, do not slow each other.
 
 use berth_ir::Target;
+use berth_ir::target::Link;
 
 /// Even under copies that take everything a task keeps this part of its memory: hardware arbitrates.
 pub(crate) const LEAST_PART: u64 = 16;
@@ -20,21 +21,30 @@ const FULL: u64 = 1 << 20;
 pub(crate) struct Demand {
     tiers: [Option<usize>; 2],
     rate: u64,
+    /// What a copy loses of its speed while an engine computes in one of these memories.
+    lost: u64,
 }
 
 impl Demand {
     /// Of a copy over a link that is busy with it so long: from both memories, files being none.
-    pub fn of_copy(target: &Target, link: &str, bytes: u64, nanos: u64) -> Demand {
-        let Some(link) = target.links.iter().find(|l| l.name == link) else { return Demand::default() };
+    pub fn of_copy(target: &Target, link: &Link, bytes: u64, nanos: u64) -> Demand {
         let memory = |name: &String| target.tiers.iter().position(|t| t.name == *name && !t.files);
-        Demand { tiers: [memory(&link.from), memory(&link.to)], rate: rate(bytes, nanos) }
+        let lost = FULL - part(link.rate_beside().0, link.present_rate().0);
+        // What it takes of a task it takes while one runs.
+        let rate = (u128::from(rate(bytes, nanos)) * u128::from(FULL - lost) / u128::from(FULL)) as u64;
+        Demand { tiers: [memory(&link.from), memory(&link.to)], rate, lost }
     }
 
     /// Of a task that takes so long alone, on an engine by index: from the memory that it computes in.
     pub fn of_run(target: &Target, engine: usize, bytes: u64, nanos: u64) -> Demand {
         let tier = target.engines.get(engine).and_then(|e| target.tiers.iter().position(|t| t.name == e.tier));
-        Demand { tiers: [tier, None], rate: rate(bytes, nanos) }
+        Demand { tiers: [tier, None], rate: rate(bytes, nanos), lost: 0 }
     }
+}
+
+/// A speed: what is left of what there is; all of it where there is nothing.
+fn part(left: u64, all: u64) -> u64 {
+    if left >= all { FULL } else { (u128::from(FULL) * u128::from(left) / u128::from(all)).max(1) as u64 }
 }
 
 fn rate(bytes: u64, nanos: u64) -> u64 {
@@ -45,10 +55,20 @@ fn rate(bytes: u64, nanos: u64) -> u64 {
 /// The memories of a machine, what copies take of them, and what runs in them.
 #[derive(Debug)]
 pub(crate) struct Share {
-    /// By tier: bandwidth, and what copies take of it.
-    tiers: Vec<(u64, u64)>,
-    /// By engine.
+    tiers: Vec<Memory>,
+    engines: usize,
+    /// By server: engines, then links.
     running: Vec<Option<Running>>,
+}
+
+/// What goes on in a memory.
+#[derive(Clone, Copy, Debug)]
+struct Memory {
+    bandwidth: u64,
+    /// What copies take of it.
+    taken: u64,
+    /// Engines that compute in it now.
+    computing: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -64,62 +84,64 @@ struct Running {
 
 impl Share {
     /// All memories idle.
-    pub fn new(target: &Target) -> Share {
-        let tiers = target.tiers.iter().map(|t| (t.bandwidth.0, 0)).collect();
-        Share { tiers, running: vec![None; target.engines.len()] }
+    pub fn new(target: &Target, servers: usize) -> Share {
+        let memory = |bandwidth| Memory { bandwidth, taken: 0, computing: 0 };
+        let tiers = target.tiers.iter().map(|t| memory(t.bandwidth.0)).collect();
+        Share { tiers, engines: target.engines.len(), running: vec![None; servers] }
     }
 
-    /// A copy begins.
-    pub fn take(&mut self, demand: Demand) {
-        for tier in demand.tiers.into_iter().flatten() {
-            self.tiers[tier].1 = self.tiers[tier].1.saturating_add(demand.rate);
-        }
-    }
-
-    /// A copy has left its link.
-    pub fn release(&mut self, demand: Demand) {
-        for tier in demand.tiers.into_iter().flatten() {
-            self.tiers[tier].1 = self.tiers[tier].1.saturating_sub(demand.rate);
-        }
-    }
-
-    /// An engine begins a task that takes so long alone; when it will end as things are.
-    pub fn begin(&mut self, engine: usize, node: usize, now: u64, nanos: u64, demand: Demand) -> u64 {
+    /// A server begins a task or a copy that takes so long alone; when it will end as things are, once others have been
+    /// looked at ([`Share::moved`]).
+    pub fn begin(&mut self, server: usize, node: usize, now: u64, nanos: u64, demand: Demand) -> u64 {
         let left = u128::from(nanos) * u128::from(FULL);
-        let run = Running { node, demand, left, since: now, speed: self.speed(demand) };
-        if let Some(running) = self.running.get_mut(engine) {
-            *running = Some(run);
-        }
+        let run = Running { node, demand, left, since: now, speed: self.speed(server, demand) };
+        self.count(server, demand, true);
+        self.running[server] = Some(run);
         run.end()
     }
 
-    /// An engine's task has ended.
-    pub fn end(&mut self, engine: usize) {
-        if let Some(running) = self.running.get_mut(engine) {
-            *running = None;
+    /// A server has ended what it began.
+    pub fn end(&mut self, server: usize) {
+        if let Some(run) = self.running[server].take() {
+            self.count(server, run.demand, false);
         }
     }
 
-    /// A task that runs at another speed now than it did, and when it will end; nothing where all run as they did.
+    fn count(&mut self, server: usize, demand: Demand, begins: bool) {
+        for tier in demand.tiers.into_iter().flatten() {
+            let memory = &mut self.tiers[tier];
+            match (server < self.engines, begins) {
+                (true, true) => memory.computing += 1,
+                (true, false) => memory.computing -= 1,
+                (false, true) => memory.taken = memory.taken.saturating_add(demand.rate),
+                (false, false) => memory.taken = memory.taken.saturating_sub(demand.rate),
+            }
+        }
+    }
+
+    /// What goes at another speed now than it did, and when its server will be free; nothing where all go as they did.
     pub fn moved(&mut self, now: u64) -> Option<(usize, u64)> {
-        for engine in 0..self.running.len() {
-            let Some(run) = self.running[engine] else { continue };
-            let speed = self.speed(run.demand);
+        for server in 0..self.running.len() {
+            let Some(run) = self.running[server] else { continue };
+            let speed = self.speed(server, run.demand);
             if speed != run.speed {
                 let done = u128::from(now - run.since) * u128::from(run.speed);
                 let run = Running { left: run.left.saturating_sub(done), since: now, speed, ..run };
-                self.running[engine] = Some(run);
+                self.running[server] = Some(run);
                 return Some((run.node, run.end()));
             }
         }
         None
     }
 
-    fn speed(&self, demand: Demand) -> u64 {
-        let Some((bandwidth, taken)) = demand.tiers[0].map(|t| self.tiers[t]) else { return FULL };
+    fn speed(&self, server: usize, demand: Demand) -> u64 {
+        let mut memories = demand.tiers.into_iter().flatten().map(|tier| self.tiers[tier]);
+        if server >= self.engines {
+            return if demand.lost > 0 && memories.any(|m| m.computing > 0) { FULL - demand.lost } else { FULL };
+        }
+        let Some(Memory { bandwidth, taken, .. }) = memories.next() else { return FULL };
         let left = bandwidth.saturating_sub(taken).max(bandwidth / LEAST_PART).max(1);
-        let wanted = demand.rate.min(bandwidth);
-        if wanted <= left { FULL } else { (u128::from(FULL) * u128::from(left) / u128::from(wanted)).max(1) as u64 }
+        part(left, demand.rate.min(bandwidth))
     }
 }
 
@@ -144,24 +166,47 @@ mod tests {
         ],
         links: [(name: "up", from: "dram", to: "hbm", rate: "1GB/s", latency: "0ns", chunk: "1MiB")])"#;
 
+    fn link(target: &Target) -> &Link {
+        &target.links[0]
+    }
+
     #[test]
     fn a_copy_slows_what_the_memory_bounds() {
         let target = Target::from_ron(MACHINE).unwrap();
-        let copy = Demand::of_copy(&target, "up", 1_000, 1_000);
-        let mut share = Share::new(&target);
+        let copy = Demand::of_copy(&target, link(&target), 1_000, 1_000);
+        let mut share = Share::new(&target, 3);
         // 4,000 bytes in 1,000 ns are all that dram gives, 500 are an eighth; the device has enough for both.
         assert_eq!(share.begin(1, 7, 0, 1_000, Demand::of_run(&target, 1, 4_000, 1_000)), 1_000);
         assert_eq!(share.begin(0, 8, 0, 1_000, Demand::of_run(&target, 0, 9_000, 1_000)), 1_000);
-        share.take(copy);
+        assert_eq!(share.begin(2, 9, 500, 1_000, copy), 1_500);
         // Half done at 500; the other half has three quarters of the bandwidth, rounded up.
         assert_eq!(share.moved(500), Some((7, 500 + 667)));
         assert_eq!(share.moved(500), None);
-        share.release(copy);
+        share.end(2);
         let (node, end) = share.moved(600).unwrap();
         assert_eq!((node, end), (7, 600 + 425));
         share.end(1);
-        share.take(copy);
-        assert_eq!(share.begin(1, 9, 0, 1_000, Demand::of_run(&target, 1, 500, 1_000)), 1_000);
-        assert_eq!(share.moved(10), None);
+        assert_eq!(share.begin(2, 9, 600, 1_000, copy), 1_600);
+        assert_eq!(share.begin(1, 9, 600, 1_000, Demand::of_run(&target, 1, 500, 1_000)), 1_600);
+        assert_eq!(share.moved(610), None);
+    }
+
+    #[test]
+    fn a_task_slows_the_copies_of_its_memory_where_their_link_says_so() {
+        let text = MACHINE.replace("rate: \"1GB/s\", latency", "rate: \"1GB/s\", beside: Some(\"500MB/s\"), latency");
+        let target = Target::from_ron(&text).unwrap();
+        let copy = Demand::of_copy(&target, link(&target), 1_000, 1_000);
+        let mut share = Share::new(&target, 3);
+        assert_eq!(share.begin(2, 9, 0, 1_000, copy), 1_000);
+        // Half done at 500; the other half goes half as fast while the task runs, which loses an eighth to it.
+        assert_eq!(share.begin(1, 7, 500, 1_000, Demand::of_run(&target, 1, 4_000, 1_000)), 500 + 1_143);
+        assert_eq!(share.moved(500), Some((9, 1_500)));
+        assert_eq!(share.moved(500), None);
+        share.end(1);
+        assert_eq!(share.moved(700), Some((9, 700 + 400)));
+        // What begins beside a task begins slow.
+        share.end(2);
+        share.begin(0, 8, 0, 1_000, Demand::of_run(&target, 0, 1, 1_000));
+        assert_eq!(share.begin(2, 9, 800, 1_000, copy), 2_800);
     }
 }

@@ -5,7 +5,8 @@
 //! Promises: integer nanoseconds, the same every time; one pass over the events.
 //! Why:      discrete events on one server per engine and per link; links of a group share one server. A link's latency
 //!           passes beside its next copy: it delays who waits for the bytes, not the bytes behind. Copies take their rate
-//!           from the memories that they join, and a task that needs more than is left runs slower meanwhile (`share`).
+//!           from the memories that they join, and a task that needs more than is left runs slower meanwhile; so does a
+//!           copy while an engine computes, where its link has less then (`share`).
 //!           The caller feeds a step when it has fetched the one before, as the loop of a decoder does.
 
 use crate::share::Share;
@@ -117,7 +118,8 @@ struct Server {
 
 impl<'p> World<'p> {
     fn new(target: &Target, step: &'p Step, steps: usize) -> World<'p> {
-        let servers = Servers::of(target).names.iter().map(|_| Server::default()).collect();
+        let servers: Vec<Server> = Servers::of(target).names.iter().map(|_| Server::default()).collect();
+        let share = Share::new(target, servers.len());
         let mut world = World {
             parts: [&step.parts[0], &step.parts[1]],
             first: vec![0],
@@ -126,7 +128,7 @@ impl<'p> World<'p> {
             open: Vec::new(),
             unread: Vec::new(),
             servers,
-            share: Share::new(target),
+            share,
             ends: BinaryHeap::new(),
             turns: Vec::new(),
         };
@@ -199,13 +201,12 @@ impl<'p> World<'p> {
             }
             let (step, i) = self.place(node);
             let part = self.parts[Self::half(step)];
-            let Work { server, kind, demand, .. } = part.work[i];
+            let Work { server, kind, .. } = part.work[i];
             if what == What::Leaves {
                 self.servers[server].busy = false;
-                match kind {
-                    Instance::Run => self.share.end(server),
-                    Instance::Copy => self.shared(now, |share| share.release(demand)),
-                    Instance::Feed | Instance::Fetch => {}
+                if matches!(kind, Instance::Run | Instance::Copy) {
+                    self.share.end(server);
+                    self.shared(now);
                 }
                 self.call(server, kind, now);
                 continue;
@@ -234,15 +235,15 @@ impl<'p> World<'p> {
         }
     }
 
-    /// Changes what copies take of memories; the tasks whose speed that changes end at other times.
-    fn shared(&mut self, now: u64, change: impl Fn(&mut Share)) {
-        change(&mut self.share);
-        while let Some((node, end)) = self.share.moved(now) {
+    /// What has another speed after a change ends at another time.
+    fn shared(&mut self, now: u64) {
+        while let Some((node, left)) = self.share.moved(now) {
             self.turns[node] += 1;
+            let Work { server, latency, .. } = *self.work(node);
+            let end = left.saturating_add(latency);
             self.span[node].1 = end;
-            let server = self.work(node).server;
-            self.servers[server].free_at = end;
-            self.leave(node, end, end);
+            self.servers[server].free_at = left;
+            self.leave(node, left, end);
         }
     }
 
@@ -284,17 +285,18 @@ impl<'p> World<'p> {
         let Some(Reverse((_, node))) = self.servers[server].ready.pop() else { return };
         let start = now.max(self.servers[server].free_at);
         let Work { time, latency, kind, demand, .. } = *self.work(node);
-        let left = match kind {
-            Instance::Run => self.share.begin(server, node, start, time, demand),
-            _ => start.saturating_add(time),
+        let shares = matches!(kind, Instance::Run | Instance::Copy);
+        let left = match shares {
+            true => self.share.begin(server, node, start, time, demand),
+            false => start.saturating_add(time),
         };
         let end = left.saturating_add(latency);
         let s = &mut self.servers[server];
         (s.busy, s.free_at) = (true, left);
         self.span[node] = (start, end);
         self.leave(node, left, end);
-        if kind == Instance::Copy {
-            self.shared(start, |share| share.take(demand));
+        if shares {
+            self.shared(start);
         }
     }
 

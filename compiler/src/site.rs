@@ -15,7 +15,7 @@ use crate::plan::{PlanError, steps};
 use crate::residency::{Choice, stays};
 use crate::simulate::{Timeline, timeline};
 use crate::stay::{Arrival, Level, Stay, load_curve};
-use crate::stream::{Streamed, early, place, streams};
+use crate::stream::{Room, Streamed, early, is_read_in_place, place, streams};
 use berth_ir::lifetime::{Lifetimes, TensorId};
 use berth_ir::program::{Kind, Mode};
 use berth_ir::target::Target;
@@ -161,11 +161,24 @@ impl<'a> Site<'a> {
         if load.iter().any(|l| *l > room) {
             return None;
         }
+        // In whole sectors where there is room for that: what is read from files then needs no buffer between.
+        let sector = self.machine.sector();
+        let finer = || self.fits_by(&stays, grain, pace);
+        match stays.iter().any(|s| streams(s) && is_read_in_place(s, sector)) {
+            true if sector > grain => self.fits_by(&stays, sector, pace).or_else(finer),
+            _ => finer(),
+        }
+    }
+
+    /// The same with what is read in place at multiples of a sector.
+    fn fits_by(&self, stays: &[Stay], sector: u64, pace: Option<BytesPerSec>) -> Option<Placed> {
+        let (room, grain) = (self.room(), self.machine.device.alignment);
         let mut at = vec![0; stays.len()];
         let mut floor = 0u64;
         let never_leave = |s: &Stay| s.forever && s.level == Level::Device;
         // What stays in part lies highest: the rest of it comes behind.
         for parts in [false, true] {
+            floor = if parts { floor.next_multiple_of(sector) } else { floor };
             let here = stays.iter().zip(&mut at).filter(|(s, _)| never_leave(s) && s.part.is_some() == parts);
             for (stay, at) in here {
                 *at = floor;
@@ -185,10 +198,13 @@ impl<'a> Site<'a> {
         for ((stay, at), offset) in placed.zip(&values.at) {
             *at = if moves { room - offset - stay.bytes.next_multiple_of(grain) } else { floor + offset };
         }
-        let lower = self.lower(&stays)?;
+        let lower = self.lower(stays)?;
         let streamed = match moves {
-            true => place(self.lifetimes, &self.machine, &stays, at, floor..room, pace)?,
-            false => Streamed { stays, at, step: 0 },
+            true => {
+                let room = Room { range: floor..room, grain: sector, pace };
+                place(self.lifetimes, &self.machine, stays, at, room)?
+            }
+            false => Streamed { stays: stays.to_vec(), at, step: 0 },
         };
         Some(self.placed(streamed, lower))
     }

@@ -268,7 +268,7 @@ impl<'t> Servers<'t> {
             false => (link.present_rate(), link.latency.0),
         };
         let time = Bytes(bytes).at(rate).0.saturating_add(link.submit.0);
-        let demand = Demand::of_copy(self.target, queue, bytes, time);
+        let demand = Demand::of_copy(self.target, link, bytes, time);
         Work { server: self.of_link[n], time, latency, class, kind: Instance::Copy, demand }
     }
 

@@ -32,6 +32,9 @@ const HELD_MAX: usize = 512;
 /// Parts of one stay.
 const PARTS_MAX: usize = 32;
 
+/// Sectors of the least stay that begins at one: of less the room would be wasted.
+const SECTORS_MIN: u64 = 64;
+
 /// Idle times of a link that are remembered.
 const IDLE_MAX: usize = 32;
 
@@ -52,23 +55,33 @@ pub fn streams(stay: &Stay) -> bool {
     stay.level == Level::Device && !stay.forever && moves
 }
 
+/// Where what streams may lie, and how it is placed there.
+#[derive(Clone, Debug)]
+pub struct Room {
+    /// The range of addresses.
+    pub range: std::ops::Range<u64>,
+    /// What the address of a large stay that comes from a file is a multiple of: a sector, so that it is read in place; or no
+    /// more than the alignment.
+    pub grain: u64,
+    /// The rate that links are taken to have, where it is not their own: others may then lie better.
+    pub pace: Option<BytesPerSec>,
+}
+
 /// Places what streams within a room, beside stays that have their addresses in `at` already: those that do not stream, and
-/// parts of what never leaves wholly. Nothing where at some task the bytes that are free do not lie together. With a `pace`
-/// as if links had that rate: others may then lie better.
-pub fn place(
-    lifetimes: &Lifetimes,
-    machine: &Machine,
-    stays: &[Stay],
-    at: Vec<u64>,
-    room: std::ops::Range<u64>,
-    pace: Option<BytesPerSec>,
-) -> Option<Streamed> {
-    Zone { pace, ..Zone::new(lifetimes, machine, stays, at, room) }.run(PASSES)
+/// parts of what never leaves wholly. Nothing where at some task the bytes that are free do not lie together.
+pub fn place(lifetimes: &Lifetimes, machine: &Machine, stays: &[Stay], at: Vec<u64>, room: Room) -> Option<Streamed> {
+    Zone::new(lifetimes, machine, stays, at, room).run(PASSES)
+}
+
+/// Whether a stay is worth beginning at a sector.
+pub fn is_read_in_place(stay: &Stay, sector: u64) -> bool {
+    matches!(stay.arrives, Arrival::Home { .. }) && stay.bytes / SECTORS_MIN >= sector
 }
 
 /// Brings what streams as early as the addresses allow that it has; stays must not meet there. Nothing where they do.
 pub fn early(lifetimes: &Lifetimes, machine: &Machine, stays: &[Stay], at: Vec<u64>) -> Option<Streamed> {
-    Zone::new(lifetimes, machine, stays, at, 0..u64::MAX).run(0)
+    let room = Room { range: 0..u64::MAX, grain: machine.device.alignment, pace: None };
+    Zone::new(lifetimes, machine, stays, at, room).run(0)
 }
 
 /// By position: stays with an address that begin there, and streamed ones that are first used there, the largest first.
@@ -189,6 +202,8 @@ struct Zone<'a> {
     stays: &'a [Stay],
     floor: u64,
     room: u64,
+    /// What the addresses of those are multiples of that are read in place.
+    grain: u64,
     /// By index of the stay.
     at: Vec<u64>,
     held: BTreeMap<u64, Holder>,
@@ -217,7 +232,7 @@ impl<'a> Zone<'a> {
         machine: &'a Machine<'a>,
         stays: &'a [Stay],
         at: Vec<u64>,
-        room: std::ops::Range<u64>,
+        Room { range: room, grain, pace }: Room,
     ) -> Zone<'a> {
         let never = Holder { to: room.end, until: i64::MIN };
         Zone {
@@ -226,11 +241,12 @@ impl<'a> Zone<'a> {
             stays,
             floor: room.start,
             room: room.end,
+            grain,
             at,
             held: BTreeMap::from([(room.start, never)]),
             lanes: BTreeMap::new(),
             now: 0,
-            pace: None,
+            pace,
             last: 0,
             ended: vec![0; lifetimes.tasks.len()],
             when: 0,
@@ -281,6 +297,11 @@ impl<'a> Zone<'a> {
 
     fn size(&self, stay: &Stay) -> u64 {
         stay.bytes.next_multiple_of(self.machine.device.alignment)
+    }
+
+    /// What a stay's address is a multiple of.
+    fn grain(&self, stay: &Stay) -> u64 {
+        if streams(stay) && is_read_in_place(stay, self.grain) { self.grain } else { self.machine.device.alignment }
     }
 
     /// When what is held until a position is free.
@@ -342,7 +363,7 @@ impl<'a> Zone<'a> {
     /// The address at which a stay is brought soonest; of those the one whose bytes have been free for longest.
     fn choose(&self, i: usize, fixed: &Lists) -> Option<u64> {
         let stay = &self.stays[i];
-        let bytes = self.size(stay);
+        let (bytes, grain) = (self.size(stay), self.grain(stay));
         let last = self.room.checked_sub(bytes).filter(|last| *last >= self.floor)?;
         let blocked = self.blocked(stay, fixed);
         let free = |at: &u64| !blocked.iter().any(|(from, to)| *from < at + bytes && *at < *to);
@@ -353,14 +374,14 @@ impl<'a> Zone<'a> {
         let asked = self.asked(stay);
         // Of very many ranges, those from where the last one was placed on.
         let near = |most: usize| {
-            let mut places = vec![self.floor, last];
+            let mut places = vec![self.floor.next_multiple_of(grain), last / grain * grain];
             let held = self.held.range(self.last..).chain(self.held.range(..self.last)).take(most);
             let busy = held.filter(|(_, h)| h.until > self.when || self.time(h.until) > asked);
             let busy = busy.map(|(from, h)| (*from, h.to)).chain(blocked.iter().copied());
             for (from, to) in busy {
-                places.extend(
-                    [Some(from), Some(to), from.checked_sub(bytes), to.checked_sub(bytes)].into_iter().flatten(),
-                );
+                let above = [from, to].into_iter().filter_map(|at| at.checked_next_multiple_of(grain));
+                let below = [from, to].into_iter().filter_map(|end| Some(end.checked_sub(bytes)? / grain * grain));
+                places.extend(above.chain(below));
             }
             places.retain(|at| (self.floor..=last).contains(at));
             places.sort_unstable();

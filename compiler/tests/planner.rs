@@ -9,7 +9,7 @@ use berth_compiler::plan::{Plan, PlanError, STEPS, extremes, plan};
 use berth_compiler::simulate::simulate;
 use berth_compiler::stay::{Arrival, Level, Positions, Stay};
 use berth_ir::lifetime::{Held, Lifetimes, Other, Task, Tensor, TensorId};
-use berth_ir::program::{Access, Home, Kind, Mode};
+use berth_ir::program::{Access, Home, Instruction, Kind, Mode, Place};
 use berth_ir::units::{Bytes, Nanos};
 use berth_ir::{DType, Expr, Target, verify};
 use proptest::prelude::*;
@@ -396,6 +396,27 @@ proptest! {
                 prop_assert!(!(together && share), "{i} and {j} share bytes");
             }
         }
+        }
+    }
+}
+
+/// Past the page cache a file goes straight to its place where the two agree modulo a sector.
+#[test]
+fn what_streams_from_files_lies_at_sectors() {
+    let mut all = decoder(12, 1_000_064, 1_000_000_000);
+    all.tasks.iter_mut().for_each(|t| (t.others, t.rows) = (vec![], vec![]));
+    for percent in [40, 60, 80] {
+        let target = machine(true, &[("device", 13 * 1_000_064 * percent / 100)]);
+        let program = plan(&all, &target, Mode::Loop).expect("a plan").program;
+        let copied = |name: &str| {
+            let copies = |i: &Instruction| matches!(i, Instruction::Copy { to, from: Place::Home, .. } if to == name);
+            program.bodies.iter().flat_map(|body| &body.code).any(copies)
+        };
+        let streamed: Vec<_> = program.berths.iter().filter(|b| copied(&b.name)).collect();
+        assert!(!streamed.is_empty(), "at {percent} % all weights stay");
+        for berth in streamed {
+            let first = berth.part.map_or(0, |(from, _)| from);
+            assert_eq!((berth.offset - first) % 4096, 0, "at {percent} %: {berth:?}");
         }
     }
 }

@@ -101,6 +101,10 @@ pub struct Link {
     pub to: String,
     /// Sustained rate with the best chunk.
     pub rate: BytesPerSec,
+    /// What is left of it while an engine computes in a memory that the link joins, where it slows the link down: the two
+    /// share cores, or a memory.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub beside: Option<BytesPerSec>,
     /// From the start of a copy to its first byte.
     pub latency: Nanos,
     /// What the issuing thread pays for each copy.
@@ -127,6 +131,11 @@ impl Link {
             LinkState::Degraded(rate) => rate.min(self.rate),
             LinkState::Cut => BytesPerSec(0),
         }
+    }
+
+    /// The same while an engine computes in a memory that the link joins.
+    pub fn rate_beside(&self) -> BytesPerSec {
+        self.beside.unwrap_or(self.rate).min(self.present_rate())
     }
 }
 
@@ -247,6 +256,10 @@ impl Target {
         for link in &self.links {
             known("link", &link.name, &link.from)?;
             known("link", &link.name, &link.to)?;
+            if link.beside.is_some_and(|beside| beside.0 == 0 || beside > link.rate) {
+                let problem = "what is left of its rate beside compute is zero, or more than the rate";
+                return Err(figure("link", &link.name, problem));
+            }
             if link.chunk.0 == 0 || link.grain.0 == 0 || link.rate.0 == 0 {
                 return Err(figure("link", &link.name, "rate, chunk or grain is zero (a dead link has `state: Cut`)"));
             }
@@ -315,4 +328,36 @@ fn unique<'a>(what: &'static str, names: impl Iterator<Item = &'a String>) -> Re
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MACHINE: &str = r#"(name: "m", source: "made up",
+        tiers: [
+            (name: "hbm", capacity: "1GiB", bandwidth: "10GB/s", alignment: 64),
+            (name: "nvme", capacity: "1GiB", bandwidth: "4GB/s", alignment: 512, files: true),
+        ],
+        engines: [(name: "gpu", tier: "hbm", rates: [(f32, "1Gops/s")], launch: "0ns")],
+        links: [(name: "up", from: "nvme", to: "hbm", rate: "2GB/s", latency: "0ns", chunk: "1MiB")])"#;
+
+    fn beside(rate: &str) -> Result<Target, BadTarget> {
+        Target::from_ron(&MACHINE.replace("2GB/s\"", &format!("2GB/s\", beside: Some(\"{rate}\")")))
+    }
+
+    #[test]
+    fn what_a_link_has_left_beside_compute_may_be_said() {
+        let (without, with) = (Target::from_ron(MACHINE).unwrap(), beside("1500MB/s").unwrap());
+        assert!(!without.to_ron().contains("beside"), "a target that says nothing of it prints as before");
+        assert_eq!(Target::from_ron(&with.to_ron()).as_ref(), Ok(&with));
+        assert_eq!(without.links[0].rate_beside(), BytesPerSec(2_000_000_000));
+        assert_eq!(with.links[0].rate_beside(), BytesPerSec(1_500_000_000));
+        assert_eq!(with.layout_hash(), without.layout_hash());
+        let slow = LinkState::Degraded(BytesPerSec(1_000_000_000));
+        assert_eq!(Link { state: slow, ..with.links[0].clone() }.rate_beside(), BytesPerSec(1_000_000_000));
+        for rate in ["0B/s", "3GB/s"] {
+            assert!(matches!(beside(rate), Err(BadTarget::Figure { what: "link", .. })), "{rate}");
+        }
+    }
 }

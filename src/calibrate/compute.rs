@@ -35,25 +35,32 @@ pub struct Compute {
     pub without: Vec<&'static str>,
 }
 
-/// Measures the engine, in so many rounds, beside copies between blocks of so many bytes; nothing where it is not at hand.
-pub fn compute(library: Option<PathBuf>, threads: u32, bytes: u64, rounds: usize) -> Result<Option<Compute>, Failure> {
+/// The engine; nothing where it is not at hand and nobody named it.
+pub fn open(library: Option<PathBuf>, threads: u32) -> Result<Option<OrtEngine>, Failure> {
     let named = library.is_some();
-    let mut engine = match OrtEngine::open(&EngineOptions { library, threads: threads as usize, spin: false }) {
-        Err(EngineError::Missing { .. }) if !named => return Ok(None),
-        engine => engine.map_err(Failure::bad)?,
-    };
+    match OrtEngine::open(&EngineOptions { library, threads: threads as usize, spin: false }) {
+        Err(EngineError::Missing { .. }) if !named => Ok(None),
+        engine => engine.map(Some).map_err(Failure::bad),
+    }
+}
+
+/// A product of so many rows with a weight of so many rows and columns, and operations that it takes.
+pub fn product(dtype: DType, rows: u64, side: u64) -> (TaskCode, u64) {
+    let shapes = [vec![rows, side], vec![side, side], vec![rows, side]];
+    (code(probe::matmul(dtype, rows, side, side), dtype, &shapes), 2 * rows * side * side)
+}
+
+/// Measures the engine, in so many rounds, beside copies between blocks of so many bytes.
+pub fn compute(engine: &mut OrtEngine, threads: u32, bytes: u64, rounds: usize) -> Result<Compute, Failure> {
     let mut flush = Vec::new();
-    let mut nanos = |code: &TaskCode| measure(&mut engine, code, None, &mut flush).map(|measured| measured.run_nanos);
-    let product = |dtype, rows| {
-        code(probe::matmul(dtype, rows, SIDE, SIDE), dtype, &[vec![rows, SIDE], vec![SIDE, SIDE], vec![rows, SIDE]])
-    };
+    let mut nanos = |code: &TaskCode| measure(engine, code, None, &mut flush).map(|measured| measured.run_nanos);
     let (mut figures, mut rates, mut without) = (Vec::new(), Vec::new(), Vec::new());
     for (dtype, name) in TYPES {
-        let wide = product(dtype, ROWS);
+        let (wide, operations) = product(dtype, ROWS, SIDE);
         let mut rounds_seen = Vec::new();
         for _ in 0..rounds {
             match nanos(&wide) {
-                Ok(nanos) => rounds_seen.push(a_second(2 * ROWS * SIDE * SIDE, nanos)),
+                Ok(nanos) => rounds_seen.push(a_second(operations, nanos)),
                 // It has no kernel for this type.
                 Err(LoadError::Engine(EngineError::Engine { .. })) if dtype != DType::F32 => break,
                 Err(error) => return Err(load_failure(error)),
@@ -68,7 +75,7 @@ pub fn compute(library: Option<PathBuf>, threads: u32, bytes: u64, rounds: usize
         rates.push((dtype, OpsPerSec(super::rounded(figure.median))));
         figures.push(figure);
     }
-    let row = product(DType::F32, 1);
+    let (row, _) = product(DType::F32, 1, SIDE);
     let weight = SIDE * SIDE * 4;
     let mut sides = Sides::new(bytes);
     let (mut alone, mut beside, mut calls) = (Vec::new(), Vec::new(), Vec::new());
@@ -83,7 +90,7 @@ pub fn compute(library: Option<PathBuf>, threads: u32, bytes: u64, rounds: usize
     let launch = Figure::new("a call that computes nothing", Unit::Nanos, calls);
     let copied = Figure::new(format!("{what} while memory is copied"), Unit::Bytes, beside);
     figures.extend([reading.clone(), copied, launch.clone()]);
-    Ok(Some(Compute { rates, launch, reading, figures, without }))
+    Ok(Compute { rates, launch, reading, figures, without })
 }
 
 fn code(model: bytes::Bytes, dtype: DType, shapes: &[Vec<u64>; 3]) -> TaskCode {

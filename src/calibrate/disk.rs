@@ -1,19 +1,18 @@
 //! How fast the disk of a folder is read: by chunk and by reads under way, alone and while memory is copied.
 
 use super::memory::Sides;
-use super::{Figure, Unit, a_second, size, smallest_of_the_best};
+use super::{Figure, Unit, rates, size, smallest_of_the_best};
 use crate::failure::Failure;
 use berth_ir::units::Bytes;
+use berth_runtime_exec::executor::Pace;
 use berth_runtime_exec::store::gauge::{Gauge, Took, Way};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-/// Chunks that are tried, and reads under way at once.
+/// Chunks that are tried, and reads under way at once, beside as many as the executor has.
 const CHUNKS: [u64; 5] = [64 << 10, 256 << 10, 1 << 20, 2 << 20, 4 << 20];
-const DEPTHS: [usize; 3] = [1, 2, 8];
-/// As many as the executor has under way.
-const DEPTH: usize = 8;
+const DEPTHS: [usize; 2] = [1, 2];
 /// What one round reads at most.
 const ROUND: u64 = 256 << 20;
 /// Single reads for the latency, and their size.
@@ -23,23 +22,55 @@ const PAGE: u64 = 4096;
 const BYTES: u64 = 1 << 30;
 const BYTES_LEAST: u64 = 16 << 20;
 
-/// What was measured.
+/// What was measured, and the file to measure more with.
 #[derive(Debug)]
 pub struct Disk {
     /// Bytes of the scratch file.
     pub bytes: u64,
     /// Whether the page cache was passed by.
     pub direct: bool,
-    /// The chunk to read by.
+    /// Of one small read.
+    pub latency: Figure,
+    /// All figures.
+    pub figures: Vec<Figure>,
+    gauge: Gauge,
+    /// With as many reads under way as the executor has: by chunk, smallest first.
+    deep: Vec<Deep>,
+}
+
+/// Reads by one chunk.
+#[derive(Clone, Debug)]
+pub struct Deep {
+    /// The chunk.
     pub chunk: u64,
     /// The rate with it.
     pub rate: Figure,
-    /// Of one small read.
-    pub latency: Figure,
-    /// Of handing one read over.
+    /// What handing over one read took.
     pub submit: Figure,
-    /// All figures.
-    pub figures: Vec<Figure>,
+}
+
+/// Reads by a chunk, as many under way as the executor has.
+pub fn way(chunk: u64) -> Way {
+    Way { chunk, depth: Pace::spare(chunk) as usize, stride: chunk }
+}
+
+impl Disk {
+    /// The chunks that were tried.
+    pub fn chunks(&self) -> impl Iterator<Item = u64> {
+        self.deep.iter().map(|deep| deep.chunk)
+    }
+
+    /// What was found with the chunk at a place among them; with none, with the best.
+    pub fn deep(&self, place: Option<usize>) -> &Deep {
+        let best = || smallest_of_the_best(&self.deep.iter().map(|deep| deep.rate.median).collect::<Vec<_>>());
+        &self.deep[place.unwrap_or_else(best)]
+    }
+
+    /// Reads for a while; from another place in each turn.
+    pub fn read(&mut self, way: Way, turn: u64) -> Result<Took, Failure> {
+        let reads = ROUND.min(self.bytes) / way.chunk;
+        self.gauge.read(way, turn * reads, reads).map_err(Failure::bad)
+    }
 }
 
 /// A file that has no name any more: it is gone when this process is, however that ends.
@@ -93,8 +124,9 @@ pub fn room(folder: &Path, asked: Option<Bytes>) -> Result<u64, Failure> {
 pub fn disk(folder: &Path, bytes: u64, rounds: usize) -> Result<Disk, Failure> {
     let mut gauge = Gauge::new(&folder.join("the scratch file"), scratch(folder, bytes)?).map_err(Failure::bad)?;
     let round = ROUND.min(bytes);
-    let ways: Vec<Way> =
-        CHUNKS.iter().flat_map(|chunk| DEPTHS.map(|depth| Way { chunk: *chunk, depth, stride: *chunk })).collect();
+    let shallow = |chunk: u64| DEPTHS.map(|depth| Way { chunk, depth, stride: chunk });
+    let mut ways: Vec<Way> = CHUNKS.iter().flat_map(|chunk| [&shallow(*chunk)[..], &[way(*chunk)]].concat()).collect();
+    ways.dedup();
     let single = Way { chunk: PAGE, depth: 1, stride: 257 * PAGE };
     let mut seen: Vec<Vec<Took>> = vec![Vec::new(); ways.len()];
     let mut latencies = Vec::new();
@@ -107,27 +139,30 @@ pub fn disk(folder: &Path, bytes: u64, rounds: usize) -> Result<Disk, Failure> {
         let took = gauge.read(single, turn * SINGLE, SINGLE).map_err(Failure::bad)?;
         latencies.push(took.nanos / SINGLE);
     }
-    let rates = |seen: &[Took]| seen.iter().map(|took| a_second(took.bytes, took.nanos)).collect::<Vec<u64>>();
     let name = |way: &Way| format!("disk, {} at a time, {} under way", size(way.chunk), way.depth);
     let mut figures: Vec<Figure> =
         ways.iter().zip(&seen).map(|(way, seen)| Figure::new(name(way), Unit::Bytes, rates(seen))).collect();
-    let deep: Vec<usize> = (0..ways.len()).filter(|n| ways[*n].depth == DEPTH).collect();
-    let medians: Vec<u64> = deep.iter().map(|n| figures[*n].median).collect();
-    let best = deep[smallest_of_the_best(&medians)];
-    let (way, rate) = (ways[best], figures[best].clone());
-    let submits = seen[best].iter().map(|took| took.submit_nanos).collect();
-    let submit = Figure::new("handing one such read over", Unit::Nanos, submits);
+    let submits = |seen: &[Took]| seen.iter().map(|took| took.submit_nanos).collect();
+    let deep = ways.iter().zip(&seen).zip(&figures).filter(|((own, _), _)| **own == way(own.chunk));
+    let deep = deep.map(|((way, seen), rate)| Deep {
+        chunk: way.chunk,
+        rate: rate.clone(),
+        submit: Figure::new(format!("handing over a read of {}", size(way.chunk)), Unit::Nanos, submits(seen)),
+    });
+    let deep: Vec<Deep> = deep.collect();
     let latency = Figure::new("one read of 4 KiB", Unit::Nanos, latencies);
-    figures.extend([latency.clone(), submit.clone()]);
+    figures.push(latency.clone());
+    figures.extend(deep.iter().map(|deep| deep.submit.clone()));
+    let direct = gauge.is_direct();
+    let mut disk = Disk { bytes, direct, latency, figures, gauge, deep };
     let (mut reading, mut copying) = (Vec::new(), Vec::new());
-    let mut sides = Sides::new(bytes);
+    let (mut sides, best) = (Sides::new(bytes), way(disk.deep(None).chunk));
     for turn in 0..rounds as u64 {
-        let reads = round / way.chunk;
-        let (took, copied) = sides.beside(1 << 20, || gauge.read(way, turn * reads, reads));
-        reading.extend(rates(&[took.map_err(Failure::bad)?]));
+        let (took, copied) = sides.beside(1 << 20, || disk.read(best, turn));
+        reading.extend(rates(&[took?]));
         copying.push(copied);
     }
-    figures.push(Figure::new("disk while memory is copied", Unit::Bytes, reading));
-    figures.push(Figure::new("copy in memory while the disk is read", Unit::Bytes, copying));
-    Ok(Disk { bytes, direct: gauge.is_direct(), chunk: way.chunk, rate, latency, submit, figures })
+    disk.figures.push(Figure::new("disk while memory is copied", Unit::Bytes, reading));
+    disk.figures.push(Figure::new("copy in memory while the disk is read", Unit::Bytes, copying));
+    Ok(disk)
 }

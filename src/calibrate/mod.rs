@@ -3,11 +3,13 @@
 //! Each figure is the median of several rounds and is kept with the least and the most that was seen. What cannot be
 //! measured here stays as the preset `host` has it, and is named.
 
+pub mod beside;
 pub mod compute;
 pub mod disk;
 pub mod memory;
 
 use berth_ir::units::{Bytes, Nanos};
+use berth_runtime_exec::store::gauge::Took;
 use serde::Serialize;
 use std::fmt;
 
@@ -78,6 +80,11 @@ pub fn smallest_of_the_best(rates: &[u64]) -> usize {
 /// Bytes or operations a second.
 pub fn a_second(amount: u64, nanos: u64) -> u64 {
     (u128::from(amount) * 1_000_000_000 / u128::from(nanos.max(1))) as u64
+}
+
+/// The rate of each round of reads.
+pub fn rates(seen: &[Took]) -> Vec<u64> {
+    seen.iter().map(|took| a_second(took.bytes, took.nanos)).collect()
 }
 
 /// To three digits, so that a target reads well; no figure is steadier.

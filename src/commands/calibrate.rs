@@ -1,6 +1,7 @@
 //! `berth calibrate`: this machine as a target, measured.
 
-use crate::calibrate::compute::{Compute, compute};
+use crate::calibrate::beside::{Beside, beside};
+use crate::calibrate::compute::{self, Compute, compute};
 use crate::calibrate::disk::{Disk, disk, room};
 use crate::calibrate::memory::{Memory, memory};
 use crate::calibrate::{Figure, rounded, size};
@@ -59,28 +60,41 @@ pub fn calibrate(args: &cli::Calibrate) -> Outcome {
     }
     let bytes = room(&args.folder, args.bytes)?;
     let rounds = args.rounds as usize;
-    let disk = disk(&args.folder, bytes, rounds)?;
+    let mut engine = compute::open(args.engine.clone(), args.threads)?;
+    let mut disk = disk(&args.folder, bytes, rounds)?;
     let memory = memory(bytes, rounds);
-    let compute = compute(args.engine.clone(), args.threads, bytes, rounds)?;
+    let (compute, beside) = match &mut engine {
+        Some(engine) => (
+            Some(compute(engine, args.threads, bytes, rounds)?),
+            Some(beside(&mut disk, memory.chunk, bytes, engine, rounds)?),
+        ),
+        None => (None, None),
+    };
     let (processor, cores) = processor();
-    let parts = [&disk.figures, &memory.figures];
+    let parts = [
+        Some(&disk.figures),
+        Some(&memory.figures),
+        compute.as_ref().map(|c| &c.figures),
+        beside.as_ref().map(|b| &b.figures),
+    ];
     let mut report = Report {
         processor,
         cores,
         folder: args.folder.display().to_string(),
         scratch_bytes: bytes,
         direct: disk.direct,
-        figures: parts.into_iter().chain(compute.as_ref().map(|c| &c.figures)).flatten().cloned().collect(),
+        figures: parts.into_iter().flatten().flatten().cloned().collect(),
         links: Vec::new(),
         kept: kept(compute.as_ref()),
         target: args.output.as_ref().map(|path| path.display().to_string()),
     };
     let mut target = machine::target("host")?;
-    measured(&mut target, &disk, &memory, compute.as_ref());
+    measured(&mut target, &disk, &memory, compute.as_ref(), beside.as_ref());
     for link in &target.links {
         let group = link.group.as_ref().map_or(String::new(), |group| format!(", shares `{group}`"));
-        let rate = link.rate.0 as f64 / 1e9;
-        report.links.push(format!("{:<10}{rate:.2} GB/s by {}{group}", link.name, size(link.chunk.0)));
+        let [rate, left] = [link.rate, link.rate_beside()].map(|rate| rate.0 as f64 / 1e9);
+        let chunk = size(link.chunk.0);
+        report.links.push(format!("{:<10}{rate:.2} GB/s by {chunk}, {left:.2} beside compute{group}", link.name));
     }
     target.source = source(&report);
     if let Some(path) = &args.output {
@@ -96,25 +110,31 @@ pub fn calibrate(args: &cli::Calibrate) -> Outcome {
 const SHARED: u64 = 130;
 
 /// Puts what was measured in the place of the preset's figures.
-fn measured(target: &mut Target, disk: &Disk, memory: &Memory, compute: Option<&Compute>) {
+fn measured(target: &mut Target, disk: &Disk, memory: &Memory, compute: Option<&Compute>, beside: Option<&Beside>) {
     let shared = u128::from(memory.both.median) * 100 < u128::from(memory.rate.median) * u128::from(SHARED);
     let stores: Vec<String> = target.tiers.iter().filter(|t| t.files).map(|t| t.name.clone()).collect();
+    let deep = disk.deep(beside.map(|beside| beside.chunk));
+    let rate = |figure: &Figure| BytesPerSec(rounded(figure.median));
+    // As fast as alone, or what can be told from that.
+    let left = |figure: Option<&Figure>, alone: BytesPerSec| figure.map(rate).filter(|left| *left < alone);
     for link in &mut target.links {
         if stores.contains(&link.from) {
-            link.rate = BytesPerSec(rounded(disk.rate.median));
-            link.chunk = Bytes(disk.chunk);
+            link.rate = rate(&deep.rate);
+            link.beside = left(beside.map(|beside| &beside.rate), link.rate);
+            link.chunk = Bytes(deep.chunk);
             link.latency = Nanos(rounded(disk.latency.median));
-            link.submit = Nanos(rounded(disk.submit.median));
+            link.submit = Nanos(rounded(deep.submit.median));
         } else {
-            link.rate = BytesPerSec(rounded(memory.rate.median));
+            link.rate = rate(&memory.rate);
+            link.beside = left(beside.map(|beside| &beside.copying), link.rate);
             link.chunk = Bytes(memory.chunk);
             link.group = shared.then(|| "memory".to_owned());
         }
     }
     for tier in &mut target.tiers {
         match (tier.files, compute) {
-            (true, _) => tier.bandwidth = BytesPerSec(rounded(disk.rate.median)),
-            (false, Some(compute)) => tier.bandwidth = BytesPerSec(rounded(compute.reading.median)),
+            (true, _) => tier.bandwidth = rate(&deep.rate),
+            (false, Some(compute)) => tier.bandwidth = rate(&compute.reading),
             (false, None) => {}
         }
     }

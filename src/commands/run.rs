@@ -402,8 +402,8 @@ impl Job<'_> {
 
     fn pace(&self, target: &Target, link: &Link) -> Pace {
         match self.slowness {
-            None => pace(link),
-            Some(times) => standing::held(target, &link.name, pace(link), times),
+            None => Pace::of(link),
+            Some(times) => standing::held(target, &link.name, Pace::of(link), times),
         }
     }
 
@@ -465,19 +465,6 @@ fn places(args: &cli::Run, opened: &import::Model) -> Result<Places, Failure> {
 
 /// Instances that a trace holds: more than a viewer shows.
 const RECORDS_MAX: usize = 1_000_000;
-
-/// How a link is driven: by its chunk, with as much under way as its latency takes at its rate, and some to spare.
-fn pace(link: &Link) -> Pace {
-    let rate = u128::from(link.present_rate().0);
-    let bytes = rate * u128::from(link.latency.0) / 1_000_000_000;
-    let depth = bytes.div_ceil(u128::from(link.chunk.0.max(1))) + SPARE;
-    Pace { chunk: link.chunk.0, depth: depth.min(DEPTH_MAX) as usize, held: None }
-}
-
-/// Chunks under way beside those that latency takes: a disk serves several at once.
-const SPARE: u128 = 7;
-/// Most chunks under way.
-const DEPTH_MAX: u128 = 64;
 
 fn given_program(args: &cli::Run) -> Result<Option<Program>, Failure> {
     if !files::is_program(&args.file) {

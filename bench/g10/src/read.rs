@@ -156,6 +156,7 @@ pub fn target(rig: &Rig) -> Target {
         from: from.into(),
         to: to.into(),
         rate: BytesPerSec(rate),
+        beside: None,
         latency: Nanos(0),
         submit: Nanos(0),
         chunk: Bytes(64 << 20),

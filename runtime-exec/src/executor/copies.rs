@@ -41,6 +41,8 @@ struct Copy {
     through: bool,
     /// Reads of it that are under way.
     under_way: usize,
+    /// Blocks that have been held against their checksums, where it has some.
+    checked: usize,
     called_off: bool,
 }
 
@@ -268,6 +270,7 @@ impl<H: Host> Link<'_, H> {
             moved: 0,
             through: false,
             under_way: 0,
+            checked: 0,
             called_off: false,
         });
     }
@@ -362,6 +365,9 @@ impl<H: Host> Link<'_, H> {
                     self.shared.hand.release(copy.instance);
                 } else if copy.under_way == 0 && copy.through {
                     self.arrived(place, source);
+                } else if let Err(error) = self.check(place, source) {
+                    self.fail(flight.instance, error);
+                    return false;
                 }
                 true
             }
@@ -397,18 +403,27 @@ impl<H: Host> Link<'_, H> {
         }
     }
 
-    /// All of a copy from a file is there: it is held against its checksums, and has ended.
+    /// All of a copy from a file is there, and has ended.
     fn arrived(&mut self, place: usize, source: Source) {
         let instance = self.copies[place].instance;
-        let item = &self.shared.table.half(instance.half)[instance.index];
-        let mut result = Ok(());
-        if let (Work::Load { to, .. }, true) = (&item.work, source.sums.is_some()) {
-            // SAFETY: all reads of it have ended, and nobody writes there before the copy has.
-            let bytes = unsafe { self.shared.arenas[to.arena].slice(to.offset, to.bytes) };
-            result = self.shared.store.check(source, bytes.unwrap_or_default());
-        }
-        let error = |source| RunError::Store { instruction: item.name.clone(), step: instance.step, source };
-        self.finish(place, result.map_err(error));
+        let name = &self.shared.table.half(instance.half)[instance.index].name;
+        let error = |source| RunError::Store { instruction: name.clone(), step: instance.step, source };
+        let result = self.check(place, source).map_err(error);
+        self.finish(place, result);
+    }
+
+    /// Holds what is there of a copy against its checksums, while it is still in a cache.
+    fn check(&mut self, place: usize, source: Source) -> Result<(), StoreError> {
+        let copy = &self.copies[place];
+        let item = &self.shared.table.half(copy.instance.half)[copy.instance.index];
+        let (Work::Load { to, .. }, Some(_)) = (&item.work, source.sums) else { return Ok(()) };
+        // What has checksums is read from its start to its end: all before the first read under way is there.
+        let under_way = self.flights.iter().flatten().filter(|flight| flight.instance == copy.instance);
+        let there = under_way.map(|flight| flight.piece.starts(to.bytes)).fold(copy.cursor.at(), u64::min);
+        // SAFETY: nobody writes there before the copy has ended but its reads under way, which bring what lies behind.
+        let bytes = unsafe { self.shared.arenas[to.arena].slice(to.offset, there.min(to.bytes)) };
+        self.copies[place].checked = self.shared.store.check(source, bytes.unwrap_or_default(), copy.checked)?;
+        Ok(())
     }
 
     fn finish(&mut self, place: usize, result: Result<(), RunError>) {

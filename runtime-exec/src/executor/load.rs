@@ -10,6 +10,8 @@ use crate::executor::{Operand, TaskPorts};
 use crate::open::{Bound, Open};
 use crate::store::Wanted;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// What a program reads from files, prologue first, in the order of its instructions.
 pub(crate) fn wanted(table: &Table) -> Vec<Wanted> {
@@ -110,12 +112,20 @@ pub(crate) fn check_workspace<E: Engine>(
 
 /// Runs a task once on scratch memory of its own for the workspace that it needs.
 fn measure_workspace<E: Engine>(engine: &mut E, session: SessionId, code: &TaskCode) -> Result<u64, LoadError> {
+    on_scratch(code, |_, scratch| Ok(engine.measure(session, code, scratch, 1, &mut || {})?.workspace_bytes))
+}
+
+/// Does something with zeroed scratch memory for a task's ports.
+fn on_scratch<T>(
+    code: &TaskCode,
+    work: impl FnOnce(&Arena, &mut [u8]) -> Result<T, LoadError>,
+) -> Result<T, LoadError> {
     let bytes = code.scratch_layout().map_or(u64::MAX, |(_, bytes)| bytes);
     let memory = || LoadError::Memory { tier: format!("a trial of `{}`", code.name), bytes };
     let arena = Arena::new(bytes).ok_or_else(memory)?;
     // SAFETY: the arena is this function's own.
     let scratch = unsafe { arena.slice_mut(0, bytes) }.ok_or_else(memory)?;
-    Ok(engine.measure(session, code, scratch, 1, &mut || {})?.workspace_bytes)
+    work(&arena, scratch)
 }
 
 /// Bytes that are touched to push a task's weights out of the caches; more than the caches of most machines.
@@ -155,11 +165,16 @@ fn measure_session<E: Engine>(
     code: &TaskCode,
     flush: &mut Vec<u8>,
 ) -> Result<Measured, LoadError> {
-    let bytes = code.scratch_layout().map_or(u64::MAX, |(_, bytes)| bytes);
-    let memory = || LoadError::Memory { tier: format!("a trial of `{}`", code.name), bytes };
-    let arena = Arena::new(bytes).ok_or_else(memory)?;
-    // SAFETY: the arena is this function's own.
-    let scratch = unsafe { arena.slice_mut(0, bytes) }.ok_or_else(memory)?;
+    on_scratch(code, |arena, scratch| measure_on(engine, session, code, (arena, scratch), flush))
+}
+
+fn measure_on<E: Engine>(
+    engine: &mut E,
+    session: SessionId,
+    code: &TaskCode,
+    (arena, scratch): (&Arena, &mut [u8]),
+    flush: &mut Vec<u8>,
+) -> Result<Measured, LoadError> {
     let weights: u64 = code.inputs.iter().filter(|port| port.weight).filter_map(Port::bytes).sum();
     // What an engine keeps nobody streams over: it stays in what caches it has room in.
     if weights <= CACHED || code.kept > 0 {
@@ -182,4 +197,42 @@ fn measure_session<E: Engine>(
         }
     };
     Ok(engine.measure(session, code, scratch, RUNS, &mut empty_caches)?)
+}
+
+/// Runs between two looks whether to stop.
+const TURNS: u32 = 4;
+
+/// Runs a task over and over on scratch memory of its own, while `work` goes on beside it. What a run took, in
+/// nanoseconds, the median of all looks; and what the work came to, which begins when the task runs.
+pub fn occupied<E: Engine, T>(
+    engine: &mut E,
+    code: &TaskCode,
+    work: impl FnOnce() -> T,
+) -> Result<(u64, T), LoadError> {
+    let session = engine.prepare(code)?;
+    let (begun, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let (begun, ended) = (&begun, &ended);
+        let computing = scope.spawn(move || {
+            let taken = on_scratch(code, |_, scratch| {
+                let mut taken = vec![engine.measure(session, code, scratch, 1, &mut || {})?.run_nanos];
+                begun.store(true, Ordering::Release);
+                while !ended.load(Ordering::Acquire) {
+                    taken.push(engine.measure(session, code, scratch, TURNS, &mut || {})?.run_nanos);
+                }
+                taken.sort_unstable();
+                Ok(taken[taken.len() / 2])
+            });
+            // Where it failed nobody waits for it.
+            begun.store(true, Ordering::Release);
+            taken
+        });
+        while !begun.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let came = work();
+        ended.store(true, Ordering::Release);
+        let failed = || LoadError::Engine(EngineError::Unknown(format!("end of task `{}`", code.name)));
+        Ok((computing.join().map_err(|_| failed())??, came))
+    })
 }

@@ -18,7 +18,7 @@ pub(crate) mod table;
 
 pub use hand::CallOff;
 pub use keep::{Weight, block};
-pub use load::measure;
+pub use load::{measure, occupied};
 pub use record::{Ran, Seen, StepSeen};
 
 use crate::arena::Arena;
@@ -30,6 +30,7 @@ use crate::store::{Places, Source, Store};
 use berth_ir::Expr;
 use berth_ir::expr::Binding;
 use berth_ir::program::{Class, Program};
+use berth_ir::target::Link;
 use berth_ir::verify::Verified;
 use board::Graph;
 use copies::Gear;
@@ -98,6 +99,28 @@ pub struct Held {
     pub latency: u64,
     /// Links of one number share the rate.
     pub group: usize,
+}
+
+/// Bytes that are under way beside those that latency takes: a disk serves several reads at once. It serves them side by side,
+/// so that with more of them what is wanted first ends no sooner than what is wanted last.
+const SPARE: u64 = 8 << 20;
+/// Most reads under way, and most that are there to spare.
+const DEPTH_MAX: u64 = 64;
+const SPARE_MAX: u64 = 8;
+
+impl Pace {
+    /// A link's: by its chunk, with as much under way as its latency takes at its rate, and some to spare.
+    pub fn of(link: &Link) -> Pace {
+        let (chunk, latency) = (link.chunk.0.max(1), u128::from(link.latency.0));
+        let late = u64::try_from(u128::from(link.present_rate().0) * latency / 1_000_000_000).unwrap_or(u64::MAX);
+        let depth = late.div_ceil(chunk).max(1).saturating_add(Pace::spare(chunk) - 1);
+        Pace { chunk: link.chunk.0, depth: depth.min(DEPTH_MAX) as usize, held: None }
+    }
+
+    /// Reads of a chunk that are under way where latency takes none but one.
+    pub fn spare(chunk: u64) -> u64 {
+        (SPARE / chunk.max(1)).clamp(2, SPARE_MAX)
+    }
 }
 
 impl Default for Pace {
@@ -424,5 +447,16 @@ impl<E: Engine + 'static, H: Host> Executor<E, H> {
     /// Gives the engines back, for loading another program.
     pub fn into_engines(self) -> Option<Vec<E>> {
         Some(self.seats?.into_iter().map(Seat::into_engine).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_has_little_under_way_whatever_its_chunk() {
+        assert_eq!([64 << 10, 1 << 20, 2 << 20, 4 << 20, 1 << 30].map(Pace::spare), [8, 8, 4, 2, 2]);
+        assert_eq!(Pace::spare(0), 8);
     }
 }

@@ -295,20 +295,21 @@ impl Pack {
         }
     }
 
-    /// Holds the blocks that arrived whole against their checksums; the place in the pack of the first that differs.
-    pub(crate) fn check(&self, sums: Sums, arrived: &[u8]) -> Result<(), u64> {
+    /// Holds the blocks that arrived whole against their checksums, those before `done` excepted; the first that has not, or
+    /// the place in the pack of one that differs.
+    pub(crate) fn check(&self, sums: Sums, arrived: &[u8], done: usize) -> Result<usize, u64> {
         let entry = &self.index.entries[sums.entry];
-        let first = sums.skip.div_ceil(BLOCK);
-        for (block, sum) in entry.sums.iter().enumerate().skip(first as usize) {
+        let first = done.max(sums.skip.div_ceil(BLOCK) as usize);
+        for (block, sum) in entry.sums.iter().enumerate().skip(first) {
             let start = block as u64 * BLOCK;
             let end = (start + BLOCK).min(entry.bytes);
             let (from, to) = ((start - sums.skip) as usize, (end - sums.skip) as usize);
-            let Some(bytes) = arrived.get(from..to) else { break };
+            let Some(bytes) = arrived.get(from..to) else { return Ok(block) };
             if xxh3_64(bytes) != *sum {
                 return Err(entry.at + start);
             }
         }
-        Ok(())
+        Ok(entry.sums.len())
     }
 
     /// Reads blocks and holds them against their checksums.

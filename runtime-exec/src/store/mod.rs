@@ -268,7 +268,7 @@ impl Store {
                 rest.apply(buffer, &mut to[at as usize..][..length as usize], &mut near);
             }
         }
-        self.check(source, to)
+        self.check(source, to, 0).map(|_| ())
     }
 
     /// What became of a read that did not bring what it should have: `needed` bytes of the file's.
@@ -288,11 +288,11 @@ impl Store {
         StoreError::Io { path: self.files[source.file].path.clone(), source: error }
     }
 
-    /// Holds what arrived against its checksums.
-    pub fn check(&self, source: Source, arrived: &[u8]) -> Result<(), StoreError> {
-        let (Some(pack), Some(sums)) = (&self.pack, source.sums) else { return Ok(()) };
+    /// Holds what arrived against its checksums, as [`Pack::check`] does.
+    pub fn check(&self, source: Source, arrived: &[u8], done: usize) -> Result<usize, StoreError> {
+        let (Some(pack), Some(sums)) = (&self.pack, source.sums) else { return Ok(0) };
         let wrong = |at| StoreError::Checksum { path: self.files[source.file].path.clone(), at };
-        pack.check(sums, arrived).map_err(wrong)
+        pack.check(sums, arrived, done).map_err(wrong)
     }
 }
 

@@ -29,6 +29,14 @@ pub(crate) struct Piece {
 }
 
 impl Piece {
+    /// Where what it brings begins in the target, which has so many bytes.
+    pub fn starts(&self, all: u64) -> u64 {
+        match self.into {
+            Into::Place(at) => at,
+            Into::Bounce(rest) => rest.range(all).0,
+        }
+    }
+
     /// Bytes of the target that it brings.
     pub fn brings(&self) -> u64 {
         match self.into {
@@ -148,6 +156,13 @@ impl Tally {
 pub(crate) struct Cursor {
     row: u64,
     at: u64,
+}
+
+impl Cursor {
+    /// Bytes of the target that have been cut, where they are not rows.
+    pub fn at(&self) -> u64 {
+        self.at
+    }
 }
 
 /// A copy that is to be cut.

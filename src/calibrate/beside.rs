@@ -1,0 +1,84 @@
+//! What the disk and a thread that copies have left while the engine computes with all its threads, and the engine
+//! beside them: they share the cores.
+
+use super::compute::product;
+use super::disk::{Disk, way};
+use super::memory::Sides;
+use super::{Figure, Unit, a_second, rates, size, smallest_of_the_best};
+use crate::failure::Failure;
+use crate::measure::load_failure;
+use berth_ir::DType;
+use berth_runtime_exec::engine::ort::OrtEngine;
+use berth_runtime_exec::executor::occupied;
+use berth_runtime_exec::store::gauge::Took;
+use std::time::Duration;
+
+/// Rows and columns of a weight that no cache holds, and of one that many rows are multiplied with.
+const STREAMED: u64 = 4096;
+const WIDE: u64 = 2048;
+const ROWS: u64 = 128;
+/// For how long the engine is looked at alone.
+const ALONE: Duration = Duration::from_millis(100);
+
+/// What was measured.
+#[derive(Debug)]
+pub struct Beside {
+    /// Of the chunks that the disk was read by alone, the one to read by.
+    pub chunk: usize,
+    /// The rate with it.
+    pub rate: Figure,
+    /// At which a thread copies memory.
+    pub copying: Figure,
+    /// All figures.
+    pub figures: Vec<Figure>,
+}
+
+/// Measures them in so many rounds, copies by the chunk that is best alone, between blocks of so many bytes.
+pub fn beside(
+    disk: &mut Disk,
+    copied: u64,
+    bytes: u64,
+    engine: &mut OrtEngine,
+    rounds: usize,
+) -> Result<Beside, Failure> {
+    let ((row, _), (wide, operations)) = (product(DType::F32, 1, STREAMED), product(DType::F32, ROWS, WIDE));
+    let weight = STREAMED * STREAMED * 4;
+    let chunks: Vec<u64> = disk.chunks().collect();
+    let mut sides = Sides::new(bytes);
+    let mut seen: Vec<Vec<Took>> = vec![Vec::new(); chunks.len()];
+    let (mut alone, mut reading, mut copying) = (Vec::new(), Vec::new(), Vec::new());
+    for turn in 0..rounds as u64 {
+        let sleeping = || std::thread::sleep(ALONE);
+        alone.push(a_second(weight, occupied(engine, &row, sleeping).map_err(load_failure)?.0));
+        let all = || chunks.iter().map(|chunk| disk.read(way(*chunk), turn)).collect::<Result<Vec<Took>, Failure>>();
+        let (nanos, took) = occupied(engine, &row, all).map_err(load_failure)?;
+        reading.push(a_second(weight, nanos));
+        seen.iter_mut().zip(took?).for_each(|(seen, took)| seen.push(took));
+        copying.push(occupied(engine, &row, || sides.copy(copied as usize)).map_err(load_failure)?.1);
+    }
+    let figures = chunks.iter().zip(&seen).map(|(chunk, seen)| {
+        Figure::new(format!("disk while the engine computes, {} at a time", size(*chunk)), Unit::Bytes, rates(seen))
+    });
+    let mut figures: Vec<Figure> = figures.collect();
+    let chunk = smallest_of_the_best(&figures.iter().map(|figure| figure.median).collect::<Vec<_>>());
+    let rate = figures[chunk].clone();
+    let (mut wide_alone, mut wide_reading) = (Vec::new(), Vec::new());
+    for turn in 0..rounds as u64 {
+        let sleeping = || std::thread::sleep(ALONE);
+        wide_alone.push(a_second(operations, occupied(engine, &wide, sleeping).map_err(load_failure)?.0));
+        let (nanos, took) = occupied(engine, &wide, || disk.read(way(chunks[chunk]), turn)).map_err(load_failure)?;
+        wide_reading.push(a_second(operations, nanos));
+        took?;
+    }
+    let copying = Figure::new("copy in memory while the engine computes", Unit::Bytes, copying);
+    let streamed = format!("MatMul 1x{STREAMED}x{STREAMED} f32, its weight");
+    let many = format!("MatMul {ROWS}x{WIDE}x{WIDE} f32");
+    figures.extend([
+        copying.clone(),
+        Figure::new(streamed.clone(), Unit::Bytes, alone),
+        Figure::new(format!("{streamed} while the disk is read"), Unit::Bytes, reading),
+        Figure::new(format!("{many}, over and over"), Unit::Operations, wide_alone),
+        Figure::new(format!("{many} while the disk is read"), Unit::Operations, wide_reading),
+    ]);
+    Ok(Beside { chunk, rate, copying, figures })
+}

@@ -125,6 +125,11 @@ impl Made {
         Made { world, meaning, bound: Vec::new(), kept: Vec::new(), stop: Arc::default(), executor }
     }
 
+    /// Whether it keeps anything.
+    pub fn keeps(&self) -> bool {
+        self.kept.iter().any(Option::is_some)
+    }
+
     /// What is kept must be as it was left.
     fn check(&self, kept: &Kept, when: &str) {
         if !kept.is_whole() {

@@ -428,3 +428,20 @@ fn what_is_kept_needs_its_room_beside_berths_of_no_bytes() {
     }
     assert!(plan(&keeps(256), &machine(true, &[("device", 512), ("dram", 0)]), Mode::Loop).is_ok());
 }
+
+/// Two weights that take turns eight times bring more bytes a step than 64 bits hold, which is no reason to fail.
+#[test]
+fn what_streams_may_be_more_than_64_bits_hold() {
+    let task = |n: usize| {
+        let (weights, results) = (vec![n % 2], vec![1]);
+        Seed { weights, values: vec![], results, workspace: 0, cost: 1, cores: None }
+    };
+    let all = lifetimes(&(vec![1 << 61; 2], vec![], (0..16).map(task).collect()));
+    let mut target = machine(true, &[("dram", 0)]);
+    for tier in &mut target.tiers {
+        tier.capacity = Bytes(if tier.files { 1 << 63 } else { (1 << 61) + (1 << 20) });
+    }
+    let made = plan(&all, &target, Mode::Loop).expect("one of them has room");
+    assert_eq!(made.streamed, u64::MAX);
+    assert!(verify(&target, made.program, None).is_ok());
+}

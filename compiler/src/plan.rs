@@ -148,9 +148,8 @@ fn summary(site: &Site, tried: Tried) -> Plan {
     let program = with_facts(site.machine.target, program);
     let weight = |s: &&Stay| s.arrives != Arrival::Scratch && lifetimes.tensor(s.tensor).kind == Kind::Weight;
     // What comes again and again may sum up to more than 64 bits hold.
-    let bytes = |keep: &dyn Fn(&&Stay) -> bool| {
-        stays.iter().filter(|s| keep(s)).map(|s| s.bytes).fold(0, u64::saturating_add)
-    };
+    let bytes =
+        |keep: &dyn Fn(&&Stay) -> bool| stays.iter().filter(|s| keep(s)).map(|s| s.bytes).fold(0, u64::saturating_add);
     let device = |s: &&Stay| s.level == Level::Device;
     // What comes back from where only copies use it was put there by the device.
     let returns = |s: &&Stay| match s.arrives {

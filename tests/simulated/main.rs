@@ -400,7 +400,7 @@ fn seed(seed: u64, folder: &Path, tally: &mut Tally) -> (u64, Vec<String>) {
         wrong.push(format!("the runs took {grown} bytes, {} allowed", case.cap() + case.loading));
     }
     // Engines live on, or go with it.
-    let engines = executor.filter(|_| seed % 2 == 0).and_then(Executor::into_engines).unwrap_or_default();
+    let engines = executor.filter(|_| seed.is_multiple_of(2)).and_then(Executor::into_engines).unwrap_or_default();
     if engines.iter().any(Made::keeps) {
         wrong.push("an engine is given back with weights that it keeps".into());
         // They are gone: it may not look.

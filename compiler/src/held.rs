@@ -32,12 +32,27 @@ pub fn reserved(lifetimes: &Lifetimes, target: &Target) -> u64 {
     bytes(lifetimes, target).saturating_add(loading)
 }
 
+/// What the device must have for so many bytes of berths, all that is held, and room to load it.
+pub fn with_berths(bytes: u64, lifetimes: &Lifetimes, target: &Target) -> u64 {
+    if nothing(lifetimes) {
+        return bytes;
+    }
+    // What is held starts on a grain behind the berths.
+    let berths = bytes.checked_next_multiple_of(grain(target)).unwrap_or(u64::MAX);
+    berths.saturating_add(reserved(lifetimes, target))
+}
+
+/// Whether no engine keeps anything: even weights of no bytes have their place.
+fn nothing(lifetimes: &Lifetimes) -> bool {
+    lifetimes.tasks.iter().all(|task| task.held.is_none())
+}
+
 /// The target with what is left of it for berths; nothing where nothing is held.
 pub fn beside(lifetimes: &Lifetimes, target: &Target) -> Option<Target> {
-    let reserved = reserved(lifetimes, target);
-    if reserved == 0 {
+    if nothing(lifetimes) {
         return None;
     }
+    let reserved = reserved(lifetimes, target);
     let (device, grain) = (target.device().to_owned(), grain(target));
     let mut beside = target.clone();
     for tier in beside.tiers.iter_mut().filter(|tier| tier.name == device) {

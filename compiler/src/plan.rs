@@ -67,7 +67,18 @@ pub enum PlanError {
 /// Makes the best program found for a target, beside what engines keep for tasks.
 pub fn plan(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Plan, PlanError> {
     let Some(beside) = held::beside(lifetimes, target) else { return planned(lifetimes, target, mode) };
-    let plan = planned(lifetimes, &beside, mode)?;
+    let (tier, room) = (target.device(), target.tier(target.device()).map_or(0, |tier| tier.room().0));
+    let no_room = |least| PlanError::NoRoom(Box::new(NoRoom { tier: tier.to_owned(), room, least }));
+    let plan = planned(lifetimes, &beside, mode).map_err(|error| match error {
+        PlanError::NoRoom(beside) => {
+            no_room(Least { bytes: held::with_berths(beside.least.bytes, lifetimes, target), ..beside.least })
+        }
+        other => other,
+    })?;
+    // Berths of no bytes have room where nothing else has.
+    if held::reserved(lifetimes, target) > room {
+        return Err(no_room(extremes(lifetimes, target)?.0));
+    }
     let program = held::placed(plan.program, lifetimes, target);
     Ok(Plan { held: held::bytes(lifetimes, target), program, ..plan })
 }
@@ -116,21 +127,13 @@ pub(crate) fn plan_stays(lifetimes: &Lifetimes, target: &Target, mode: Mode, sta
 /// The least capacity of the device, and the capacity at which everything stays.
 pub fn extremes(lifetimes: &Lifetimes, target: &Target) -> Result<(Least, u64), PlanError> {
     let beside = held::beside(lifetimes, target);
-    let reserved = held::reserved(lifetimes, target);
     let site = Site::new(lifetimes, beside.as_ref().unwrap_or(target), Mode::Loop)?;
     let mut all = Choice::least(lifetimes);
     all.pinned = site.weights();
     let full = site.place(stays(lifetimes, &site.machine, &all), 0).map_or(u64::MAX, |p| p.device.height);
-    // Whole alignments: what is held starts on one behind the berths.
-    let (least, grain) = (site.least(), held::grain(target));
-    let beside = |bytes: u64| {
-        if reserved == 0 {
-            bytes
-        } else {
-            bytes.checked_next_multiple_of(grain).map_or(u64::MAX, |b| b.saturating_add(reserved))
-        }
-    };
-    Ok((Least { bytes: beside(least.bytes), ..least }, beside(full)))
+    let least = site.least();
+    let with_held = |bytes: u64| held::with_berths(bytes, lifetimes, target);
+    Ok((Least { bytes: with_held(least.bytes), ..least }, with_held(full)))
 }
 
 pub(crate) fn steps(mode: Mode) -> usize {
@@ -145,7 +148,9 @@ fn summary(site: &Site, tried: Tried) -> Plan {
     let program = site.emitter(&tried.choice.host, &tried.placed).program(site.mode);
     let program = with_facts(site.machine.target, program);
     let weight = |s: &&Stay| s.arrives != Arrival::Scratch && lifetimes.tensor(s.tensor).kind == Kind::Weight;
-    let bytes = |keep: &dyn Fn(&&Stay) -> bool| stays.iter().filter(|s| keep(s)).map(|s| s.bytes).sum();
+    // What comes again and again may sum up to more than 64 bits hold.
+    let bytes =
+        |keep: &dyn Fn(&&Stay) -> bool| stays.iter().filter(|s| keep(s)).map(|s| s.bytes).fold(0, u64::saturating_add);
     let device = |s: &&Stay| s.level == Level::Device;
     // What comes back from where only copies use it was put there by the device.
     let returns = |s: &&Stay| match s.arrives {

@@ -420,3 +420,49 @@ fn what_streams_from_files_lies_at_sectors() {
         }
     }
 }
+
+/// One task that has weights of so many bytes kept, and writes an output of none.
+fn keeps(bytes: u64) -> Lifetimes {
+    let seed = Seed { weights: vec![0], values: vec![], results: vec![0], workspace: 0, cost: 1, cores: None };
+    let mut all = lifetimes(&(vec![bytes], vec![], vec![seed]));
+    let weights = std::mem::take(&mut all.tasks[0].reads);
+    all.tasks[0].held = Some(Held { weights, bytes, loading: bytes });
+    all
+}
+
+/// What is kept is in the program even if it has no bytes.
+#[test]
+fn weights_of_no_bytes_are_kept() {
+    let target = machine(true, &[("device", 64), ("dram", 0)]);
+    let made = plan(&keeps(0), &target, Mode::Loop).expect("it has room");
+    assert!(verify(&target, made.program.clone(), None).is_ok());
+    assert!(made.program.tasks[0].held.is_some());
+}
+
+/// Berths of no bytes fit anywhere; what is kept beside them does not, and the words count all that is needed.
+#[test]
+fn what_is_kept_needs_its_room_beside_berths_of_no_bytes() {
+    for bytes in [64, 100, 383] {
+        let refused = plan(&keeps(256), &machine(true, &[("device", bytes), ("dram", 0)]), Mode::Loop);
+        let Err(PlanError::NoRoom(room)) = refused else { panic!("{bytes} bytes are not enough") };
+        assert_eq!((room.room, room.least.bytes), (bytes, 512));
+    }
+    assert!(plan(&keeps(256), &machine(true, &[("device", 512), ("dram", 0)]), Mode::Loop).is_ok());
+}
+
+/// Two weights that take turns eight times bring more bytes a step than 64 bits hold, which is no reason to fail.
+#[test]
+fn what_streams_may_be_more_than_64_bits_hold() {
+    let task = |n: usize| {
+        let (weights, results) = (vec![n % 2], vec![1]);
+        Seed { weights, values: vec![], results, workspace: 0, cost: 1, cores: None }
+    };
+    let all = lifetimes(&(vec![1 << 61; 2], vec![], (0..16).map(task).collect()));
+    let mut target = machine(true, &[("dram", 0)]);
+    for tier in &mut target.tiers {
+        tier.capacity = Bytes(if tier.files { 1 << 63 } else { (1 << 61) + (1 << 20) });
+    }
+    let made = plan(&all, &target, Mode::Loop).expect("one of them has room");
+    assert_eq!(made.streamed, u64::MAX);
+    assert!(verify(&target, made.program, None).is_ok());
+}

@@ -13,7 +13,7 @@ use berth_ir::units::Nanos;
 use berth_ir::verify::{ModelFacts, OpFact, TensorFact, facts, verify, violations};
 use berth_ir::{Expr, Target};
 use common::program;
-use make::{Layer, Shape, State, Weight, machine, make};
+use make::{Layer, Shape, State, Weight, keep_weights, machine, make};
 
 /// Three layers: a weight that stays, one in part, one streamed in two pieces; a state that travels; scratch.
 fn made() -> (Target, Program) {
@@ -192,6 +192,41 @@ fn seldom_corners_are_refused_by_their_rule_or_are_right() {
     ];
     for (what, rule, edit) in cases {
         let (target, program) = made();
+        let rules = broken(&target, program, edit);
+        match rule {
+            Some(rule) => assert!(rules.contains(rule), "{what}: breaks {rules:?}, not {rule}"),
+            None => assert!(rules.is_empty(), "{what}: breaks {rules:?}"),
+        }
+    }
+}
+
+#[test]
+fn seldom_corners_of_what_engines_keep() {
+    fn held(p: &mut Program, task: usize) -> &mut Held {
+        p.tasks[task].held.as_mut().unwrap()
+    }
+    let cases: &[(&str, Option<u8>, &dyn Fn(&mut Program))] = &[
+        ("nothing", None, &|_| {}),
+        ("a weight that is nowhere", Some(19), &|p| tensor(p, "kept 0.0").home = None),
+        ("a weight that grows", Some(19), &|p| {
+            p.header.dims.insert("n".into(), DimRange { low: 1, high: 2 });
+            tensor(p, "kept 0.0").bytes = Expr::dim("n") * Expr::constant(64);
+        }),
+        ("another matrix", Some(19), &|p| home(p, "kept 0.0").transposed = Some(Transposed { rows: 4, ..MATRIX })),
+        ("all addresses that there are", Some(19), &|p| {
+            p.arenas.iter_mut().for_each(|arena| arena.bytes = u64::MAX);
+            held(p, 0).bytes = u64::MAX - held(p, 0).offset;
+        }),
+        ("what is kept for another task", Some(19), &|p| held(p, 2).offset = held(p, 0).offset + 64),
+        ("the same, of no bytes", None, &|p| (held(p, 2).offset, held(p, 2).bytes) = (held(p, 0).offset + 64, 0)),
+        ("arenas in another order", None, &|p| p.arenas.reverse()),
+        ("a part of a tensor that is none", Some(2), &|p| {
+            p.berths.iter_mut().filter_map(|b| b.part.as_mut()).for_each(|part| part.1 = part.0);
+        }),
+    ];
+    for (what, rule, edit) in cases {
+        let (target, mut program) = made();
+        keep_weights(&mut program);
         let rules = broken(&target, program, edit);
         match rule {
             Some(rule) => assert!(rules.contains(rule), "{what}: breaks {rules:?}, not {rule}"),

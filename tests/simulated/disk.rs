@@ -1,13 +1,14 @@
 //! A queue of reads in a world: each ends at a time of its own, with what the plan says; while it is under way, its bytes are
-//! poison.
+//! poison. And what is read at once while a program is loaded.
 
 #![allow(unsafe_code, reason = "writes what is read to where the executor wants it, as a disk would")]
 
 use crate::meaning::file;
 use crate::plan::Blow;
 use crate::watch::POISON;
-use crate::world::World;
-use berth_runtime_exec::store::queue::{Ended, Nudge, Queue, Read};
+use crate::world::{State, World};
+use berth_runtime_exec::store::queue::{self, Ended, Nudge, Queue, Read};
+use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -65,6 +66,59 @@ unsafe fn place<'a>(read: &Read) -> &'a mut [u8] {
     unsafe { std::slice::from_raw_parts_mut(read.to, read.bytes) }
 }
 
+/// What the so many-th read brings, after so many in a row that brought less than all.
+fn brought(state: &mut State, number: u64, shorts: &mut usize, at: u64, to: &mut [u8]) -> io::Result<usize> {
+    if !state.calm {
+        match state.plan.disk {
+            Some((n, Blow::Fails)) if n == number => {
+                state.counts.blows += 1;
+                return Err(io::Error::from_raw_os_error(5));
+            }
+            Some((n, Blow::Dry)) if n <= number => {
+                state.counts.blows += 1;
+                return Ok(0);
+            }
+            _ => {}
+        }
+        // Not so often that the executor would take the file for cut off.
+        if state.plan.short && state.dice.below(2) == 0 && *shorts < 3 {
+            state.counts.short += 1;
+            *shorts += 1;
+            match state.dice.below(6) {
+                0 => return Err(io::ErrorKind::Interrupted.into()),
+                1 => return Err(io::ErrorKind::WouldBlock.into()),
+                2 => return Ok(0),
+                _ => {
+                    let got = 1 + state.dice.below(to.len());
+                    file(at, &mut to[..got]);
+                    return Ok(got);
+                }
+            }
+        }
+    }
+    file(at, to);
+    *shorts = 0;
+    Ok(to.len())
+}
+
+/// What weights that engines keep are read with, at once, while a program is loaded.
+#[derive(Debug)]
+pub struct Drive {
+    pub world: World,
+    /// Reads in a row that brought less than all.
+    pub shorts: Mutex<usize>,
+}
+
+impl queue::Disk for Drive {
+    fn read_at(&self, _: &File, at: u64, to: &mut [u8]) -> io::Result<usize> {
+        let mut state = self.world.state();
+        let number = state.reads;
+        state.reads += 1;
+        let mut shorts = self.shorts.lock().unwrap_or_else(PoisonError::into_inner);
+        brought(&mut state, number, &mut shorts, at, to)
+    }
+}
+
 impl Disk {
     pub fn new(world: World, depth: usize) -> Disk {
         let bell = Arc::new(Bell { world: world.clone(), rung: Mutex::default() });
@@ -73,41 +127,9 @@ impl Disk {
 
     /// What a read that ends comes to.
     fn land(&mut self, flight: Flight) -> io::Result<usize> {
-        let Flight { read, number, .. } = flight;
         // SAFETY: it has not ended yet.
-        let to = unsafe { place(&read) };
-        let mut state = self.world.state();
-        if !state.calm {
-            match state.plan.disk {
-                Some((n, Blow::Fails)) if n == number => {
-                    state.counts.blows += 1;
-                    return Err(io::Error::from_raw_os_error(5));
-                }
-                Some((n, Blow::Dry)) if n <= number => {
-                    state.counts.blows += 1;
-                    return Ok(0);
-                }
-                _ => {}
-            }
-            // Not so often that the executor would take the file for cut off.
-            if state.plan.short && state.dice.below(2) == 0 && self.shorts < 3 {
-                state.counts.short += 1;
-                self.shorts += 1;
-                match state.dice.below(6) {
-                    0 => return Err(io::ErrorKind::Interrupted.into()),
-                    1 => return Err(io::ErrorKind::WouldBlock.into()),
-                    2 => return Ok(0),
-                    _ => {
-                        let got = 1 + state.dice.below(read.bytes);
-                        file(read.at, &mut to[..got]);
-                        return Ok(got);
-                    }
-                }
-            }
-        }
-        file(read.at, to);
-        self.shorts = 0;
-        Ok(read.bytes)
+        let to = unsafe { place(&flight.read) };
+        brought(&mut self.world.state(), flight.number, &mut self.shorts, flight.read.at, to)
     }
 
     fn wait_until(&self, end: u64) {

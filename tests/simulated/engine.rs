@@ -1,4 +1,5 @@
-//! Engines and a caller of a world. What they find is held against what the program means, when they begin and when they end.
+//! Engines and a caller of a world. What they find is held against what the program means, when they begin and when they end;
+//! what an engine keeps, as long as it keeps it.
 
 #![allow(unsafe_code, reason = "an engine reads and writes where it is bound")]
 
@@ -10,13 +11,13 @@ use berth_ir::DType;
 use berth_ir::expr::Binding;
 use berth_ir::program::Program;
 use berth_runtime_exec::engine::{
-    BindingId, Engine, EngineError, Measured, Port, SessionId, StopFlag, Stopper, TaskCode,
+    BindingId, Engine, EngineError, Keeping, Measured, Port, SessionId, StopFlag, Stopper, TaskCode,
 };
 use berth_runtime_exec::executor::{Caller, Operand, TaskPorts};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// What an engine is given for each task: its number for a name.
+/// What an engine is given for each task: its number for a name, and as its model the places of weights in their block.
 pub fn ports(program: &Program) -> Vec<TaskPorts> {
     let size = |name: &str| {
         let tensor = program.tensors.iter().find(|t| t.name == name).expect("a tensor");
@@ -32,9 +33,19 @@ pub fn ports(program: &Program) -> Vec<TaskPorts> {
         };
         let operands = |reads: bool| of(reads).map(|(n, _)| Operand::Access(n)).collect();
         let (inputs, outputs) = (of(true).map(port).collect(), of(false).map(port).collect());
-        let code =
-            TaskCode { name: n.to_string(), model: bytes::Bytes::from_static(b"made"), inputs, outputs, kept: 0 };
-        TaskPorts { code, inputs: operands(true), outputs: operands(false), kept: Vec::new(), open: None }
+        // The last weight first, and something between them.
+        let mut bytes = 0;
+        let held = task.held.iter().flat_map(|held| held.weights.iter().rev());
+        let kept = held.map(|name| {
+            let from = bytes;
+            bytes += size(name) + 64;
+            (name.clone(), from)
+        });
+        let kept: Vec<(String, u64)> = kept.collect();
+        let places = kept.iter().rev().flat_map(|(name, from)| [*from, size(name)]);
+        let model = places.flat_map(u64::to_le_bytes).collect::<Vec<u8>>().into();
+        let code = TaskCode { name: n.to_string(), model, inputs, outputs, kept: bytes };
+        TaskPorts { code, inputs: operands(true), outputs: operands(false), kept, open: None }
     });
     each.collect()
 }
@@ -59,6 +70,31 @@ struct Bound {
     task: usize,
     inputs: Vec<Range>,
     outputs: Vec<Range>,
+    /// Which of what is kept it runs with.
+    kept: Option<usize>,
+}
+
+/// What is kept for a task: the weights, and where there is something that follows from them.
+struct Kept {
+    task: usize,
+    weights: Vec<u64>,
+    room: Range,
+}
+
+impl Kept {
+    /// Writes what follows from the weights.
+    fn pack(&self) {
+        // SAFETY: the room is the engine's, as whoever had it keep them promised.
+        fill(seed(self.task, 7, &self.weights), unsafe { at(self.room) });
+    }
+
+    /// Whether it is as it was left.
+    fn is_whole(&self) -> bool {
+        let mut packed = vec![0; self.room.1];
+        fill(seed(self.task, 7, &self.weights), &mut packed);
+        // SAFETY: as above.
+        packed == unsafe { at(self.room) }
+    }
 }
 
 /// An engine.
@@ -66,6 +102,8 @@ pub struct Made {
     world: World,
     meaning: Arc<Meaning>,
     bound: Vec<Bound>,
+    /// By session, but the first: nothing once it is forgotten.
+    kept: Vec<Option<Kept>>,
     stop: Arc<Flag>,
     executor: u64,
 }
@@ -83,7 +121,24 @@ impl StopFlag for Flag {
 impl Made {
     pub fn new(world: &World, meaning: &Arc<Meaning>) -> Made {
         let executor = world.state().watch.executor;
-        Made { world: world.clone(), meaning: meaning.clone(), bound: Vec::new(), stop: Arc::default(), executor }
+        let (world, meaning) = (world.clone(), meaning.clone());
+        Made { world, meaning, bound: Vec::new(), kept: Vec::new(), stop: Arc::default(), executor }
+    }
+
+    /// Whether it keeps anything.
+    pub fn keeps(&self) -> bool {
+        self.kept.iter().any(Option::is_some)
+    }
+
+    /// What is kept must be as it was left.
+    fn check(&self, kept: &Kept, when: &str) {
+        if !kept.is_whole() {
+            self.world.wrong(format!("somebody wrote to what is kept for task {} {when}", kept.task));
+        }
+    }
+
+    fn kept(&self, bound: &Bound) -> Option<&Kept> {
+        self.kept[bound.kept?].as_ref()
     }
 
     fn asked(&self) -> bool {
@@ -101,21 +156,23 @@ impl Made {
         self.world.wait(takes);
     }
 
+    /// What befalls the engine this time.
+    fn ill(&self) -> Option<Ill> {
+        let mut state = self.world.state();
+        let number = state.runs;
+        state.runs += 1;
+        let ill = state.plan.engine.filter(|(n, _)| *n == number && !state.calm);
+        state.counts.ills += u64::from(ill.is_some());
+        ill.map(|(_, ill)| ill)
+    }
+
     /// What this run of a task comes to before it has written anything.
     fn fate(&self, name: &str) -> Result<(), EngineError> {
         let task = || name.to_owned();
         if self.stop.0.swap(false, Ordering::SeqCst) {
             return Err(EngineError::Stopped { task: task() });
         }
-        let ill = {
-            let mut state = self.world.state();
-            let number = state.runs;
-            state.runs += 1;
-            let ill = state.plan.engine.filter(|(n, _)| *n == number && !state.calm);
-            state.counts.ills += u64::from(ill.is_some());
-            ill
-        };
-        match ill.map(|(_, ill)| ill) {
+        match self.ill() {
             None => Ok(()),
             Some(Ill::Fails) => Err(EngineError::Engine { task: task(), step: "run it", status: "ill".into() }),
             Some(Ill::Spills) => {
@@ -139,6 +196,42 @@ impl Engine for Made {
         Ok(SessionId::new(0))
     }
 
+    unsafe fn keep(
+        &mut self,
+        code: &TaskCode,
+        weights: &[u8],
+        room: Option<(*mut u8, usize)>,
+    ) -> Result<Keeping, EngineError> {
+        let (task, room) = (code.name.parse().expect("a number"), room.expect("a room"));
+        let words: Vec<u64> =
+            code.model.chunks(8).map(|word| u64::from_le_bytes(word.try_into().expect("words"))).collect();
+        let weights = words.chunks(2).map(|place| print(&weights[place[0] as usize..][..place[1] as usize])).collect();
+        let kept = Kept { task, weights, room: (room.0.expose_provenance(), room.1) };
+        if self.meaning.kept[&task] != kept.weights {
+            self.world.wrong(format!("task {task} is given other weights to keep"));
+        }
+        let noted = self.world.state().watch.keep(kept.room.0, kept.room.1 as u64);
+        noted.unwrap_or_else(|problem| self.world.wrong(problem));
+        kept.pack();
+        let name = || code.name.clone();
+        match self.ill() {
+            Some(Ill::Fails) => {
+                return Err(EngineError::Engine { task: name(), step: "make a session", status: "ill".into() });
+            }
+            Some(_) => return Err(EngineError::Room { task: name(), needed_bytes: 2, planned_bytes: 1 }),
+            None => self.world.state().counts.kept += 1,
+        }
+        self.kept.push(Some(kept));
+        Ok(Keeping { session: SessionId::new(self.kept.len() as u32), bytes: room.1 as u64, loading: 0 })
+    }
+
+    fn forget(&mut self, session: SessionId) {
+        match self.kept[session.place() as usize - 1].take() {
+            Some(kept) => self.check(&kept, "before it is forgotten"),
+            None => self.world.wrong("what is kept is forgotten twice"),
+        }
+    }
+
     fn measure(
         &mut self,
         _: SessionId,
@@ -152,7 +245,7 @@ impl Engine for Made {
 
     unsafe fn bind(
         &mut self,
-        _: SessionId,
+        session: SessionId,
         code: &TaskCode,
         inputs: &[*mut u8],
         outputs: &[*mut u8],
@@ -162,7 +255,8 @@ impl Engine for Made {
             addresses.iter().map(|address| address.expose_provenance()).zip(sizes).collect()
         };
         let (inputs, outputs) = (ranges(&code.inputs, inputs), ranges(&code.outputs, outputs));
-        self.bound.push(Bound { task: code.name.parse().expect("a number"), inputs, outputs });
+        let kept = (session.place() as usize).checked_sub(1);
+        self.bound.push(Bound { task: code.name.parse().expect("a number"), inputs, outputs, kept });
         Ok(BindingId::new(self.bound.len() as u32 - 1))
     }
 
@@ -187,7 +281,10 @@ impl Engine for Made {
         };
         self.world.pass();
         // SAFETY: operands are valid and this task's while it runs, as the caller promises.
-        let prints = || bound.inputs.iter().map(|range| print(unsafe { at(*range) })).collect::<Vec<u64>>();
+        let inputs = || bound.inputs.iter().map(|range| print(unsafe { at(*range) }));
+        let kept = self.kept(bound);
+        let prints = || inputs().chain(kept.iter().flat_map(|kept| kept.weights.iter().copied())).collect::<Vec<u64>>();
+        kept.into_iter().for_each(|kept| self.check(kept, "before it runs"));
         let reads = prints();
         let said = &self.meaning.reads[&(step, bound.task)];
         if let Some(n) = reads.iter().zip(said).position(|(found, said)| found != said) {
@@ -212,6 +309,7 @@ impl Engine for Made {
         if prints() != reads {
             self.world.wrong(format!("somebody wrote to what task {name} reads in step {step}"));
         }
+        kept.into_iter().for_each(|kept| self.check(kept, "while it runs"));
         for (n, range) in bound.outputs.iter().enumerate() {
             // SAFETY: as above.
             fill(seed(bound.task, n, &reads), unsafe { at(*range) });
@@ -226,6 +324,13 @@ impl Engine for Made {
 
     fn stopper(&self) -> Stopper {
         Stopper::new(self.stop.clone())
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        // It may have been given up: what it keeps is there as long as it is.
+        self.kept.iter().flatten().for_each(|kept| self.check(kept, "before its engine goes"));
     }
 }
 

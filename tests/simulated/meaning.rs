@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 /// What must be seen in a run.
 #[derive(Debug, Default)]
 pub struct Meaning {
-    /// By step and task: what stands for the bytes of each access that reads.
+    /// By step and task: what stands for the bytes of each access that reads, then of each weight that is kept for it.
     pub reads: BTreeMap<(usize, usize), Vec<u64>>,
+    /// By task: what stands for the weights that are kept for it.
+    pub kept: BTreeMap<usize, Vec<u64>>,
     /// By step and tensor: the bytes of an output.
     pub outputs: BTreeMap<(usize, String), Vec<u8>>,
 }
@@ -98,6 +100,10 @@ pub fn meaning(program: &Program, steps: usize) -> Meaning {
     for (value, tensor) in values.iter_mut().zip(&program.tensors).filter(|(_, tensor)| tensor.kind == Kind::Weight) {
         *value = weight(tensor.home.as_ref().expect("a home"), value.len());
     }
+    for (n, held) in program.tasks.iter().enumerate().filter_map(|(n, task)| Some((n, task.held.as_ref()?))) {
+        let prints = held.weights.iter().map(|weight| print(&values[names[weight.as_str()]]));
+        meaning.kept.insert(n, prints.collect());
+    }
     for step in 0..=steps {
         let code = if step == 0 { &program.prologue } else { &program.bodies[0].code };
         for instruction in code {
@@ -113,7 +119,8 @@ pub fn meaning(program: &Program, steps: usize) -> Meaning {
             }
             let place = |access: &Access| names[access.tensor()];
             let reads = task.accesses.iter().filter(|access| access.reads());
-            let reads: Vec<u64> = reads.map(|access| print(&values[place(access)])).collect();
+            let mut reads: Vec<u64> = reads.map(|access| print(&values[place(access)])).collect();
+            reads.extend(meaning.kept.get(&n).into_iter().flatten());
             for (result, access) in task.accesses.iter().filter(|access| access.writes()).enumerate() {
                 fill(seed(n, result, &reads), &mut values[place(access)]);
             }

@@ -85,6 +85,17 @@ impl Plan {
         plan
     }
 
+    /// One for loading weights that engines keep: so many reads, more or less, for so many tasks.
+    pub fn loading(dice: &mut Rng, reads: u64, tasks: u64) -> Plan {
+        let mut plan = Plan { short: dice.below(2) == 0, ..Plan::default() };
+        match dice.below(4) {
+            0 => plan.disk = Some((dice.next() % reads.max(1), [Blow::Fails, Blow::Dry][dice.below(2)])),
+            1 => plan.engine = Some((dice.next() % tasks.max(1), [Ill::Fails, Ill::Spills][dice.below(2)])),
+            _ => {}
+        }
+        plan
+    }
+
     /// Whether something never comes back by itself, so that only the limit ends the run.
     pub fn holds(&self) -> bool {
         matches!(self.disk, Some((_, Blow::Stuck))) || matches!(self.engine, Some((_, Ill::Waits | Ill::Deaf)))
@@ -108,6 +119,9 @@ pub struct Counts {
     pub called_off: u64,
     pub stopped_late: u64,
     pub lost: u64,
+    /// Tasks whose weights were given to an engine to keep, and loads that were refused for what went wrong.
+    pub kept: u64,
+    pub refused: u64,
 }
 
 impl Counts {
@@ -121,5 +135,7 @@ impl Counts {
         self.called_off += other.called_off;
         self.stopped_late += other.stopped_late;
         self.lost += other.lost;
+        self.kept += other.kept;
+        self.refused += other.refused;
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::device::Rng;
 use crate::made::planned;
-use crate::make::{machine, make};
+use crate::make::{keep_weights, machine, make};
 use crate::shapes::shape;
 use berth_ir::program::{After, Class, Extent, Instruction, Program};
 use berth_ir::units::Bytes;
@@ -14,16 +14,21 @@ pub const FILE: &str = "w.bin";
 /// Its bytes: none of them is on the disk.
 pub const FILE_BYTES: u64 = 1 << 30;
 
-/// A program, proved, and whether the compiler made it.
-pub fn program(dice: &mut Rng) -> (Verified<Program>, bool) {
+/// A program, proved, and whether the compiler made it. Where `keeps`, engines keep weights for some of its tasks, if it has
+/// any that could.
+pub fn program(dice: &mut Rng, keeps: bool) -> (Verified<Program>, bool) {
     loop {
         let compiled = dice.below(2) == 0;
         let made = if compiled {
-            planned(dice, false)
+            planned(dice, keeps)
         } else {
             let mut shape = shape(dice);
             shape.second_body = false;
-            Some((machine(), make(&shape)))
+            let mut program = make(&shape);
+            if keeps {
+                keep_weights(&mut program);
+            }
+            Some((machine(), program))
         };
         let Some((mut target, mut program)) = made else { continue };
         scale(&mut target, &mut program, [1, 1, 16, 80][dice.below(4)]);
@@ -45,7 +50,12 @@ fn scale(target: &mut Target, program: &mut Program, by: u64) {
         let bytes = tensor.bytes.as_constant().expect("a number") as u64;
         tensor.bytes = Expr::constant(bytes * by);
     }
-    program.tasks.iter_mut().for_each(|task| task.workspace *= by);
+    for task in &mut program.tasks {
+        task.workspace *= by;
+        if let Some(held) = &mut task.held {
+            (held.offset, held.bytes) = (held.offset * by, held.bytes * by);
+        }
+    }
     for berth in &mut program.berths {
         (berth.offset, berth.bytes) = (berth.offset * by, berth.bytes * by);
         berth.part = berth.part.map(|(from, to)| (from * by, to * by));

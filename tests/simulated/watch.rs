@@ -195,6 +195,8 @@ pub struct Watch {
     pub executor: u64,
     /// Address and bytes.
     arenas: Vec<(usize, u64)>,
+    /// What engines keep.
+    kept: Vec<Stretch>,
     /// By arena and cell: whether it is poison that nobody may have written over.
     clean: Vec<Vec<bool>>,
     /// By unit and place: the step that it is in; the last that it has ended in, counted from one.
@@ -217,6 +219,26 @@ impl Watch {
         self.clean.push(vec![true; (arena.bytes() / CELL) as usize]);
         let all = Stretch { arena: self.arenas.len() - 1, from: 0, to: arena.bytes() };
         self.bytes(all).fill(POISON);
+    }
+
+    /// Takes note of bytes, by their address, that an engine has from now on.
+    pub fn keep(&mut self, address: usize, bytes: u64) -> Result<(), String> {
+        let holds = |(start, all): &(usize, u64)| *start <= address && (address - start) as u64 + bytes <= *all;
+        let arena = self.arenas.iter().position(holds).ok_or("what an engine keeps lies in no arena")?;
+        let from = (address - self.arenas[arena].0) as u64;
+        let mut wrong = Vec::new();
+        self.meet(Stretch { arena, from, to: from + bytes }, false, "who keeps weights", &mut wrong);
+        self.kept.push(Stretch { arena, from, to: from + bytes });
+        wrong.pop().map_or(Ok(()), Err)
+    }
+
+    /// The bytes of an arena that no engine keeps.
+    fn shared(&self, arena: usize) -> Vec<Stretch> {
+        let mut left = vec![Stretch { arena, from: 0, to: self.arenas[arena].1 }];
+        for kept in &self.kept {
+            left = left.into_iter().flat_map(|stretch| without(stretch, *kept)).collect();
+        }
+        left
     }
 
     #[allow(clippy::mut_from_ref, reason = "arenas are the executor's")]
@@ -254,9 +276,8 @@ impl Watch {
 
     /// A run begins: nobody has touched anything since the last.
     pub fn run(&mut self, wrong: &mut Vec<String>) {
-        for arena in 0..self.arenas.len() {
-            let all = Stretch { arena, from: 0, to: self.arenas[arena].1 };
-            self.meet(all, true, "a run", wrong);
+        for stretch in (0..self.arenas.len()).flat_map(|arena| self.shared(arena)).collect::<Vec<_>>() {
+            self.meet(stretch, true, "a run", wrong);
         }
         self.active = self.rules.units.each_ref().map(|unit| vec![None; unit.len()]);
         self.last = self.rules.units.each_ref().map(|unit| vec![0; unit.len()]);
@@ -266,8 +287,8 @@ impl Watch {
 
     /// A run has ended, well or not: nobody touches anything any more. How many instances have ended, and what has not.
     pub fn end(&mut self) -> (usize, Vec<&str>) {
-        for arena in 0..self.arenas.len() {
-            self.poison(Stretch { arena, from: 0, to: self.arenas[arena].1 });
+        for stretch in (0..self.arenas.len()).flat_map(|arena| self.shared(arena)).collect::<Vec<_>>() {
+            self.poison(stretch);
         }
         let open = (0..2).flat_map(|unit| self.active[unit].iter().zip(&self.rules.units[unit]));
         (self.ended, open.filter(|(step, _)| step.is_some()).map(|(_, rule)| rule.name.as_str()).collect())

@@ -3,7 +3,7 @@
 //! Everything of the workspace is built in the release profile, once. Clippy and rustdoc share what they check of the dependencies with
 //! each other, and build scripts and macros with the tests, but no compiled code: that is their price.
 
-use crate::{Failure, cargo, demo, guided, oracle, test};
+use crate::{Failure, cargo, demo, deny, guided, oracle, test};
 use std::path::Path;
 
 /// Runs the command.
@@ -17,6 +17,7 @@ pub fn run(root: &Path, words: &[String]) -> Result<(), Failure> {
     cargo::run(root, &clippy, &[], "each warning above says what it wants")?;
     oracle::lint(root)?;
     guided::check(root)?;
+    deny::check(root)?;
     let doc = ["doc", "--workspace", "--no-deps", "--release"];
     cargo::run(root, &doc, &[("RUSTDOCFLAGS", "-D warnings")], "each warning above says what it wants")?;
     // The README's first command, then its second.

@@ -6,6 +6,7 @@
 mod cargo;
 mod ci;
 mod demo;
+mod deny;
 mod guided;
 mod oracle;
 mod setup;

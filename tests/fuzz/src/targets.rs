@@ -3,6 +3,7 @@
 use crate::choices::Choices;
 use crate::make;
 use berth::model::ready;
+use berth_compiler::hold::{hold, spread, stretches, units};
 use berth_compiler::import::{Cast, Model};
 use berth_compiler::lower::{LowerError, exactly, lower};
 use berth_compiler::plan::{Plan, PlanError, STEPS, extremes, plan};
@@ -224,6 +225,9 @@ pub fn compile(bytes: &[u8]) {
     let mut target = make::machine(c, held);
     assert_eq!(target.check(), Ok(()), "the generator makes targets that make sense");
     of_the_store(&mut lifetimes, &target);
+    if c.one_in(3) {
+        make::keep(c, &mut lifetimes);
+    }
     if least
         && let Ok((least, full)) = extremes(&lifetimes, &target)
         && least.bytes <= target.tier(target.device()).map_or(0, |t| t.capacity.0.saturating_sub(t.reserve.0))
@@ -261,9 +265,17 @@ pub fn compile_model(bytes: &[u8]) {
     let held = graph.values.iter().filter_map(|v| v.elements().as_constant()).fold(0, i128::saturating_add);
     let target = make::machine(c, u64::try_from(held).unwrap_or(0).saturating_mul(4));
     let Ok(ready) = ready(&graph, &exactly(&binding), &target) else { return };
-    let lifetimes = &ready.lowered.lifetimes;
+    // As it is, or with all weights kept that can be, or those of some stretches.
+    let (all, units) = (stretches(&ready.lowered), units(&ready.lowered));
+    let kept = match c.below(4) {
+        2 => all,
+        3 => spread(&units, 1 + c.below(units.len().max(1))),
+        _ => Vec::new(),
+    };
+    let lowered = hold(&ready.graph, &ready.lowered, &kept).expect("tasks that can be written alone can be as one");
+    let lifetimes = &lowered.lifetimes;
     assert_eq!(lifetime::parse(&lifetime::print(lifetimes)).as_ref(), Ok(lifetimes));
-    planned(lifetimes, &target, Some(&ready.lowered.facts), mode);
+    planned(lifetimes, &target, Some(&lowered.facts), mode);
 }
 
 /// Plans; nothing where it is refused. What is planned keeps to its memories, its forms and its timeline.

@@ -1,7 +1,7 @@
 //! Lifetimes: a few tasks over tensors of odd sizes, each value written before it is read.
 
 use crate::choices::Choices;
-use berth_ir::lifetime::{Lifetimes, Other, Task, Tensor, TensorId};
+use berth_ir::lifetime::{Held, Lifetimes, Other, Task, Tensor, TensorId};
 use berth_ir::program::{Filled, Home, Kind};
 use berth_ir::units::Nanos;
 use berth_ir::{DType, Expr};
@@ -119,6 +119,27 @@ pub fn lifetimes(c: &mut Choices) -> Lifetimes {
         });
     }
     m.all
+}
+
+/// Has the first engine keep the weights of some tasks, which no other engine runs then.
+pub fn keep(c: &mut Choices, all: &mut Lifetimes) {
+    for task in &mut all.tasks {
+        let kept = |t: &TensorId| all.tensors[t.index()].kind == Kind::Weight && !task.rows.contains(t);
+        let weights: Vec<TensorId> = task.reads.iter().copied().filter(kept).collect();
+        if weights.is_empty() || c.one_in(3) {
+            continue;
+        }
+        task.reads.retain(|t| !weights.contains(t));
+        task.others.clear();
+        let stored = weights.iter().map(|t| all.tensors[t.index()].bytes).sum::<u64>();
+        let bytes = match c.below(4) {
+            0 => stored,
+            1 | 2 => stored + stored / 32,
+            _ => c.size(),
+        };
+        let loading = if c.one_in(4) { c.size() } else { stored.saturating_mul(2) };
+        task.held = Some(Held { weights, bytes, loading });
+    }
 }
 
 /// One of these that is not among those yet.

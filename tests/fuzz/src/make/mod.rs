@@ -4,6 +4,6 @@ mod lifetimes;
 mod machine;
 mod model;
 
-pub use lifetimes::lifetimes;
+pub use lifetimes::{keep, lifetimes};
 pub use machine::machine;
 pub use model::model;

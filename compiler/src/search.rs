@@ -300,7 +300,7 @@ impl Site<'_> {
         let order = self.small_first(self.spread_order());
         // Where weights lie below, as many as the larger machine has room for.
         let below = choice.lowered.contains(&true);
-        let lowered = self.lowerings(&choice).into_iter().filter(|lowered| lowered.contains(&true) == below).last()?;
+        let lowered = self.lowerings(&choice).into_iter().rfind(|lowered| lowered.contains(&true) == below)?;
         let (choice, placed) = self.most_pinned(&Choice { lowered, ..choice }, &order)?;
         Some(self.faster(None, choice, placed)?.timeline.step)
     }

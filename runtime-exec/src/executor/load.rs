@@ -227,7 +227,7 @@ pub fn occupied<E: Engine, T>(
             begun.store(true, Ordering::Release);
             taken
         });
-        while !begun.load(Ordering::Acquire) {
+        while !begun.load(Ordering::Acquire) && !computing.is_finished() {
             std::thread::sleep(Duration::from_millis(1));
         }
         let came = work();

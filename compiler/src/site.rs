@@ -31,9 +31,9 @@ const IDLE_PART: u64 = 400;
 /// A step that is longer than what nothing beats by no more than this part of it is not looked at further.
 const NEAR_PART: u64 = 1_000;
 
-/// Tasks that are placed and simulated in one search, counted again for each choice that is tried: some hundred choices of
+/// Tasks that are placed and simulated in one search, counted again for each choice that is tried: five hundred choices of
 /// a model of a thousand tasks, a few of one of a hundred thousand.
-const SEARCH_WORK: usize = 800_000;
+const SEARCH_WORK: usize = 500_000;
 
 /// Choices that are tried of the largest models all the same.
 const TRIED_MIN: usize = 4;

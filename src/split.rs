@@ -1,18 +1,25 @@
 //! A model for the memory that it is asked to run in: with large operators split where it needs that.
 //!
 //! As it is, a model has fewer calls, so it is split only where the device has less than it needs as it is, or where the
-//! least is asked for. The plan says how it was split; who verifies or runs it splits the model so again.
+//! least is asked for. Where nothing can be put aside, results that wait over a peak are made again instead; where it can,
+//! they are if the step is shorter so. The plan says how it was split and what is made again; who verifies or runs it does
+//! so too.
 
 use crate::failure::Failure;
 use crate::machine;
 use crate::model::{self, Dims, Ready};
 use berth_compiler::lower::Lowered;
-use berth_compiler::plan::extremes;
+use berth_compiler::machine::Machine;
+use berth_compiler::plan::{extremes, plan};
+use berth_compiler::recompute;
 use berth_compiler::room::Least;
 use berth_compiler::split::{THREADS, reach, split};
 use berth_ir::Target;
 use berth_ir::graph::Graph;
-use berth_ir::program::Split;
+use berth_ir::lifetime::Lifetimes;
+use berth_ir::program::{Header, Mode, Recompute, Split};
+use berth_ir::units::{BytesPerSec, Nanos};
+use std::borrow::Cow;
 
 /// What a model is to be planned for.
 pub struct Wanted<'a> {
@@ -50,17 +57,26 @@ pub fn for_memory(graph: &Graph, dims: &Dims, wanted: &Wanted) -> Result<Model, 
     let Some((least, budgeted)) = needs(&ready.lowered, wanted)? else { return Ok(as_it_is(ready)) };
     let asked = machine::wants_least(wanted.target, wanted.memory);
     let room = budgeted.tier(budgeted.device()).map_or(0, |t| t.room().0);
-    if room >= least.bytes && !asked {
-        return Ok(Model { budgeted: Some(budgeted), ..as_it_is(ready) });
+    let spills = least.spills;
+    let whole = Pieces { model: Model { budgeted: Some(budgeted), ..as_it_is(ready) }, least };
+    if room >= whole.least.bytes && !asked {
+        return if spills { faster(whole.model, dims, room, wanted) } else { Ok(whole.model) };
     }
-    let Some(finest) = finest(&ready, dims, &least, wanted)? else { return Ok(as_it_is(ready)) };
+    let fits = |pieces: &Pieces| pieces.least.bytes <= room;
+    // Work before calls: what is made again is less than what pieces add.
+    let again = if asked { None } else { again(&whole, dims, room, wanted)?.filter(fits) };
+    if let Some(again) = again {
+        return Ok(again.model);
+    }
+    let finest = finest(&whole, dims, wanted)?;
+    let Some(finest) = finest else { return Ok(whole.model) };
     if asked || finest.least.bytes >= room {
         return Ok(finest.model);
     }
     // As few pieces as do: each of the size of the room, or of parts of it, as they lie beside each other.
     for part in [room, room / 4 * 3, room / 2] {
-        let pieces = in_pieces(&ready, dims, part, wanted)?;
-        if let Some(pieces) = pieces.filter(|pieces| pieces.least.bytes <= room) {
+        let pieces = in_pieces(&whole.model, dims, part, wanted)?;
+        if let Some(pieces) = pieces.filter(fits) {
             return Ok(pieces.model);
         }
     }
@@ -71,41 +87,109 @@ fn as_it_is(ready: Ready) -> Model {
     Model { graph: ready.graph, lowered: ready.lowered, budgeted: None }
 }
 
-/// The pieces with which a model needs least; nothing where it needs no less than as it is, which is `whole`.
-pub fn finest(ready: &Ready, dims: &Dims, whole: &Least, wanted: &Wanted) -> Result<Option<Pieces>, Failure> {
-    let room = reach(&ready.graph, dims, &ready.lowered.lifetimes, wanted.threads.max(THREADS));
-    let pieces = in_pieces(ready, dims, room, wanted)?;
-    Ok(pieces.filter(|pieces| pieces.least.bytes < whole.bytes))
+/// The pieces, and what is made again beside them, with which a model needs least; nothing where it needs no less than as it
+/// is, which is `whole`.
+pub fn finest(whole: &Pieces, dims: &Dims, wanted: &Wanted) -> Result<Option<Pieces>, Failure> {
+    let Model { graph, lowered, .. } = &whole.model;
+    let room = reach(graph, dims, &lowered.lifetimes, wanted.threads.max(THREADS));
+    let pieces = in_pieces(&whole.model, dims, room, wanted)?.filter(|pieces| pieces.least.bytes < whole.least.bytes);
+    let again = again(pieces.as_ref().unwrap_or(whole), dims, 0, wanted)?;
+    Ok(again.or(pieces))
 }
 
-/// A model as a program's header says that it was split.
-pub fn as_said(graph: &Graph, dims: &Dims, target: &Target, said: Option<Split>) -> Result<Model, Failure> {
-    let ready = model::ready(graph, dims, target)?;
-    let Some(how) = said else { return Ok(as_it_is(ready)) };
-    Ok(put(&ready, dims, target, how)?.unwrap_or_else(|| as_it_is(ready)))
+/// A model as a program's header says that it was split, and what of it is made again.
+pub fn as_said(graph: &Graph, dims: &Dims, target: &Target, said: &Header) -> Result<Model, Failure> {
+    let mut model = as_it_is(model::ready(graph, dims, target)?);
+    if let Some(how) = said.split {
+        model = put(&model, dims, target, how)?.unwrap_or(model);
+    }
+    if said.recompute.is_empty() { Ok(model) } else { put_again(&model, dims, target, said.recompute.clone()) }
 }
 
 /// A model with what holds more than so much in pieces; nothing where that can be done to nothing.
-fn in_pieces(ready: &Ready, dims: &Dims, room: u64, wanted: &Wanted) -> Result<Option<Pieces>, Failure> {
+fn in_pieces(whole: &Model, dims: &Dims, room: u64, wanted: &Wanted) -> Result<Option<Pieces>, Failure> {
     let how = Split { room, threads: wanted.threads.max(THREADS) };
-    let Some(model) = put(ready, dims, wanted.target, how)? else { return Ok(None) };
+    let Some(model) = put(whole, dims, wanted.target, how)? else { return Ok(None) };
+    pieces(model, wanted)
+}
+
+fn pieces(model: Model, wanted: &Wanted) -> Result<Option<Pieces>, Failure> {
     let needs = needs(&model.lowered, wanted)?;
     Ok(needs.map(|(least, budgeted)| Pieces { model: Model { budgeted: Some(budgeted), ..model }, least }))
 }
 
-fn put(ready: &Ready, dims: &Dims, target: &Target, how: Split) -> Result<Option<Model>, Failure> {
-    let Some(graph) = split(&ready.graph, dims, &ready.lowered.lifetimes, how) else { return Ok(None) };
+fn put(whole: &Model, dims: &Dims, target: &Target, how: Split) -> Result<Option<Model>, Failure> {
+    let Some(graph) = split(&whole.graph, dims, &whole.lowered.lifetimes, how) else { return Ok(None) };
     let (lowered, _) = model::as_it_is(&graph, dims, target)?;
     Ok(Some(Model { lowered: Lowered { split: Some(how), ..lowered }, graph, budgeted: None }))
+}
+
+/// A model with results made again, so that it needs less where nothing can be put aside: no more than so much, if that can
+/// be. Nothing where it needs no less.
+fn again(whole: &Pieces, dims: &Dims, room: u64, wanted: &Wanted) -> Result<Option<Pieces>, Failure> {
+    if whole.least.spills {
+        return Ok(None);
+    }
+    let Some(model) = recomputed(&whole.model, dims, room, None, wanted)? else { return Ok(None) };
+    Ok(pieces(model, wanted)?.filter(|pieces| pieces.least.bytes < whole.least.bytes))
+}
+
+/// Of a model as it is, with what has no room put aside, and the same with results made again, that with the shorter step.
+fn faster(whole: Model, dims: &Dims, room: u64, wanted: &Wanted) -> Result<Model, Failure> {
+    let target = whole.budgeted.as_ref().unwrap_or(wanted.target);
+    let Some(aside) = Machine::of(target).ok().and_then(|machine| Some(machine.device_to_lower?.present_rate())) else {
+        return Ok(whole);
+    };
+    let Some(model) = recomputed(&whole, dims, room, Some(aside), wanted)? else { return Ok(whole) };
+    let step = |lowered: &Lowered| -> Result<Option<Nanos>, Failure> {
+        let lifetimes = restricted(lowered, wanted)?;
+        Ok(plan(&lifetimes, target, Mode::Loop).ok().map(|plan| plan.timeline.step))
+    };
+    let shorter = match (step(&model.lowered)?, step(&whole.lowered)?) {
+        (Some(again), Some(once)) => again < once,
+        _ => false,
+    };
+    // The budget is in bytes: it means the same for both.
+    let budgeted = whole.budgeted.clone();
+    Ok(if shorter { Model { budgeted, ..model } } else { whole })
+}
+
+/// A model with results made again where it holds more than so much; nothing where that helps nowhere.
+fn recomputed(
+    whole: &Model,
+    dims: &Dims,
+    room: u64,
+    aside: Option<BytesPerSec>,
+    wanted: &Wanted,
+) -> Result<Option<Model>, Failure> {
+    let target = whole.budgeted.as_ref().unwrap_or(wanted.target);
+    let Ok(machine) = Machine::of(target) else { return Ok(None) };
+    let (alignment, brings) = (machine.device.alignment, machine.rate_into_device());
+    let how = recompute::Wanted { room, alignment, brings, aside };
+    let all = recompute::chosen(&whole.graph, &whole.lowered, how);
+    if all.is_empty() { Ok(None) } else { put_again(whole, dims, wanted.target, all).map(Some) }
+}
+
+fn put_again(whole: &Model, dims: &Dims, target: &Target, all: Vec<Recompute>) -> Result<Model, Failure> {
+    let graph = recompute::put(&whole.graph, &all).map_err(Failure::bad)?;
+    let (lowered, _) = model::as_it_is(&graph, dims, target)?;
+    let lowered = Lowered { split: whole.lowered.split, recompute: all, ..lowered };
+    Ok(Model { lowered, graph, budgeted: None })
+}
+
+/// Lifetimes without the engines that are not wanted.
+fn restricted<'a>(lowered: &'a Lowered, wanted: &Wanted) -> Result<Cow<'a, Lifetimes>, Failure> {
+    let mut lifetimes = Cow::Borrowed(&lowered.lifetimes);
+    if wanted.engines.is_some() {
+        machine::restrict(wanted.target, wanted.engines, lifetimes.to_mut())?;
+    }
+    Ok(lifetimes)
 }
 
 /// The least capacity of the device for a model, and the machine with what is wanted of it; nothing where no plan can be made at
 /// all, which the planner says better.
 fn needs(lowered: &Lowered, wanted: &Wanted) -> Result<Option<(Least, Target)>, Failure> {
-    let mut lifetimes = std::borrow::Cow::Borrowed(&lowered.lifetimes);
-    if wanted.engines.is_some() {
-        machine::restrict(wanted.target, wanted.engines, lifetimes.to_mut())?;
-    }
+    let lifetimes = restricted(lowered, wanted)?;
     let Ok(budgeted) = machine::budget(wanted.target, wanted.memory, &lifetimes) else { return Ok(None) };
     let target = budgeted.target;
     let least = match budgeted.least {

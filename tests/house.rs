@@ -33,6 +33,7 @@ const UNSAFE: &[(&str, usize, &str)] = &[
     ("runtime-exec/tests/common/fence.rs", 6, "an allocator of the tests, which puts fences around arenas"),
     ("runtime-exec/tests/common/null.rs", 5, "an engine of the tests, which reads and writes where it is bound"),
     ("runtime-exec/tests/engine/main.rs", 3, "binds addresses as an executor would"),
+    ("src/main.rs", 2, "says how long the allocator keeps what is freed"),
     ("tests/simulated/disk.rs", 6, "a disk of the tests, which writes where it is told"),
     ("tests/simulated/engine.rs", 12, "an engine of the tests, which reads and writes where it is bound"),
     ("tests/simulated/watch.rs", 1, "poisons arenas in a test of one thread"),

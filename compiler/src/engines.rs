@@ -137,7 +137,8 @@ impl Split<'_, '_> {
         let base = Choice { pinned: vec![false; lifetimes.tensors.len()], ..tried.choice.clone() };
         if self.worth.is_empty() {
             // There was nothing to choose but this: it is looked at as the device alone is.
-            let best = site.search(&Choice { window: 0, ..base })?;
+            let base = Choice { window: 0, ..base };
+            let best = site.search(&base, site.fits_in(&base, site.room())?)?;
             return Some((lifetimes.clone(), site.improved(site.kept(best)?)));
         }
         let order = site.pin_orders().swap_remove(0);

@@ -131,6 +131,7 @@ pub fn hold(graph: &Graph, lowered: &Lowered, stretches: &[Range<usize>]) -> Res
         inputs: lowered.inputs.clone(),
         outputs: lowered.outputs.clone(),
         split: lowered.split,
+        recompute: lowered.recompute.clone(),
         embedded: lowered.embedded.clone(),
     })
 }

@@ -23,16 +23,18 @@ impl Site<'_> {
         Choice { host: self.host.clone(), ..Choice::least(self.lifetimes) }
     }
 
-    /// The gentlest choice that fits at all: nothing pinned, nothing ahead, as little put aside as does.
-    pub fn base(&self) -> Result<Choice, NoRoom> {
+    /// The gentlest choice that fits at all, with its place: nothing pinned, nothing ahead, as little put aside as does.
+    pub fn base(&self) -> Result<(Choice, Placed), NoRoom> {
         let no_room = || NoRoom {
             tier: self.machine.device.name.clone(),
             room: self.machine.device.room().0,
             least: self.least(),
         };
-        let gentle = self.first_rung(self.room()).map(|(choice, _)| choice);
+        let gentle = self.first_rung(self.room());
         // The rungs of this room may all miss what a rung of a smaller one hits: a small lower memory is filled otherwise.
-        let least = || self.least_rung().filter(|(bytes, ..)| *bytes <= self.room()).map(|(_, choice, _)| choice);
+        let least = || {
+            self.least_rung().filter(|(bytes, ..)| *bytes <= self.room()).map(|(_, choice, placed)| (choice, placed))
+        };
         gentle.or_else(least).ok_or_else(no_room)
     }
 

@@ -25,6 +25,7 @@ mod pinning;
 pub mod places;
 pub mod plan;
 pub mod probe;
+pub mod recompute;
 pub mod residency;
 pub mod rewrite;
 pub mod room;

@@ -15,7 +15,7 @@ use crate::twins::{Place, Read, Twin, place, twins};
 use berth_ir::expr::{Binding, Ranges};
 use berth_ir::graph::{Attribute, Content, Graph, Op, OpId, Stored, Value, ValueId};
 use berth_ir::lifetime::{Lifetimes, Other, Task, Tensor, TensorId};
-use berth_ir::program::{DimRange, Filled, Home, Kind, Split, Transposed};
+use berth_ir::program::{DimRange, Filled, Home, Kind, Recompute, Split, Transposed};
 use berth_ir::target::{Target, hex};
 use berth_ir::verify::{ModelFacts, OpFact, TensorFact};
 use berth_ir::{DType, Expr};
@@ -45,6 +45,8 @@ pub struct Lowered {
     pub outputs: Vec<Boundary>,
     /// How the graph's operators were split before it was lowered, where they were.
     pub split: Option<Split>,
+    /// Operators that were made to run once more after that.
+    pub recompute: Vec<Recompute>,
     /// Contents of constants that live in the tasks' code and that the graph does not have.
     pub embedded: HashMap<ValueId, Bytes>,
 }
@@ -789,7 +791,16 @@ impl Lowering<'_> {
         let facts = facts(&lifetimes);
         let inputs = self.graph.inputs.iter().map(|v| self.boundary(*v)).collect::<Result<_, _>>()?;
         let outputs = self.graph.outputs.iter().map(|v| self.boundary(*v)).collect::<Result<_, _>>()?;
-        Ok(Lowered { lifetimes, facts, codes, inputs, outputs, split: None, embedded: self.embedded })
+        Ok(Lowered {
+            lifetimes,
+            facts,
+            codes,
+            inputs,
+            outputs,
+            split: None,
+            recompute: Vec::new(),
+            embedded: self.embedded,
+        })
     }
 
     /// Type and shape of each operand; nothing for absent ones.

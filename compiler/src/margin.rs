@@ -12,7 +12,7 @@ use crate::held;
 use crate::machine::Machine;
 use crate::plan::{Plan, STEPS};
 use crate::simulate::timeline;
-use crate::site::{Site, near};
+use crate::site::{self, Site};
 use crate::step::Step;
 use berth_ir::lifetime::{Lifetimes, Task};
 use berth_ir::program::Mode;
@@ -100,7 +100,7 @@ pub fn limit(target: &Target, plan: &Plan, margins: &[Margin]) -> Limit {
 fn widened(lifetimes: &Lifetimes, target: &Target, plan: &Plan) -> Option<Nanos> {
     if plan.choice.host.contains(&true) {
         // Other tasks may run elsewhere then; with few windows for each assignment that is soon found.
-        return Some(crate::plan::plan(lifetimes, target, Mode::Loop).ok()?.timeline.step);
+        return crate::plan::step(lifetimes, target, Mode::Loop).ok();
     }
     Site::new(lifetimes, target, Mode::Loop).ok()?.widened(&plan.choice)
 }
@@ -110,8 +110,13 @@ fn widened(lifetimes: &Lifetimes, target: &Target, plan: &Plan) -> Option<Nanos>
 fn is_enough(lifetimes: &Lifetimes, target: &Target, larger: &Target, tier: &str, plan: &Plan) -> bool {
     let (Ok(before), Ok(after)) = (Machine::of(target), Machine::of(larger)) else { return false };
     // What engines compute does not fall with room.
-    let near = |bound: TimeBound| near(plan.timeline.step, bound.time);
+    let near = |bound: TimeBound| site::near(plan.timeline.step, bound.time);
     if (plan.bound.by_compute && near(plan.bound)) || engines::bound(lifetimes, &after, Mode::Loop).is_some_and(near) {
+        return true;
+    }
+    // Without a second engine the choice is widened on the first alone.
+    let host = &plan.choice.host;
+    if !host.contains(&true) && site::near(plan.timeline.step, engines::least(lifetimes, &after, host)) {
         return true;
     }
     let lower = before.lower.filter(|lower| lower.name == tier && after.lower.is_some_and(|l| l.name == tier));

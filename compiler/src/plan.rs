@@ -83,9 +83,33 @@ pub fn plan(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Plan, 
     Ok(Plan { held: held::bytes(lifetimes, target), program, ..plan })
 }
 
-/// The best program: with tasks on the engine of the lower memory too, where that is faster than
-/// all of them on the device.
+/// The best program, with its bound.
 fn planned(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Plan, PlanError> {
+    let best = best(lifetimes, target, mode)?;
+    let mut plan = match &best.assigned {
+        Some(assigned) => summary(&Site::new(assigned, target, mode)?, best.tried),
+        None => summary(&Site::new(lifetimes, target, mode)?, best.tried),
+    };
+    plan.bound = best.bound.unwrap_or(plan.bound);
+    Ok(plan)
+}
+
+/// The step of the best that is found beside what engines keep for tasks: no program is made of it.
+pub(crate) fn step(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Nanos, PlanError> {
+    Ok(best(lifetimes, target, mode)?.tried.timeline.step)
+}
+
+/// The best that was found.
+struct Best {
+    /// Lifetimes with the costs of the engines that tasks are assigned to, where those are not all the device's.
+    assigned: Option<Lifetimes>,
+    tried: Tried,
+    /// What nothing beats, whichever engines run the tasks.
+    bound: Option<TimeBound>,
+}
+
+/// With tasks on the engine of the lower memory too, where that is faster than all of them on the device.
+fn best(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Best, PlanError> {
     let site = Site::new(lifetimes, target, mode)?;
     let bound = engines::bound(lifetimes, &site.machine, mode);
     let enough = |step: Nanos| mode == Mode::Loop && bound.is_some_and(|bound| near(step, bound.time));
@@ -100,14 +124,13 @@ fn planned(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Plan, P
         Some((_, split)) if mode == Mode::Loop && split.timeline.step < site.least_step => None,
         _ => Some(first.unwrap_or_else(|| site.alone())),
     };
-    let mut plan = match (alone, split) {
-        (Some(Ok(alone)), Some((_, split))) if alone.timeline.step <= split.timeline.step => summary(&site, alone),
-        (_, Some((assigned, split))) => summary(&Site::new(&assigned, target, mode)?, split),
-        (Some(alone), None) => summary(&site, alone?),
+    let (assigned, tried) = match (alone, split) {
+        (Some(Ok(alone)), Some((_, split))) if alone.timeline.step <= split.timeline.step => (None, alone),
+        (_, Some((assigned, split))) => (Some(assigned), split),
+        (Some(alone), None) => (None, alone?),
         (None, None) => return Err(PlanError::Empty),
     };
-    plan.bound = bound.unwrap_or(plan.bound);
-    Ok(plan)
+    Ok(Best { assigned, tried, bound })
 }
 
 /// Makes the program of one choice; nothing where it does not fit.
@@ -173,9 +196,9 @@ fn summary(site: &Site, tried: Tried) -> Plan {
 impl Site<'_> {
     /// The best found with all tasks on the device.
     pub fn alone(&self) -> Result<Tried, PlanError> {
-        let base = self.base().map_err(|room| PlanError::NoRoom(Box::new(room)))?;
+        let (base, placed) = self.base().map_err(|room| PlanError::NoRoom(Box::new(room)))?;
         // The base fits, and it is the first that is tried: there is a best.
-        let best = self.search(&base).and_then(|best| self.kept(best));
+        let best = self.search(&base, placed).and_then(|best| self.kept(best));
         best.map(|best| self.rounded(self.hold_a_part(self.improved(best)))).ok_or(PlanError::Empty)
     }
 

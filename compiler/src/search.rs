@@ -38,13 +38,17 @@ impl Site<'_> {
         if kept == best.choice { Some(best) } else { self.better(Some(best), kept) }
     }
 
-    /// Tries choices, the base first: each order of pinning with each window, then windows about the best one.
-    pub fn search(&self, base: &Choice) -> Option<Tried> {
-        let mut best = self.faster(None, base.clone(), self.fits_in(base, self.room())?);
+    /// Tries choices, the base first, which has a place: each order of pinning with each window, then windows about the best one.
+    pub fn search(&self, base: &Choice, placed: Placed) -> Option<Tried> {
+        let below = placed.lower.height;
+        let mut best = self.faster(None, base.clone(), placed);
+        if best.as_ref().is_some_and(|b| b.is_least(self)) {
+            return self.pinned(best, base);
+        }
         if let Some(placed) = self.fits_together(base) {
             best = self.faster(best, base.clone(), placed);
         }
-        for lowered in self.lowerings(base) {
+        for lowered in self.lowerings(base, || Some(below)) {
             let base = Choice { lowered, ..base.clone() };
             // Nothing pinned, as many layers ahead as fit, two at the most.
             let ahead =
@@ -52,6 +56,9 @@ impl Site<'_> {
             let mut ahead = ahead.filter_map(|choice| Some((choice.clone(), self.fits_in(&choice, self.room())?)));
             if let Some((choice, placed)) = ahead.next() {
                 best = self.faster(best, choice, placed);
+            }
+            if best.as_ref().is_some_and(|b| b.is_least(self)) {
+                return self.pinned(best, &base);
             }
             // In the least room there are places for all only where they are chosen for all at once.
             if self.fits(&base).is_none() {
@@ -65,12 +72,8 @@ impl Site<'_> {
                 }
             }
             let orders = self.pin_orders();
-            // What stays does not slow the tasks that copies would go under: worth one look where nothing waits.
             if best.as_ref().is_some_and(|b| b.is_enough(self)) {
-                let choice = Choice { window: self.bulk().saturating_mul(2), ..base.clone() };
-                if let Some((choice, placed)) = self.most_pinned(&choice, &orders[0]) {
-                    best = self.faster(best, choice, placed);
-                }
+                best = self.pinned(best, &base);
             }
             let left = std::cell::Cell::new(self.choices());
             let attempt = |best: Option<Tried>, order: usize, window: u64| {
@@ -116,8 +119,20 @@ impl Site<'_> {
         best
     }
 
-    /// Which weights are kept in the lower memory: none, or as many as it has room for beside what is put aside.
-    pub fn lowerings(&self, base: &Choice) -> Vec<Vec<bool>> {
+    /// The faster of what was found and the same with as much pinned as fits beside two weights: what stays does not slow the tasks that copies would go
+    /// under. Worth one look where nothing waits.
+    fn pinned(&self, best: Option<Tried>, base: &Choice) -> Option<Tried> {
+        let order = self.pin_orders().swap_remove(0);
+        let choice = Choice { window: self.bulk().saturating_mul(2), ..base.clone() };
+        match self.most_pinned(&choice, &order) {
+            Some((choice, placed)) => self.faster(best, choice, placed),
+            None => best,
+        }
+    }
+
+    /// Which weights are kept in the lower memory: none, or as many as it has room for beside what is put aside; `height`
+    /// says how much that is.
+    fn lowerings(&self, base: &Choice, height: impl FnOnce() -> Option<u64>) -> Vec<Vec<bool>> {
         let none = base.lowered.clone();
         let machine = &self.machine;
         let faster = match (machine.home_to_lower, machine.lower_to_device, machine.home_to_device) {
@@ -125,8 +140,8 @@ impl Site<'_> {
             _ => false,
         };
         let Some(tier) = self.machine.lower.filter(|_| faster) else { return vec![none] };
-        let Some(placed) = self.fits_in(base, self.room()) else { return vec![none] };
-        let mut room = tier.room().0.saturating_sub(placed.lower.height);
+        let Some(height) = height() else { return vec![none] };
+        let mut room = tier.room().0.saturating_sub(height);
         let mut some = none.clone();
         let total = |kept: &[bool]| kept.iter().filter(|k| **k).count();
         // The last to be pinned are the first to be streamed: keep those below.
@@ -300,7 +315,8 @@ impl Site<'_> {
         let order = self.small_first(self.spread_order());
         // Where weights lie below, as many as the larger machine has room for.
         let below = choice.lowered.contains(&true);
-        let lowered = self.lowerings(&choice).into_iter().rfind(|lowered| lowered.contains(&true) == below)?;
+        let height = || Some(self.fits_in(&choice, self.room())?.lower.height);
+        let lowered = self.lowerings(&choice, height).into_iter().rfind(|lowered| lowered.contains(&true) == below)?;
         let (choice, placed) = self.most_pinned(&Choice { lowered, ..choice }, &order)?;
         Some(self.faster(None, choice, placed)?.timeline.step)
     }

@@ -54,11 +54,22 @@ pub(crate) struct Tried {
 }
 
 impl Tried {
+    /// Bytes that copies bring into any memory in each step.
+    fn brought(&self) -> u128 {
+        let comes = |s: &&Stay| !s.forever && matches!(s.arrives, Arrival::Home { .. } | Arrival::Stay { .. });
+        self.placed.stays.iter().filter(comes).map(|s| u128::from(s.bytes)).sum()
+    }
+
+    /// Whether nothing with tasks on these engines is faster.
+    pub fn is_least(&self, site: &Site) -> bool {
+        near(self.timeline.step, site.least_step)
+    }
+
     /// Whether pinning otherwise has nothing to gain: the step is as good as the least, some engine computes all but always, or
     /// no weight comes to the device in a step.
     pub fn is_enough(&self, site: &Site) -> bool {
         let moves = |s: &Stay| s.level == Level::Device && !s.forever && site.is_weight(s);
-        near(self.timeline.step, site.least_step)
+        self.is_least(site)
             || self.timeline.idle.0 <= self.timeline.step.0 / IDLE_PART
             || !self.placed.stays.iter().any(moves)
     }
@@ -297,12 +308,14 @@ impl<'a> Site<'a> {
         }
     }
 
-    /// The faster of the best so far and a choice that fits so.
+    /// The faster of the best so far and a choice that fits so; of two as fast the one that brings fewer bytes in each step.
     pub fn faster(&self, best: Option<Tried>, choice: Choice, placed: Placed) -> Option<Tried> {
         let timeline = self.timeline(&choice, &placed);
+        let tried = Tried { choice, placed, timeline };
+        let order = |tried: &Tried| (tried.timeline.step, tried.brought());
         match best {
-            Some(best) if best.timeline.step <= timeline.step => Some(best),
-            _ => Some(Tried { choice, placed, timeline }),
+            Some(best) if order(&best) <= order(&tried) => Some(best),
+            _ => Some(tried),
         }
     }
 

@@ -27,20 +27,23 @@ pub enum BadBinary {
     },
 }
 
-/// Prints a program as bytes.
+/// Prints a program as bytes: field by field, as messages one behind the other are one, so that little more is held than
+/// the bytes and the largest field.
 pub fn write(program: &Program) -> Vec<u8> {
-    wire::Program {
-        header: Some(write_header(&program.header)),
-        arenas: program.arenas.iter().map(|a| wire::Arena { tier: a.tier.clone(), bytes: a.bytes }).collect(),
-        tensors: program.tensors.iter().map(write_tensor).collect(),
-        tasks: program.tasks.iter().map(write_task).collect(),
-        berths: program.berths.iter().map(write_berth).collect(),
-        prologue: write_code(&program.prologue),
-        bodies: program.bodies.iter().map(write_body).collect(),
-        transitions: program.transitions.iter().map(write_transition).collect(),
-        facts: Some(write_facts(&program.facts)),
+    let mut bytes = Vec::new();
+    let mut put = |part: wire::Program| bytes.extend_from_slice(&part.encode_to_vec());
+    let arenas = program.arenas.iter().map(|a| wire::Arena { tier: a.tier.clone(), bytes: a.bytes }).collect();
+    put(wire::Program { header: Some(write_header(&program.header)), arenas, ..Default::default() });
+    put(wire::Program { tensors: program.tensors.iter().map(write_tensor).collect(), ..Default::default() });
+    put(wire::Program { tasks: program.tasks.iter().map(write_task).collect(), ..Default::default() });
+    put(wire::Program { berths: program.berths.iter().map(write_berth).collect(), ..Default::default() });
+    put(wire::Program { prologue: write_code(&program.prologue), ..Default::default() });
+    for body in &program.bodies {
+        put(wire::Program { bodies: vec![write_body(body)], ..Default::default() });
     }
-    .encode_to_vec()
+    let transitions = program.transitions.iter().map(write_transition).collect();
+    put(wire::Program { transitions, facts: Some(write_facts(&program.facts)), ..Default::default() });
+    bytes
 }
 
 /// Reads a program from bytes. Says nothing about whether it is safe.
@@ -98,6 +101,7 @@ fn write_header(h: &Header) -> wire::Header {
         growth: write_named(&h.growth),
         memory: write_named(&h.memory.iter().map(|(tier, b)| (tier.clone(), b.0)).collect()),
         split: h.split.map(|s| wire::Split { room: s.room, threads: s.threads }),
+        recompute: h.recompute.iter().map(write_recompute).collect(),
     }
 }
 
@@ -113,7 +117,12 @@ fn read_header(h: wire::Header) -> Result<Header, BadBinary> {
         growth: read_named(h.growth, "growth")?,
         memory: read_named(h.memory, "memory")?.into_iter().map(|(tier, b)| (tier, Bytes(b))).collect(),
         split: h.split.map(|s| Split { room: s.room, threads: s.threads }),
+        recompute: h.recompute.into_iter().map(|r| Recompute { op: r.op, readers: r.readers }).collect(),
     })
+}
+
+fn write_recompute(r: &Recompute) -> wire::Recompute {
+    wire::Recompute { op: r.op.clone(), readers: r.readers.clone() }
 }
 
 fn write_dims(dims: &BTreeMap<String, DimRange>) -> Vec<wire::Dim> {

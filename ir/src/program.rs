@@ -72,6 +72,19 @@ pub struct Header {
     /// How the operators of the model were split, where they were: whoever has the model splits them again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<Split>,
+    /// Operators of the model, as it was split, that run once more each: whoever has the model adds them again, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recompute: Vec<Recompute>,
+}
+
+/// An operator that is run once more, so that its result need not be held until it is read again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recompute {
+    /// The operator; one that is itself such a copy has the name of its copy.
+    pub op: String,
+    /// The operators that read the second result. It is made right before the first of them.
+    pub readers: Vec<String>,
 }
 
 /// What decides, with a model and its target, which operators are split and where.

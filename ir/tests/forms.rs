@@ -47,20 +47,26 @@ fn header() -> impl Strategy<Value = Header> {
     let some = (any::<u32>(), name(), name(), name(), any::<bool>(), any::<bool>());
     let maps = (dims(), btree_map(name(), number(), 0..3), btree_map(name(), number().prop_map(Bytes), 0..3));
     let split = prop::option::of((number(), number()).prop_map(|(room, threads)| Split { room, threads }));
-    (some, maps, split).prop_map(|((format, model, target, layout, exact, looped), (dims, growth, memory), split)| {
-        Header {
-            format,
-            model,
-            target,
-            layout,
-            numerics: if exact { Numerics::Exact } else { Numerics::Fast },
-            mode: if looped { Mode::Loop } else { Mode::Once },
-            dims,
-            growth,
-            memory,
-            split,
-        }
-    })
+    let recompute = (name(), prop::collection::vec(name(), 0..3)).prop_map(|(op, readers)| Recompute { op, readers });
+    let changed = (split, prop::collection::vec(recompute, 0..3));
+    (some, maps, changed).prop_map(
+        |((format, model, target, layout, exact, looped), (dims, growth, memory), changed)| {
+            let (split, recompute) = changed;
+            Header {
+                format,
+                model,
+                target,
+                layout,
+                numerics: if exact { Numerics::Exact } else { Numerics::Fast },
+                mode: if looped { Mode::Loop } else { Mode::Once },
+                dims,
+                growth,
+                memory,
+                split,
+                recompute,
+            }
+        },
+    )
 }
 
 fn tensor() -> impl Strategy<Value = Tensor> {

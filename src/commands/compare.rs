@@ -104,6 +104,7 @@ pub fn compare(args: &cli::Compare) -> Outcome {
         if let Ok(plan) = &made {
             let mut program = plan.program.clone();
             program.header.split = lowered.split;
+            program.header.recompute = lowered.recompute.clone();
             let program = proved(&target, program, Some(&lowered.facts)).map_err(|e| {
                 Failure::unfit(format!("a bug of berth: the program of {strategy} was refused\n{}", e.paragraph))
             })?;

@@ -1,7 +1,7 @@
 //! `berth compile`: a model and a machine to a memory program.
 
 use crate::cli;
-use crate::commands::{planned, stem};
+use crate::commands::{planned_for, stem};
 use crate::failure::{Failure, Outcome};
 use crate::measure::costs;
 use crate::observed::Observation;
@@ -63,10 +63,10 @@ pub fn compile(args: &cli::Compile) -> Outcome {
         Some(budgeted) => budgeted,
         None => machine::budget(&target, &memory, &lowered.lifetimes)?.target,
     };
-    let (plan, proved) = planned(&lowered, &budgeted)?;
-    if let Some(path) = &args.output {
-        files::write_program(path, &proved)?;
-    }
+    let (plan, ()) = planned_for(&lowered, &budgeted, |proved| match &args.output {
+        Some(path) => files::write_program(path, proved),
+        None => Ok(()),
+    })?;
     let summary = Summary::new(&stem(&args.model), &budgeted, &plan, costs);
     files::print(&summary.with_margins(&lowered.lifetimes, &budgeted, &plan), args.format)
 }

@@ -30,20 +30,27 @@ pub fn inspect(args: &cli::Inspect) -> Outcome {
     let dims = model::dims(&args.bound.dims)?;
     let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;
     let ready = model::ready(&graph, &dims, &target)?;
-    let (ordered, saved, mut lowered) = (&ready.ordered, ready.saved.clone(), ready.lowered.clone());
+    let model::Ready { lowered: whole, ordered, saved, graph: planned } = ready;
+    let mut lowered = whole.clone();
     let engines = args.machine.engines.as_deref();
     machine::restrict(&target, engines, &mut lowered.lifetimes)?;
     if args.ir {
         return files::say(berth_ir::lifetime::print(&lowered.lifetimes).trim_end());
     }
     let budgeted = machine::budget(&target, &args.machine.memory, &lowered.lifetimes)?.target;
-    let (whole, full) = extremes(&lowered.lifetimes, &budgeted).map_err(machine::plan_failure)?;
+    let (least, full) = extremes(&lowered.lifetimes, &budgeted).map_err(machine::plan_failure)?;
     let wanted = Wanted { target: &target, memory: &args.machine.memory, engines, threads: THREADS };
-    let pieces = split::finest(&ready, &dims, &whole, &wanted)?;
-    let least = pieces.as_ref().map_or(&whole, |pieces| &pieces.least);
+    let model = split::Model { graph: planned, lowered: whole, budgeted: Some(budgeted) };
+    let whole = split::Pieces { model, least };
+    let pieces = split::finest(&whole, &dims, &wanted)?;
+    let least = pieces.as_ref().map_or(&whole.least, |pieces| &pieces.least);
     let mut report = ModelReport::new(stem(&args.file), &lowered.lifetimes, target.device(), least, full);
-    report.least_whole_bytes = whole.bytes;
-    report.least_tasks = pieces.map_or(report.tasks, |pieces| pieces.model.lowered.lifetimes.tasks.len());
+    report.least_whole_bytes = whole.least.bytes;
+    if let Some(split::Pieces { model: split::Model { lowered, .. }, .. }) = pieces {
+        report.least_tasks = lowered.lifetimes.tasks.len();
+        report.least_again = lowered.recompute.len();
+        report.least_split = lowered.split.is_some();
+    }
     let bytes = |id: ValueId| lowered.bytes_of(&graph.value(id).name);
     let caches = caches(&graph);
     let caches = Caches {
@@ -79,7 +86,10 @@ struct ModelReport {
     least_bytes: u64,
     /// Tasks with which that does: more than otherwise where operators are split.
     least_tasks: usize,
-    /// The least with every operator whole.
+    /// Of those the ones that make a result again, and whether operators are split.
+    least_again: usize,
+    least_split: bool,
+    /// The least with every operator whole and run once.
     least_whole_bytes: u64,
     least_bound_bytes: u64,
     least_task: String,
@@ -133,6 +143,8 @@ impl ModelReport {
             full_bytes: full,
             least_bytes: least.bytes,
             least_tasks: lifetimes.tasks.len(),
+            least_again: 0,
+            least_split: false,
             least_whole_bytes: least.bytes,
             least_bound_bytes: least.bound,
             least_task: least.task.clone(),
@@ -219,10 +231,13 @@ impl std::fmt::Display for ModelReport {
         )?;
         if self.least_bytes < self.least_whole_bytes {
             let (tasks, whole) = (self.least_tasks, self.least_whole_bytes);
-            write!(
-                f,
-                "\n              with large operators split, {tasks} tasks in all; {whole} B with every one whole"
-            )?;
+            let changes = match (self.least_split, self.least_again) {
+                (_, 0) => "large operators split".to_owned(),
+                (true, again) => format!("large operators split and {again} run once more"),
+                (false, again) => format!("{again} operators run once more"),
+            };
+            let as_it_is = if self.least_again == 0 { "with every one whole" } else { "as it is" };
+            write!(f, "\n              with {changes}, {tasks} tasks in all; {whole} B {as_it_is}")?;
         }
         reuse(f, &self.reuse)?;
         self.assumed.iter().try_for_each(|a| write!(f, "\n  assumed     {a}"))

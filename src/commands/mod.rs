@@ -22,13 +22,24 @@ use berth_ir::{Program, Target};
 
 /// Plans and proves. A planner's program that the verifier refuses is a bug of berth, and is said to be one.
 pub fn planned(lowered: &Lowered, target: &Target) -> Result<(Plan, Verified<Program>), Failure> {
+    planned_for(lowered, target, |proved| Ok(proved.clone()))
+}
+
+/// The same with what is made of the proved program, of which there is one copy: a large one is a good part of the memory that
+/// planning takes.
+pub fn planned_for<T>(
+    lowered: &Lowered,
+    target: &Target,
+    make: impl FnOnce(&Verified<Program>) -> Result<T, Failure>,
+) -> Result<(Plan, T), Failure> {
     let mut plan = plan(&lowered.lifetimes, target, Mode::Loop).map_err(crate::machine::plan_failure)?;
     plan.program.header.split = lowered.split;
-    // One copy of the program while it is proved, which takes the most memory.
+    plan.program.header.recompute = lowered.recompute.clone();
     let proved = proved(target, plan.program, Some(&lowered.facts))
         .map_err(|e| Failure::unfit(format!("a bug of berth: its own program was refused\n{}", e.paragraph)))?;
-    plan.program = (*proved).clone();
-    Ok((plan, proved))
+    let made = make(&proved)?;
+    plan.program = proved.into_inner();
+    Ok((plan, made))
 }
 
 /// Proves a program, or says the first things that are wrong with it.

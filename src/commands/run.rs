@@ -202,7 +202,7 @@ pub fn run(args: &cli::Run) -> Outcome {
     let threads = u64::from(args.threads);
     let wanted = Wanted { target: &target, memory: &args.machine.memory, engines: Some(engines), threads };
     let mut model = match &given {
-        Some(program) => split::as_said(&graph, &dims, &target, program.header.split)?,
+        Some(program) => split::as_said(&graph, &dims, &target, &program.header)?,
         None => split::for_memory(&graph, &dims, &wanted)?,
     };
     machine::restrict(&target, Some(engines), &mut model.lowered.lifetimes)?;

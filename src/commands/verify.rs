@@ -55,7 +55,7 @@ pub fn facts(
 ) -> Result<ModelFacts, Failure> {
     let opened = model::open(model, cast)?;
     let graph = model::graph(&opened, &program.header.dims, set)?;
-    Ok(split::as_said(&graph, &program.header.dims, target, program.header.split)?.lowered.facts)
+    Ok(split::as_said(&graph, &program.header.dims, target, &program.header)?.lowered.facts)
 }
 
 fn report(program: &Program, found: &[Violation], format: Format) -> Outcome {

@@ -82,6 +82,7 @@ impl Emitter<'_> {
                 memory: budgets(machine.target),
                 growth: BTreeMap::new(),
                 split: None,
+                recompute: Vec::new(),
             },
             arenas,
             tensors: self.tensors(),

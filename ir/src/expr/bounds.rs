@@ -16,6 +16,9 @@ impl Expr {
     /// An interval that holds every value over these ranges (it may be wider than needed); `None` where a dim has no
     /// range, a bound does not fit in 128 bits, or a divisor may have either sign.
     pub fn range(&self, ranges: &Ranges) -> Option<(i128, i128)> {
+        if let Some(value) = self.as_constant() {
+            return Some((value, value));
+        }
         let dim = |name: &str| ranges.get(name).map(|(low, high)| (i128::from(*low), Some(i128::from(*high))));
         match bounds(self, &dim)? {
             (Some(low), Some(high)) => Some((low, high)),

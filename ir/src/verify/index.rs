@@ -204,17 +204,19 @@ fn tables<'p>(
     found: &mut Vec<Violation>,
 ) -> Tables<'p> {
     let mut interned = HashMap::new();
-    for code in codes(program) {
-        let mut seen = BTreeSet::new();
+    // By name, the last code that has it.
+    let mut seen = Vec::new();
+    for (n, code) in codes(program).enumerate() {
         for i in code {
             check_name("instruction", i.name(), found);
-            if !seen.insert(i.name()) {
-                twice("instruction", i.name(), found);
-            }
-            interned.entry(i.name()).or_insert_with(|| {
+            let id = *interned.entry(i.name()).or_insert_with(|| {
                 names.push(i.name());
+                seen.push(None);
                 names.len() - 1
             });
+            if seen[id].replace(n) == Some(n) {
+                twice("instruction", i.name(), found);
+            }
         }
     }
     let parts =
@@ -309,13 +311,16 @@ fn check_names(target: &Target, program: &Program, tables: &Tables, found: &mut 
     for dim in program.header.growth.keys().chain(program.bodies.iter().flat_map(|b| b.dims.keys())) {
         known("dim", dim, program.header.dims.contains_key(dim));
     }
-    for code in codes(program) {
-        let here: BTreeSet<&str> = code.iter().map(Instruction::name).collect();
+    // By name, the last code that has it.
+    let mut here = vec![None; tables.names.len()];
+    for (n, code) in codes(program).enumerate() {
+        for i in code {
+            here[tables.names[i.name()]] = Some(n);
+        }
         for i in code {
             for a in i.after() {
-                let there =
-                    here.contains(a.name.as_str()) || (a.steps > 0 && tables.names.contains_key(a.name.as_str()));
-                known("instruction", &a.name, there);
+                let id = tables.names.get(a.name.as_str());
+                known("instruction", &a.name, id.is_some_and(|id| a.steps > 0 || here[*id] == Some(n)));
             }
             for berth in named_berths(i) {
                 known("berth", berth, tables.berths.contains_key(berth));

@@ -15,6 +15,9 @@ struct Runs<'a, 'p> {
     index: &'a Index<'p>,
     unit: &'a Unit<'a>,
     tasks: Vec<usize>,
+    /// Weights that tasks read whole and that must cross a link for that, with their bytes; and where each task's begin.
+    weights: Vec<(usize, u64)>,
+    begins: Vec<usize>,
     room: u64,
     looped: bool,
 }
@@ -28,15 +31,20 @@ impl<'a, 'p> Runs<'a, 'p> {
         }
         let (unit, tasks) = tasks(index, body, tier)?;
         let room = room(index, tier)?;
-        Some(Runs { index, unit, tasks, room, looped: index.program.header.mode == Mode::Loop })
+        let (mut weights, mut begins) = (Vec::new(), vec![0]);
+        for task in &tasks {
+            let accesses = index.program.tasks[*task].accesses.iter().zip(&index.task_tensors[*task]);
+            let whole = accesses.filter(|(a, _)| matches!(a, Access::Read(_))).map(|(_, t)| *t);
+            let crosses = whole.filter(|t| crossing(&index.program.tensors[*t]));
+            weights.extend(crosses.map(|t| (t, lower(&index.program.tensors[t].bytes, &unit.ranges))));
+            begins.push(weights.len());
+        }
+        Some(Runs { index, unit, tasks, weights, begins, room, looped: index.program.header.mode == Mode::Loop })
     }
 
-    /// Weights that a task reads whole and that must cross a link for that, with their bytes.
-    fn weights(&self, task: usize) -> impl Iterator<Item = (usize, u64)> + '_ {
-        let accesses = self.index.program.tasks[task].accesses.iter().zip(&self.index.task_tensors[task]);
-        let whole = accesses.filter(|(a, _)| matches!(a, Access::Read(_))).map(|(_, t)| *t);
-        let weights = whole.filter(|t| crossing(&self.index.program.tensors[*t]));
-        weights.map(|t| (t, lower(&self.index.program.tensors[t].bytes, &self.unit.ranges)))
+    /// The weights of the task at a position.
+    fn weights(&self, position: usize) -> &[(usize, u64)] {
+        &self.weights[self.begins[position]..self.begins[position + 1]]
     }
 
     /// What can be there of weights when a task starts.
@@ -55,9 +63,9 @@ impl<'a, 'p> Runs<'a, 'p> {
         let mut seen = vec![false; self.index.program.tensors.len()];
         let mut bytes = 0u64;
         for position in self.onwards(from) {
-            for (tensor, size) in self.weights(self.tasks[position]) {
-                if !std::mem::replace(&mut seen[tensor], true) {
-                    bytes = bytes.saturating_add(size);
+            for (tensor, size) in self.weights(position) {
+                if !std::mem::replace(&mut seen[*tensor], true) {
+                    bytes = bytes.saturating_add(*size);
                 }
             }
             if position == to {
@@ -73,10 +81,9 @@ impl<'a, 'p> Runs<'a, 'p> {
         let (mut bytes, mut work) = (0u64, 0u64);
         let mut best: Option<(u64, Window)> = None;
         for (length, position) in self.onwards(from).enumerate() {
-            let task = self.tasks[position];
-            for (tensor, size) in self.weights(task) {
-                if std::mem::replace(&mut seen[tensor], turn) != turn {
-                    bytes = bytes.saturating_add(size);
+            for (tensor, size) in self.weights(position) {
+                if std::mem::replace(&mut seen[*tensor], turn) != turn {
+                    bytes = bytes.saturating_add(*size);
                 }
             }
             let entering = bytes.saturating_sub(beside);
@@ -84,7 +91,7 @@ impl<'a, 'p> Runs<'a, 'p> {
             if length > 0 && wait > best.as_ref().map_or(0, |(most, _)| *most) {
                 best = Some((wait, Window { from, to: position, bytes: entering }));
             }
-            work = work.saturating_add(self.index.program.tasks[task].cost.0);
+            work = work.saturating_add(self.index.program.tasks[self.tasks[position]].cost.0);
         }
         best
     }

@@ -432,6 +432,7 @@ fn finish(m: Maker, shape: &Shape) -> Program {
             growth: BTreeMap::new(),
             memory: BTreeMap::new(),
             split: None,
+            recompute: Vec::new(),
         },
         arenas: m.tops.iter().map(|(tier, bytes)| Arena { tier: tier.to_string(), bytes: *bytes }).collect(),
         tensors: m.tensors,

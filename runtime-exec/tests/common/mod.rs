@@ -275,6 +275,7 @@ impl Chain {
                 memory: BTreeMap::new(),
                 growth: BTreeMap::new(),
                 split: None,
+                recompute: Vec::new(),
             },
             arenas,
             tensors,

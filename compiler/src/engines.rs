@@ -67,7 +67,7 @@ pub(crate) fn split(site: &Site) -> Option<(Lifetimes, Tried)> {
     let most = if lifetimes.tasks.len() <= SMALL_MAX { 2 } else { 1 };
     let (mut best, mut before) = (None, usize::MAX);
     for times in 1..=most {
-        let moving = |u: &&Unit| Bytes(u.bytes).at(link.present_rate()).0.saturating_add(u.device);
+        let moving = |u: &&Unit| Bytes(u.bytes).at(machine.rate_along(link)).0.saturating_add(u.device);
         let worth = |u: &&Unit| u.host.is_some_and(|host| host < moving(u).saturating_mul(times));
         let worth: Vec<Unit> = units.iter().filter(worth).copied().collect();
         if worth.len() == before {
@@ -227,7 +227,7 @@ impl Split<'_, '_> {
     /// device take turns.
     fn predicted(&self, link: &Link) -> usize {
         let (lifetimes, machine) = (self.site.lifetimes, &self.site.machine);
-        let rate = link.present_rate();
+        let rate = machine.rate_along(link);
         let bandwidth = machine.lower.map_or(0, |t| t.bandwidth.0).max(1);
         let slowed = |host: u64| {
             let left = bandwidth.saturating_sub(rate.0).max(bandwidth / KEPT_PART).max(1);
@@ -437,7 +437,7 @@ pub(crate) fn bound(lifetimes: &Lifetimes, machine: &Machine, mode: Mode) -> Opt
     let moving = u64::try_from(time.max(0)).unwrap_or(u64::MAX);
     // Where no task takes its bytes faster than the memory gives them.
     let (second, bandwidth) = (1_000_000_000, u128::from(lower.bandwidth.0));
-    let rate = |link: Option<&Link>| link.map_or(0, |l| u128::from(l.present_rate().0));
+    let rate = |link: Option<&Link>| link.map_or(0, |l| u128::from(machine.rate_along(l).0));
     let gives = bandwidth.max(rate(machine.lower_to_device) + bandwidth / u128::from(KEPT_PART));
     let bounded = on
         .iter()

@@ -75,7 +75,7 @@ impl Site<'_> {
     /// The faster of a program and those with other addresses: as they would be chosen for slower and faster links.
     fn paced(&self, mut best: Tried) -> Tried {
         let link = self.machine.lower_to_device.or(self.machine.home_to_device);
-        let rate = link.map_or(0, |link| link.present_rate().0);
+        let rate = link.map_or(0, |link| self.machine.rate_along(link).0);
         let choice = Choice { window: 0, ..best.choice.clone() };
         let rates = (0..63).flat_map(|power| [1 << power, 3 << power >> 1]);
         for other in rates.filter(|other| (rate / PACE_SLOWEST..rate.saturating_mul(PACE_FASTEST)).contains(other)) {

@@ -1,10 +1,11 @@
 //! The part of a target that one plan uses: the device, what lies below it, and the links between.
 //!
 //! Reads:    the target.
-//! Decides:  which tier is the device, which one below it can be written and who computes there, which link joins which.
+//! Decides:  which tier is the device, which one below it can be written and who computes there, which links join which.
 //! Promises: every link named here works and joins what it says; or `CannotPlan`, naming what is missing.
-//! Why:      fastest working link; ties go to the first one listed. A link that only moves multiples of a grain is passed over:
-//!           tensors have any size.
+//! Why:      the fastest working link of two memories stands for all that join them: copies take turns on those, as each is a
+//!           queue of its own, and their rates add up where they share none. Ties go to the first one listed. A link that only
+//!           moves multiples of a grain is passed over: tensors have any size.
 
 use berth_ir::target::{Link, LinkState, Target, Tier};
 use berth_ir::units::BytesPerSec;
@@ -22,7 +23,7 @@ pub struct Machine<'t> {
     pub host: Option<&'t str>,
     /// A writable memory below the device, if it has room.
     pub lower: Option<&'t Tier>,
-    /// From files to the device.
+    /// From files to the device: the fastest of those links, as below.
     pub home_to_device: Option<&'t Link>,
     /// From files to the lower memory.
     pub home_to_lower: Option<&'t Link>,
@@ -63,8 +64,7 @@ impl<'t> Machine<'t> {
             return Err(CannotPlan::NoDevice { target: target.name.clone() });
         };
         let link = |from: &str, to: &str| {
-            let joins = |l: &&Link| l.from == from && l.to == to && l.state != LinkState::Cut && l.grain.0 == 1;
-            let joins = target.links.iter().filter(joins);
+            let joins = joining(target, from, to);
             joins.reduce(|best, l| if l.present_rate() > best.present_rate() { l } else { best })
         };
         let both_ways = |t: &&Tier| link(&t.name, &device.name).is_some();
@@ -106,21 +106,41 @@ impl<'t> Machine<'t> {
         self.device_to_lower.is_some() && self.lower_to_device.is_some()
     }
 
+    /// All links that join what a link joins, itself among them, in the order in which the target lists them.
+    pub fn beside(&self, link: &Link) -> impl Iterator<Item = &'t Link> + use<'t> {
+        let (from, to) = (link.from.clone(), link.to.clone());
+        self.target.links.iter().filter(move |l| joins(l, &from, &to))
+    }
+
+    /// The rate of a link and those beside it together; links of one group count once.
+    pub fn rate_along(&self, link: &Link) -> BytesPerSec {
+        together(self.beside(link))
+    }
+
     /// The rate at which bytes can enter the device over all links together; links of one group count once.
     pub fn rate_into_device(&self) -> BytesPerSec {
-        together([self.home_to_device, self.lower_to_device])
+        together([self.home_to_device, self.lower_to_device].into_iter().flatten().flat_map(|l| self.beside(l)))
     }
 
     /// The rate at which bytes can leave files over all links together.
     pub fn rate_from_files(&self) -> BytesPerSec {
-        together([self.home_to_device, self.home_to_lower])
+        together([self.home_to_device, self.home_to_lower].into_iter().flatten().flat_map(|l| self.beside(l)))
     }
 }
 
+fn joins(link: &Link, from: &str, to: &str) -> bool {
+    link.from == from && link.to == to && link.state != LinkState::Cut && link.grain.0 == 1
+}
+
+/// The links that a plan can use from one memory to another.
+fn joining<'t>(target: &'t Target, from: &str, to: &str) -> impl Iterator<Item = &'t Link> {
+    target.links.iter().filter(move |l| joins(l, from, to))
+}
+
 /// The rate of links together; those of one group have the rate of the fastest of them.
-fn together(links: [Option<&Link>; 2]) -> BytesPerSec {
+fn together<'t>(links: impl Iterator<Item = &'t Link>) -> BytesPerSec {
     let mut groups = std::collections::BTreeMap::new();
-    for link in links.into_iter().flatten() {
+    for link in links {
         let group = link.group.as_deref().unwrap_or(&link.name);
         let rate = groups.entry(group).or_insert(0);
         *rate = link.present_rate().0.max(*rate);

@@ -94,7 +94,9 @@ impl Site<'_> {
         let machine = &self.machine;
         let (mut lifetimes, mut target) = (self.lifetimes.clone(), machine.target.clone());
         let links = [machine.home_to_device, machine.home_to_lower, machine.lower_to_device, machine.device_to_lower];
-        target.links.retain(|l| links.iter().flatten().any(|used| used.name == l.name));
+        target
+            .links
+            .retain(|l| links.iter().flatten().any(|used| machine.beside(used).any(|used| used.name == l.name)));
         target
             .tiers
             .retain(|t| t.files || [Some(machine.device), machine.lower].iter().flatten().any(|u| u.name == t.name));

@@ -136,7 +136,7 @@ impl Site<'_> {
         let none = base.lowered.clone();
         let machine = &self.machine;
         let faster = match (machine.home_to_lower, machine.lower_to_device, machine.home_to_device) {
-            (Some(_), Some(lower), Some(home)) => lower.present_rate() > home.present_rate(),
+            (Some(_), Some(lower), Some(home)) => machine.rate_along(lower) > machine.rate_along(home),
             _ => false,
         };
         let Some(tier) = self.machine.lower.filter(|_| faster) else { return vec![none] };

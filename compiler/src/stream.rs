@@ -210,6 +210,8 @@ struct Zone<'a> {
     lanes: BTreeMap<&'a str, Lane>,
     /// When the engine has run all tasks so far.
     now: u64,
+    /// The rates from the memory below and from files, of all links of each together.
+    rates: [BytesPerSec; 2],
     /// The rate that links are taken to have, where it is not their own.
     pace: Option<BytesPerSec>,
     /// The address that was chosen last.
@@ -245,6 +247,8 @@ impl<'a> Zone<'a> {
             at,
             held: BTreeMap::from([(room.start, never)]),
             lanes: BTreeMap::new(),
+            rates: [machine.lower_to_device, machine.home_to_device]
+                .map(|link| link.map_or(BytesPerSec(0), |link| machine.rate_along(link))),
             now: 0,
             pace,
             last: 0,
@@ -489,7 +493,9 @@ impl<'a> Zone<'a> {
 
     /// For how long a part occupies its link.
     fn moving(&self, link: &Link, part: &Part) -> u64 {
-        let rate = self.pace.unwrap_or(link.present_rate());
+        let rate = self.pace.unwrap_or_else(|| {
+            self.rates[usize::from(self.machine.home_to_device.is_some_and(|home| std::ptr::eq(home, link)))]
+        });
         Bytes(part.to - part.from).at(rate).0.saturating_add(link.submit.0)
     }
 

@@ -3,8 +3,8 @@
 use berth_compiler::machine::CannotPlan;
 use berth_compiler::plan::{PlanError, plan};
 use berth_ir::lifetime::{Lifetimes, Other, Task, Tensor, TensorId};
-use berth_ir::program::{Home, Kind, Mode};
-use berth_ir::units::Nanos;
+use berth_ir::program::{Home, Instruction, Kind, Mode};
+use berth_ir::units::{Bytes, BytesPerSec, Nanos};
 use berth_ir::{DType, Expr, Target, verify};
 use std::collections::BTreeMap;
 
@@ -81,4 +81,40 @@ fn a_link_with_a_grain_is_passed_over() {
     let both = machine(&format!("{}{up}", DIRECT.replace("GRAIN", ", grain: \"512B\"")));
     let made = plan(&chain(), &both, Mode::Loop).expect("there is a way through dram");
     verify(&both, made.program, None).unwrap_or_else(|found| panic!("{}", found[0]));
+}
+
+#[test]
+fn copies_take_turns_on_links_that_join_the_same_memories() {
+    let up = r#"(name: "up", from: "nvme", to: "dram", rate: "1GB/s", latency: "10us", chunk: "1MiB"),"#;
+    let second = r#"(name: "in2", from: "dram", to: "device", rate: "5GB/s", latency: "1us", chunk: "1MiB"GROUP),"#;
+    let planned = |links: &str| {
+        // Room for three weights, memories that no copy slows, tasks that take next to nothing.
+        let mut target = machine(links);
+        target.tiers.iter_mut().filter(|t| !t.files).for_each(|t| t.bandwidth = BytesPerSec(1_000_000_000_000));
+        target.tiers[0].capacity = Bytes(224 << 10);
+        let mut chain = chain();
+        chain.tasks.iter_mut().for_each(|task| (task.cost, task.others) = (Nanos(2_000), Vec::new()));
+        let made = plan(&chain, &target, Mode::Loop).expect("a plan");
+        let program = verify(&target, made.program, None).unwrap_or_else(|found| panic!("{}", found[0])).into_inner();
+        let step = program.bodies[0].code.iter().filter_map(|i| match i {
+            Instruction::Copy { queue, .. } => Some(queue.clone()),
+            _ => None,
+        });
+        let mut queues: Vec<String> = step.collect();
+        queues.sort();
+        queues.dedup();
+        assert!(made.bound.time <= made.timeline.step, "{:?} of {:?}", made.bound, made.timeline.step);
+        (made.timeline.step, made.bound.time, queues)
+    };
+    let (one, bound, queues) = planned(up);
+    assert_eq!(queues, ["in"]);
+    let (two, lower, queues) = planned(&format!("{up}{}", second.replace("GROUP", "")));
+    assert_eq!(queues, ["in", "in2"]);
+    assert!(two < one && lower < bound, "{two:?} of {one:?}, bounds {lower:?} and {bound:?}");
+    // Two engines of one lane: as fast as one, and no faster than its rate.
+    let grouped = r#"(name: "in3", from: "dram", to: "device", rate: "5GB/s", latency: "1us", chunk: "1MiB", group: Some("lane")),"#;
+    let lanes = format!("{up}{}{grouped}", second.replace("GROUP", ", group: Some(\"lane\")"));
+    let (three, lowest, queues) = planned(&lanes);
+    assert_eq!(queues, ["in", "in2", "in3"]);
+    assert!(three <= one && lowest == lower, "{three:?} of {one:?}, bounds {lowest:?} and {lower:?}");
 }

@@ -20,6 +20,7 @@ use crate::step::{Lines, Wait};
 use berth_ir::lifetime::Lifetimes;
 use berth_ir::program::*;
 use berth_ir::target::{Link, Target};
+use berth_ir::units::Bytes;
 use std::collections::BTreeMap;
 
 /// The name of the only body.
@@ -42,6 +43,8 @@ pub(crate) struct Emitter<'a> {
     stages: Vec<usize>,
     /// The stays that each task uses.
     by_position: Vec<Vec<usize>>,
+    /// By stay the link of its copy, where memories are joined by several.
+    queues: Vec<Option<&'a Link>>,
 }
 
 /// An instruction, by what it does.
@@ -112,6 +115,45 @@ fn split(held: &mut BTreeMap<u64, (u64, i64, usize)>, at: u64) {
     }
 }
 
+/// The fastest link that can bring a stay.
+fn fastest<'a>(machine: &Machine<'a>, stay: &Stay) -> Option<&'a Link> {
+    let below = matches!(stay.arrives, Arrival::Stay { .. });
+    match (below, stay.level) {
+        (false, Level::Device) => machine.home_to_device,
+        (false, Level::Lower) => machine.home_to_lower,
+        (true, Level::Device) => machine.lower_to_device,
+        (true, Level::Lower) => machine.device_to_lower,
+    }
+}
+
+/// By stay the link of its copy: of several that join the same memories the one that is done soonest with all that it was
+/// given before, in the order in which copies are wanted. Nothing where no memories are joined by several.
+fn queues<'a>(machine: &Machine<'a>, stays: &[Stay]) -> Vec<Option<&'a Link>> {
+    let ways = [machine.home_to_device, machine.home_to_lower, machine.lower_to_device, machine.device_to_lower];
+    let mut busy: BTreeMap<&str, Vec<(u64, &'a Link)>> = BTreeMap::new();
+    for way in ways.into_iter().flatten() {
+        busy.insert(&way.name, machine.beside(way).map(|link| (0, link)).collect());
+    }
+    if busy.values().all(|links| links.len() < 2) {
+        return Vec::new();
+    }
+    let mut order: Vec<usize> = (0..stays.len()).collect();
+    order.sort_by_key(|i| (!stays[*i].forever, stays[*i].wanted(), *i));
+    let mut queues = vec![None; stays.len()];
+    for i in order {
+        let arrives = matches!(stays[i].arrives, Arrival::Home { .. } | Arrival::Stay { .. });
+        let Some(way) = fastest(machine, &stays[i]).filter(|_| arrives) else { continue };
+        let Some(links) = busy.get_mut(way.name.as_str()) else { continue };
+        let end = |(busy, link): &(u64, &Link)| {
+            busy.saturating_add(Bytes(stays[i].bytes).at(link.present_rate()).0).saturating_add(link.submit.0)
+        };
+        let Some((n, until)) = links.iter().map(end).enumerate().min_by_key(|(_, until)| *until) else { continue };
+        links[n].0 = until;
+        queues[i] = Some(links[n].1);
+    }
+    queues
+}
+
 /// The same line in this step.
 fn this(line: u32) -> Wait {
     Wait { line, steps: 0 }
@@ -144,7 +186,8 @@ impl<'a> Emitter<'a> {
         }
         let heights = (device.height, lower.height);
         let stages = (0..stays.len()).filter(|i| stays[*i].stage).collect();
-        Emitter { lifetimes, machine, host, stays, offsets, heights, copies_out, holders, stages, by_position }
+        let queues = queues(machine, stays);
+        Emitter { lifetimes, machine, host, stays, offsets, heights, copies_out, holders, stages, by_position, queues }
     }
 
     /// Instructions that there may be; each number is below.
@@ -315,14 +358,7 @@ impl<'a> Emitter<'a> {
 
     /// The link of a copy.
     fn link(&self, i: usize) -> Option<&'a Link> {
-        let (stay, machine) = (&self.stays[i], self.machine);
-        let below = matches!(stay.arrives, Arrival::Stay { .. });
-        match (below, stay.level) {
-            (false, Level::Device) => machine.home_to_device,
-            (false, Level::Lower) => machine.home_to_lower,
-            (true, Level::Device) => machine.lower_to_device,
-            (true, Level::Lower) => machine.device_to_lower,
-        }
+        self.queues.get(i).copied().unwrap_or_else(|| fastest(self.machine, &self.stays[i]))
     }
 
     /// The stays that a run binds: of each operand its parts, which stand one behind the other, in order; then its scratch.

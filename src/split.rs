@@ -63,13 +63,13 @@ pub fn for_memory(graph: &Graph, dims: &Dims, wanted: &Wanted) -> Result<Model, 
         return if spills { faster(whole.model, dims, room, wanted) } else { Ok(whole.model) };
     }
     let fits = |pieces: &Pieces| pieces.least.bytes <= room;
-    // Work before calls: what is made again is less than what pieces add.
-    let again = if asked { None } else { again(&whole, dims, room, wanted)?.filter(fits) };
-    if let Some(again) = again {
-        return Ok(again.model);
+    // Work before calls: what is made again is less than what pieces add. As little as does, if all that helps would do.
+    let again_all = again(&whole, dims, 0, wanted)?;
+    if !asked && again_all.as_ref().is_some_and(fits) {
+        let some = again(&whole, dims, room, wanted)?.filter(fits);
+        return Ok(some.or(again_all).map_or(whole.model, |again| again.model));
     }
-    let finest = finest(&whole, dims, wanted)?;
-    let Some(finest) = finest else { return Ok(whole.model) };
+    let Some(finest) = of_pieces(&whole, again_all, dims, wanted)? else { return Ok(whole.model) };
     if asked || finest.least.bytes >= room {
         return Ok(finest.model);
     }
@@ -90,11 +90,23 @@ fn as_it_is(ready: Ready) -> Model {
 /// The pieces, and what is made again beside them, with which a model needs least; nothing where it needs no less than as it
 /// is, which is `whole`.
 pub fn finest(whole: &Pieces, dims: &Dims, wanted: &Wanted) -> Result<Option<Pieces>, Failure> {
+    let again_all = again(whole, dims, 0, wanted)?;
+    of_pieces(whole, again_all, dims, wanted)
+}
+
+/// The same, with what the whole is when all is made again that helps.
+fn of_pieces(
+    whole: &Pieces,
+    again_all: Option<Pieces>,
+    dims: &Dims,
+    wanted: &Wanted,
+) -> Result<Option<Pieces>, Failure> {
     let Model { graph, lowered, .. } = &whole.model;
     let room = reach(graph, dims, &lowered.lifetimes, wanted.threads.max(THREADS));
     let pieces = in_pieces(&whole.model, dims, room, wanted)?.filter(|pieces| pieces.least.bytes < whole.least.bytes);
-    let again = again(pieces.as_ref().unwrap_or(whole), dims, 0, wanted)?;
-    Ok(again.or(pieces))
+    let both = pieces.as_ref().map(|pieces| again(pieces, dims, 0, wanted)).transpose()?.flatten();
+    // The first of those that need least.
+    Ok([again_all, pieces, both].into_iter().flatten().min_by_key(|pieces| pieces.least.bytes))
 }
 
 /// A model as a program's header says that it was split, and what of it is made again.
@@ -124,14 +136,18 @@ fn put(whole: &Model, dims: &Dims, target: &Target, how: Split) -> Result<Option
     Ok(Some(Model { lowered: Lowered { split: Some(how), ..lowered }, graph, budgeted: None }))
 }
 
+/// Of what a model needs, the least part that making results again must save: each is a call in every step.
+const WORTH_PART: u64 = 100;
+
 /// A model with results made again, so that it needs less where nothing can be put aside: no more than so much, if that can
-/// be. Nothing where it needs no less.
+/// be. Nothing where that saves next to nothing.
 fn again(whole: &Pieces, dims: &Dims, room: u64, wanted: &Wanted) -> Result<Option<Pieces>, Failure> {
     if whole.least.spills {
         return Ok(None);
     }
     let Some(model) = recomputed(&whole.model, dims, room, None, wanted)? else { return Ok(None) };
-    Ok(pieces(model, wanted)?.filter(|pieces| pieces.least.bytes < whole.least.bytes))
+    let worth = whole.least.bytes - whole.least.bytes / WORTH_PART;
+    Ok(pieces(model, wanted)?.filter(|pieces| pieces.least.bytes < worth))
 }
 
 /// Of a model as it is, with what has no room put aside, and the same with results made again, that with the shorter step.

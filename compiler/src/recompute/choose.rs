@@ -127,7 +127,13 @@ impl<'a> Choosing<'a> {
             let worth = |freed: u64, time: Nanos| u128::from(freed) * u128::from(time.0.max(1));
             worth(b.0, a.1).cmp(&worth(a.0, b.1)).then(b.0.cmp(&a.0)).then(a.2.cmp(&b.2))
         });
-        let before = load.over(self.wanted.room);
+        // Where nothing can be put aside the most that is held counts alone: what is taken then depends on the room only in
+        // how far it goes.
+        let aim = match self.wanted.aside {
+            Some(_) => self.wanted.room,
+            None => self.wanted.room.max(load.held[at].saturating_sub(1)),
+        };
+        let before = load.over(aim);
         for (_, _, tensor, chain) in found.into_iter().take(LOOKED_AT) {
             if self.found.len() + chain.tensors.len() > AGAIN_MAX {
                 continue;
@@ -135,7 +141,7 @@ impl<'a> Choosing<'a> {
             let (runs, first) = self.with(&chain, tensor, at);
             self.work += runs.runs.len();
             let load = runs.load();
-            let after = load.over(self.wanted.room);
+            let after = load.over(aim);
             if after.0 <= before.0 && after.1 < before.1 {
                 if self.write(&runs, first, &chain, tensor).is_none() {
                     // What is written down so far stands; names beyond it are no longer known.

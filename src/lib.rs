@@ -15,6 +15,7 @@ pub mod measure;
 pub mod model;
 pub mod npz;
 pub mod observed;
+mod rehearsal;
 pub mod seed;
 pub mod slow;
 pub mod split;

@@ -25,6 +25,7 @@ const UNSAFE: &[(&str, usize, &str)] = &[
     ),
     ("runtime-exec/src/executor/keep.rs", 2, "gives engines the ranges for what they keep that were proved"),
     ("runtime-exec/src/executor/load.rs", 4, "gives engines the addresses that were proved"),
+    ("runtime-exec/src/executor/rehearse.rs", 4, "gives engines addresses of an arena of its own"),
     ("runtime-exec/src/open.rs", 4, "binds tasks of open sizes again, at the addresses of the executor"),
     ("runtime-exec/src/store/gauge.rs", 4, "reads to memory of its own"),
     ("runtime-exec/src/store/mod.rs", 2, "passes on what the reader of a queue promises"),

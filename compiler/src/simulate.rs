@@ -7,7 +7,8 @@
 //!           passes beside its next copy: it delays who waits for the bytes, not the bytes behind. Copies take their rate
 //!           from the memories that they join, and a task that needs more than is left runs slower meanwhile; so does a
 //!           copy while an engine computes, where its link has less then (`share`).
-//!           The caller feeds a step when it has fetched the one before, as the loop of a decoder does.
+//!           The caller feeds a step when it has fetched the one before, as the loop of a decoder does. It copies what it
+//!           feeds, beside engines and links as a link would; outputs it reads where they are.
 
 use crate::share::Share;
 use crate::step::{Instance, Part, Servers, Step, Work};
@@ -204,7 +205,7 @@ impl<'p> World<'p> {
             let Work { server, kind, .. } = part.work[i];
             if what == What::Leaves {
                 self.servers[server].busy = false;
-                if matches!(kind, Instance::Run | Instance::Copy) {
+                if kind != Instance::Fetch {
                     self.share.end(server);
                     self.shared(now);
                 }
@@ -285,7 +286,7 @@ impl<'p> World<'p> {
         let Some(Reverse((_, node))) = self.servers[server].ready.pop() else { return };
         let start = now.max(self.servers[server].free_at);
         let Work { time, latency, kind, demand, .. } = *self.work(node);
-        let shares = matches!(kind, Instance::Run | Instance::Copy);
+        let shares = kind != Instance::Fetch;
         let left = match shares {
             true => self.share.begin(server, node, start, time, demand),
             false => start.saturating_add(time),

@@ -31,6 +31,9 @@ const IDLE_PART: u64 = 400;
 /// A step that is longer than what nothing beats by no more than this part of it is not looked at further.
 const NEAR_PART: u64 = 1_000;
 
+/// Steps that differ by less than this part of what nothing beats are as fast.
+const SAME_PART: u64 = 50_000;
+
 /// Tasks that are placed and simulated in one search, counted again for each choice that is tried: five hundred choices of
 /// a model of a thousand tasks, a few of one of a hundred thousand.
 const SEARCH_WORK: usize = 500_000;
@@ -312,7 +315,8 @@ impl<'a> Site<'a> {
     pub fn faster(&self, best: Option<Tried>, choice: Choice, placed: Placed) -> Option<Tried> {
         let timeline = self.timeline(&choice, &placed);
         let tried = Tried { choice, placed, timeline };
-        let order = |tried: &Tried| (tried.timeline.step, tried.brought());
+        let same = (self.least_step.0 / SAME_PART).max(1);
+        let order = |tried: &Tried| (tried.timeline.step.0 / same, tried.brought(), tried.timeline.step);
         match best {
             Some(best) if order(&best) <= order(&tried) => Some(best),
             _ => Some(tried),

@@ -272,7 +272,25 @@ impl<'t> Servers<'t> {
         Work { server: self.of_link[n], time, latency, class, kind: Instance::Copy, demand }
     }
 
-    /// Something that the caller does.
+    /// The caller's bytes of an input, written into a memory: as fast as they come there from the memory beside it; where
+    /// none is, as fast as it takes them.
+    pub fn feed(&self, tier: &str, bytes: u64) -> Work {
+        let memory = |name: &str| self.target.tier(name).filter(|t| !t.files);
+        let into =
+            self.target.links.iter().filter(|l| l.to == tier && l.present_rate().0 > 0 && memory(&l.from).is_some());
+        let link = into.reduce(|best, l| if l.present_rate() > best.present_rate() { l } else { best });
+        let call = self.call(Instance::Feed);
+        match (link, memory(tier)) {
+            (Some(link), _) => {
+                let time = Bytes(bytes).at(link.present_rate()).0;
+                Work { time, demand: Demand::of_copy(self.target, link, bytes, time), ..call }
+            }
+            (None, Some(memory)) => Work { time: Bytes(bytes).at(memory.bandwidth).0, ..call },
+            (None, None) => call,
+        }
+    }
+
+    /// Something that the caller does and that takes no time. What an output's reader does with it is its own affair.
     pub fn call(&self, kind: Instance) -> Work {
         let server = self.names.len() - 1;
         Work { server, time: 0, latency: 0, class: Class::Demand, kind, demand: Demand::default() }
@@ -301,6 +319,8 @@ struct Facts<'p> {
     servers: Servers<'p>,
     tasks: HashMap<&'p str, (usize, u64, &'p [Access])>,
     berth_bytes: HashMap<&'p str, u64>,
+    /// The memory of each berth.
+    tiers: HashMap<&'p str, &'p str>,
     /// Berths of tensors that no file holds.
     filled: HashSet<&'p str>,
 }
@@ -319,6 +339,7 @@ impl<'p> Facts<'p> {
             filled: berths.filter(|b| filled.contains(b.tensor.as_str())).map(|b| b.name.as_str()).collect(),
             tasks: tasks.map(task).collect(),
             berth_bytes: program.berths.iter().map(|b| (b.name.as_str(), b.bytes)).collect(),
+            tiers: program.berths.iter().map(|b| (b.name.as_str(), b.arena.as_str())).collect(),
             servers,
         }
     }
@@ -340,6 +361,10 @@ impl<'p> Facts<'p> {
                     (used, self.bound(bound))
                 });
                 self.servers.run(engine, cost, touched(operands))
+            }
+            Instruction::Feed { berth, .. } => {
+                let tier = self.tiers.get(berth.as_str()).copied().unwrap_or("");
+                self.servers.feed(tier, self.bound(berth))
             }
             Instruction::Fetch { .. } => self.servers.call(Instance::Fetch),
             _ => self.servers.call(Instance::Feed),

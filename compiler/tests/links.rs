@@ -2,6 +2,7 @@
 
 use berth_compiler::machine::CannotPlan;
 use berth_compiler::plan::{PlanError, plan};
+use berth_compiler::simulate::events;
 use berth_ir::lifetime::{Lifetimes, Other, Task, Tensor, TensorId};
 use berth_ir::program::{Home, Instruction, Kind, Mode};
 use berth_ir::units::{Bytes, BytesPerSec, Nanos};
@@ -69,6 +70,26 @@ fn weights_are_kept_in_no_memory_that_files_have_no_way_to() {
         let made = plan(&chain(), &target, mode).expect("the disk reaches the device");
         assert!(made.streamed > 0, "there is nothing to show");
         verify(&target, made.program, None).unwrap_or_else(|found| panic!("{mode:?}: {}", found[0]));
+    }
+}
+
+#[test]
+fn what_the_caller_feeds_takes_the_time_of_a_copy_from_the_memory_beside() {
+    let mut model = chain();
+    (model.tensors[0].bytes, model.tensors[0].extent) = (50_000, Expr::constant(50_000));
+    let beside = machine(&DIRECT.replace("GRAIN", ""));
+    let mut alone = beside.clone();
+    alone.links.retain(|link| link.name == "read");
+    // 50,000 bytes at the 5 GB/s of the link; at the device's own 10 GB/s.
+    for (target, nanos) in [(&beside, 10_000), (&alone, 5_000)] {
+        let made = plan(&model, target, Mode::Loop).expect("the disk reaches the device");
+        let program = verify(target, made.program, None).unwrap_or_else(|found| panic!("{}", found[0]));
+        let events = events(target, &program, 2);
+        let fed: Vec<u64> = events.iter().filter(|e| e.name == "feed x").map(|e| e.end.0 - e.start.0).collect();
+        assert_eq!(fed, [nanos, nanos]);
+        let end = |name: &str| events.iter().find(|e| e.name == name && e.step == 1).map(|e| (e.start, e.end));
+        let (fed, ran) = (end("feed x").expect("it is fed"), end("run task0").expect("it runs"));
+        assert!(ran.0 >= fed.1, "{ran:?} before {fed:?}");
     }
 }
 

@@ -10,7 +10,7 @@ use berth_ir::units::OpsPerSec;
 use berth_runtime_exec::engine::ort::OrtEngine;
 use berth_runtime_exec::engine::{EngineError, EngineOptions, Port, TaskCode};
 use berth_runtime_exec::errors::LoadError;
-use berth_runtime_exec::executor::measure;
+use berth_runtime_exec::executor::{Caches, measure};
 use std::path::PathBuf;
 
 /// Rows and columns of the weight.
@@ -53,7 +53,8 @@ pub fn product(dtype: DType, rows: u64, side: u64) -> (TaskCode, u64) {
 /// Measures the engine, in so many rounds, beside copies between blocks of so many bytes.
 pub fn compute(engine: &mut OrtEngine, threads: u32, bytes: u64, rounds: usize) -> Result<Compute, Failure> {
     let mut flush = Vec::new();
-    let mut nanos = |code: &TaskCode| measure(engine, code, None, &mut flush).map(|measured| measured.run_nanos);
+    let mut nanos =
+        |code: &TaskCode| measure(engine, code, None, Caches::AsInAStep(&mut flush)).map(|measured| measured.run_nanos);
     let (mut figures, mut rates, mut without) = (Vec::new(), Vec::new(), Vec::new());
     for (dtype, name) in TYPES {
         let (wide, operations) = product(dtype, ROWS, SIDE);

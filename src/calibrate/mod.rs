@@ -7,6 +7,7 @@ pub mod beside;
 pub mod compute;
 pub mod disk;
 pub mod memory;
+pub mod waking;
 
 use berth_ir::units::{Bytes, Nanos};
 use berth_runtime_exec::store::gauge::Took;

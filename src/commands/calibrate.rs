@@ -4,6 +4,7 @@ use crate::calibrate::beside::{Beside, beside};
 use crate::calibrate::compute::{self, Compute, compute};
 use crate::calibrate::disk::{Disk, disk, room};
 use crate::calibrate::memory::{Memory, memory};
+use crate::calibrate::waking::waking;
 use crate::calibrate::{Figure, rounded, size};
 use crate::failure::{Failure, Outcome};
 use crate::{cli, files, machine};
@@ -63,6 +64,7 @@ pub fn calibrate(args: &cli::Calibrate) -> Outcome {
     let mut engine = compute::open(args.engine.clone(), args.threads)?;
     let mut disk = disk(&args.folder, bytes, rounds)?;
     let memory = memory(bytes, rounds);
+    let waking = waking(rounds);
     let (compute, beside) = match &mut engine {
         Some(engine) => (
             Some(compute(engine, args.threads, bytes, rounds)?),
@@ -83,13 +85,13 @@ pub fn calibrate(args: &cli::Calibrate) -> Outcome {
         folder: args.folder.display().to_string(),
         scratch_bytes: bytes,
         direct: disk.direct,
-        figures: parts.into_iter().flatten().flatten().cloned().collect(),
+        figures: parts.into_iter().flatten().flatten().chain([&waking]).cloned().collect(),
         links: Vec::new(),
         kept: kept(compute.as_ref()),
         target: args.output.as_ref().map(|path| path.display().to_string()),
     };
     let mut target = machine::target("host")?;
-    measured(&mut target, &disk, &memory, compute.as_ref(), beside.as_ref());
+    measured(&mut target, &disk, (&memory, &waking), compute.as_ref(), beside.as_ref());
     for link in &target.links {
         let group = link.group.as_ref().map_or(String::new(), |group| format!(", shares `{group}`"));
         let [rate, left] = [link.rate, link.rate_beside()].map(|rate| rate.0 as f64 / 1e9);
@@ -110,22 +112,31 @@ pub fn calibrate(args: &cli::Calibrate) -> Outcome {
 const SHARED: u64 = 130;
 
 /// Puts what was measured in the place of the preset's figures.
-fn measured(target: &mut Target, disk: &Disk, memory: &Memory, compute: Option<&Compute>, beside: Option<&Beside>) {
+fn measured(
+    target: &mut Target,
+    disk: &Disk,
+    (memory, waking): (&Memory, &Figure),
+    compute: Option<&Compute>,
+    beside: Option<&Beside>,
+) {
     let shared = u128::from(memory.both.median) * 100 < u128::from(memory.rate.median) * u128::from(SHARED);
     let stores: Vec<String> = target.tiers.iter().filter(|t| t.files).map(|t| t.name.clone()).collect();
     let deep = disk.deep(beside.map(|beside| beside.chunk));
     let rate = |figure: &Figure| BytesPerSec(rounded(figure.median));
     // As fast as alone, or what can be told from that.
     let left = |figure: Option<&Figure>, alone: BytesPerSec| figure.map(rate).filter(|left| *left < alone);
+    // What makes room for a copy wakes its link, and that wakes who waits for it.
+    let woken = waking.median.saturating_mul(2);
     for link in &mut target.links {
         if stores.contains(&link.from) {
             link.rate = rate(&deep.rate);
             link.beside = left(beside.map(|beside| &beside.rate), link.rate);
             link.chunk = Bytes(deep.chunk);
-            link.latency = Nanos(rounded(disk.latency.median));
+            link.latency = Nanos(rounded(disk.latency.median.saturating_add(woken)));
             link.submit = Nanos(rounded(deep.submit.median));
         } else {
             link.rate = rate(&memory.rate);
+            link.latency = Nanos(rounded(woken));
             link.beside = left(beside.map(|beside| &beside.copying), link.rate);
             link.chunk = Bytes(memory.chunk);
             link.group = shared.then(|| "memory".to_owned());
@@ -148,7 +159,7 @@ fn measured(target: &mut Target, disk: &Disk, memory: &Memory, compute: Option<&
 
 /// What stays as the preset has it.
 fn kept(compute: Option<&Compute>) -> Vec<String> {
-    let mut kept = vec!["capacities and alignments".to_owned(), "latency of copies in memory".to_owned()];
+    let mut kept = vec!["capacities and alignments".to_owned()];
     match compute {
         None => kept
             .push("rates of the engine and of its memory: the engine is not at hand (`cargo xtask setup`)".to_owned()),

@@ -138,23 +138,32 @@ const LINE: usize = 64;
 const RUNS: u32 = 3;
 const KEPT_RUNS: u32 = 9;
 
-/// Runs a task on zeroed scratch memory of its own and says what it cost: once to warm the code, then with weights out of
-/// the caches, as they are when a step comes to them, and what other tasks make in them. `flush` is kept from call to call.
+/// How a task finds the caches when it is measured.
+#[derive(Debug)]
+pub enum Caches<'a> {
+    /// As its last run left them, once: for what it needs, and for how long about it takes.
+    Left,
+    /// Weights are out of them, as they are when a step comes to them, and what other tasks make is in them. The memory is
+    /// kept from call to call.
+    AsInAStep(&'a mut Vec<u8>),
+}
+
+/// Runs a task on zeroed scratch memory of its own and says what it cost, after one run that warms the code.
 ///
 /// `kept` is the block of weights that comes with the task's model, where it has one.
 pub fn measure<E: Engine>(
     engine: &mut E,
     code: &TaskCode,
     kept: Option<&Arena>,
-    flush: &mut Vec<u8>,
+    caches: Caches,
 ) -> Result<Measured, LoadError> {
     let Some(block) = kept else {
         let session = engine.prepare(code)?;
-        return measure_session(engine, session, code, flush);
+        return measure_session(engine, session, code, caches);
     };
     // SAFETY: nobody writes to the block while it is borrowed. The session has no room of its caller's.
     let keeping = unsafe { engine.keep(code, block.slice(0, code.kept).unwrap_or_default(), None)? };
-    let measured = measure_session(engine, keeping.session, code, flush);
+    let measured = measure_session(engine, keeping.session, code, caches);
     engine.forget(keeping.session);
     Ok(Measured { kept_bytes: keeping.bytes, loading_bytes: code.kept.saturating_add(keeping.loading), ..measured? })
 }
@@ -163,9 +172,9 @@ fn measure_session<E: Engine>(
     engine: &mut E,
     session: SessionId,
     code: &TaskCode,
-    flush: &mut Vec<u8>,
+    caches: Caches,
 ) -> Result<Measured, LoadError> {
-    on_scratch(code, |arena, scratch| measure_on(engine, session, code, (arena, scratch), flush))
+    on_scratch(code, |arena, scratch| measure_on(engine, session, code, (arena, scratch), caches))
 }
 
 fn measure_on<E: Engine>(
@@ -173,14 +182,21 @@ fn measure_on<E: Engine>(
     session: SessionId,
     code: &TaskCode,
     (arena, scratch): (&Arena, &mut [u8]),
-    flush: &mut Vec<u8>,
+    caches: Caches,
 ) -> Result<Measured, LoadError> {
     let weights: u64 = code.inputs.iter().filter(|port| port.weight).filter_map(Port::bytes).sum();
     // What an engine keeps nobody streams over: it stays in what caches it has room in.
     if weights <= CACHED || code.kept > 0 {
-        let runs = if code.kept > 0 { KEPT_RUNS } else { RUNS };
+        let runs = match caches {
+            _ if code.kept > 0 => KEPT_RUNS,
+            Caches::Left => 1,
+            Caches::AsInAStep(_) => RUNS,
+        };
         return Ok(engine.measure(session, code, scratch, runs, &mut || {})?);
     }
+    let Caches::AsInAStep(flush) = caches else {
+        return Ok(engine.measure(session, code, scratch, 1, &mut || {})?);
+    };
     let places = code.scratch_layout().map(|(places, _)| places).unwrap_or_default();
     let warm: Vec<(u64, u64)> = (code.ports().zip(places).filter(|(port, _)| !port.weight))
         .filter_map(|(port, place)| Some((place, port.bytes()?)))

@@ -14,12 +14,14 @@ mod load;
 #[cfg(test)]
 mod model;
 mod record;
+mod rehearse;
 pub(crate) mod table;
 
 pub use hand::CallOff;
 pub use keep::{Weight, block};
-pub use load::{measure, occupied};
+pub use load::{Caches, measure, occupied};
 pub use record::{Ran, Seen, StepSeen};
+pub use rehearse::{Cue, Rehearsed, Stage, rehearse};
 
 use crate::arena::Arena;
 use crate::engine::{Engine, Stopper, TaskCode};

@@ -7,6 +7,8 @@ mod model;
 use berth_ir::DType::{F32, I64};
 use berth_runtime_exec::engine::ort::OrtEngine;
 use berth_runtime_exec::engine::{Engine, EngineError, EngineOptions, TaskCode};
+use berth_runtime_exec::errors::LoadError;
+use berth_runtime_exec::executor::{Cue, Stage, rehearse};
 use model::{Attr, Model};
 use std::time::{Duration, Instant};
 
@@ -335,6 +337,34 @@ fn measuring_needs_room_and_alignment() {
         let error = engine.measure(session, &code, &mut scratch.all()[view], 1, &mut || {}).unwrap_err();
         assert!(matches!(error, EngineError::Memory { .. }), "{error}");
     }
+}
+
+#[test]
+fn a_rehearsal_runs_tasks_on_what_those_before_them_made_and_leaves_out_what_fails() {
+    let exp = Model::new("exp").input("x", F32, &[2]).node("Exp", &["x"], &["y"], &[]).output("y", F32, &[2]).code();
+    let whole = Model::new("whole").input("y", F32, &[2]);
+    let whole = whole.node("Cast", &["y"], &["at"], &[("to", Attr::Int(7))]).output("at", I64, &[2]).code();
+    let rows = |rows: u64| {
+        let model = Model::new("rows").open_input("table", F32, &[rows, 2]).input("at", I64, &[2]);
+        model.node("Gather", &["table", "at"], &["z"], &[]).output("z", F32, &[2, 2]).code()
+    };
+    // x, y, indices, table, z; the exponential of what is fed is one, and a table of one row has no row of that number.
+    let cue = |code: &TaskCode, places: &[u64]| Cue { code: code.clone(), workspace: 0, places: places.to_vec() };
+    let cues = |n| vec![cue(&exp, &[0, 64]), cue(&whole, &[64, 128]), cue(&rows(n), &[192, 128, 256])];
+    let mut engine = open();
+    for (n, runs) in [(2, true), (1, false)] {
+        let stage = Stage { cues: cues(n), bytes: 320, fed: std::iter::once(0..8).collect() };
+        let seen = rehearse(&mut engine, &stage, 2..=5, Duration::from_secs(60)).unwrap();
+        assert_eq!(seen.tasks.iter().map(Option::is_some).collect::<Vec<_>>(), [true, true, runs], "{seen:?}");
+        assert!(seen.tasks.iter().flatten().all(|nanos| *nanos > 0) && seen.round > 0, "{seen:?}");
+    }
+    // One that would lie outside is refused before anything runs.
+    let outside = Stage { cues: vec![cue(&exp, &[0, 320])], bytes: 320, fed: vec![] };
+    assert!(matches!(rehearse(&mut engine, &outside, 1..=1, Duration::ZERO), Err(LoadError::Memory { .. })));
+    engine.stopper().stop();
+    let stage = Stage { cues: cues(2), bytes: 320, fed: vec![] };
+    let stopped = rehearse(&mut engine, &stage, 1..=1, Duration::ZERO);
+    assert!(matches!(stopped, Err(LoadError::Engine(EngineError::Stopped { .. }))), "{stopped:?}");
 }
 
 #[test]

@@ -28,6 +28,11 @@ const HALVINGS: usize = 10;
 /// Weights of which a part is tried to be held.
 const PARTLY_MAX: usize = 8;
 
+/// Weights of middle size beside which as much as fits is pinned where nothing waits, one after the other until it is as fast; a
+/// search tries one more for each so many choices that it may try.
+const PINNED_BESIDE: [u64; 4] = [2, 8, 32, 128];
+const PINNED_PART: usize = 8;
+
 /// Gaps between uses that are tried one by one; models share few weights.
 const KEPT_GAPS_MAX: usize = 64;
 
@@ -119,15 +124,23 @@ impl Site<'_> {
         best
     }
 
-    /// The faster of what was found and the same with as much pinned as fits beside two weights: what stays does not slow the tasks that copies would go
-    /// under. Worth one look where nothing waits.
+    /// The faster of what was found and the same with as much pinned as fits beside some look-ahead: what stays does not slow
+    /// the tasks that copies would go under, and crosses no link. Worth a look where nothing waits.
     fn pinned(&self, best: Option<Tried>, base: &Choice) -> Option<Tried> {
-        let order = self.pin_orders().swap_remove(0);
-        let choice = Choice { window: self.bulk().saturating_mul(2), ..base.clone() };
-        match self.most_pinned(&choice, &order) {
-            Some((choice, placed)) => self.faster(best, choice, placed),
-            None => best,
+        let (order, bulk) = (self.pin_orders().swap_remove(0), self.bulk());
+        let few = self.choices() / PINNED_PART;
+        let mut best = best;
+        // With more look-ahead it is more often as fast.
+        for times in PINNED_BESIDE.into_iter().take(few.max(1)) {
+            let choice = Choice { window: bulk.saturating_mul(times), ..base.clone() };
+            let Some((choice, placed)) = self.most_pinned(&choice, &order) else { break };
+            let before = best.as_ref().map(Tried::brought);
+            best = self.faster(best, choice, placed);
+            if best.as_ref().map(Tried::brought) < before {
+                break;
+            }
         }
+        best
     }
 
     /// Which weights are kept in the lower memory: none, or as many as it has room for beside what is put aside; `height`

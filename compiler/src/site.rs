@@ -58,7 +58,7 @@ pub(crate) struct Tried {
 
 impl Tried {
     /// Bytes that copies bring into any memory in each step.
-    fn brought(&self) -> u128 {
+    pub fn brought(&self) -> u128 {
         let comes = |s: &&Stay| !s.forever && matches!(s.arrives, Arrival::Home { .. } | Arrival::Stay { .. });
         self.placed.stays.iter().filter(comes).map(|s| u128::from(s.bytes)).sum()
     }

@@ -6,11 +6,14 @@
 mod build;
 
 use berth_compiler::import;
-use berth_compiler::recompute::put;
-use berth_ir::DType;
+use berth_compiler::lower::{Lowered, exactly, lower};
+use berth_compiler::plan::plan;
+use berth_compiler::recompute::{Wanted, chosen, put};
 use berth_ir::expr::Binding;
 use berth_ir::graph::{Graph, Op, ValueId};
-use berth_ir::program::Recompute;
+use berth_ir::program::{Mode, Recompute};
+use berth_ir::units::BytesPerSec;
+use berth_ir::{DType, Target, verify};
 use build::Builder;
 
 fn graph(name: &str, b: &Builder) -> Graph {
@@ -87,4 +90,115 @@ fn what_cannot_run_again_is_refused_in_words() {
         let said = put(graph, std::slice::from_ref(&one)).expect_err("it is refused").to_string();
         assert!(said.contains(words) && said.contains(&one.op), "{one:?}: {said}");
     }
+}
+
+/// Numbers from a seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % end
+    }
+}
+
+/// Rows and what is made of them: wide results of one row, of one result, of two; views in between; readers near and far.
+fn random(seed: u64) -> Builder {
+    let dice = &mut Dice(seed);
+    let mut b = Builder::new(17);
+    b.ints("wide", &[16, 64]).ints("flat", &[1024]).input("row", DType::F32, &["1", "64"]);
+    b.node("Exp", &["row"], &["r0"], vec![]);
+    let (mut rows, mut results) = (vec!["row".to_owned(), "r0".to_owned()], Vec::<String>::new());
+    for n in 0..6 + dice.below(30) {
+        let name = format!("v{n}");
+        let result = |dice: &mut Dice| match results.len() {
+            0 => None,
+            // Mostly what was made last, now and then anything.
+            count if dice.below(3) > 0 => Some(results[count - 1 - dice.below(count.min(3))].clone()),
+            count => Some(results[dice.below(count)].clone()),
+        };
+        let (first, second) = (result(dice), result(dice));
+        let row = rows[dice.below(rows.len())].clone();
+        match (dice.below(8), first, second) {
+            (0, ..) => {
+                b.node("Tanh", &[&row], &[&name], vec![]);
+                rows.push(name);
+                continue;
+            }
+            (1..=4, Some(first), Some(second)) => {
+                let kind = ["Add", "Sub", "Mul", "Max"][dice.below(4)];
+                b.node(kind, &[&first, &second], &[&name], vec![])
+            }
+            (5, Some(first), _) => {
+                let flat = format!("{name}_flat");
+                b.node("Reshape", &[&first, "flat"], &[&flat], vec![]).node(
+                    "Sin",
+                    &[&flat],
+                    &[&flat.replace("flat", "s")],
+                    vec![],
+                );
+                b.node("Reshape", &[&flat.replace("flat", "s"), "wide"], &[&name], vec![])
+            }
+            (6, Some(first), _) => b.node("Cos", &[&first], &[&name], vec![]),
+            _ => b.node("Expand", &[&row, "wide"], &[&name], vec![]),
+        };
+        results.push(name);
+    }
+    let last = results.last().cloned().unwrap_or_else(|| "r0".to_owned());
+    b.output(&last);
+    if let Some(other) = results.get(dice.below(results.len().max(1))).filter(|other| **other != last) {
+        b.output(other);
+    }
+    b
+}
+
+/// What each output is computed of, whoever computes it.
+fn meaning(graph: &Graph) -> Vec<u64> {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let hash = |of: &dyn Fn(&mut DefaultHasher)| {
+        let mut hasher = DefaultHasher::new();
+        of(&mut hasher);
+        hasher.finish()
+    };
+    let named = |id: &ValueId| hash(&|h| graph.value(*id).name.hash(h));
+    let mut known: std::collections::HashMap<ValueId, u64> = std::collections::HashMap::new();
+    for op in &graph.ops {
+        let of = |id: &ValueId| known.get(id).copied().unwrap_or_else(|| named(id));
+        let inputs: Vec<Option<u64>> = op.inputs.iter().map(|id| id.as_ref().map(of)).collect();
+        let meaning = hash(&|h| (&op.kind, format!("{:?}", op.attributes), &inputs).hash(h));
+        known.extend(op.outputs.iter().flatten().map(|id| (*id, meaning)));
+    }
+    graph.outputs.iter().map(|id| known.get(id).copied().unwrap_or_else(|| named(id))).collect()
+}
+
+#[test]
+fn what_is_chosen_computes_the_same_in_less() {
+    let target = Target::from_ron(include_str!("../../targets/host.ron")).expect("the preset");
+    let lowered = |graph: &Graph| lower(graph, &exactly(&Binding::new()), &target, &|_, _, _| None).expect("it lowers");
+    let (mut helped, mut aside) = (0, 0);
+    for seed in 0..300 {
+        let graph = graph(&format!("random-{seed}"), &random(seed));
+        let before = lowered(&graph);
+        let most = |lowered: &Lowered| lowered.lifetimes.load().into_iter().max().unwrap_or(0);
+        let wanted = Wanted { room: 0, alignment: 64, brings: BytesPerSec(1 << 30), aside: None };
+        for wanted in [wanted, Wanted { room: most(&before) / 2, aside: Some(BytesPerSec(1 << 20)), ..wanted }] {
+            let all = chosen(&graph, &before, wanted);
+            let other = put(&graph, &all).unwrap_or_else(|said| panic!("seed {seed}: {said} in {all:?}"));
+            assert_eq!(meaning(&other), meaning(&graph), "seed {seed}: {all:?}");
+            let after = lowered(&other);
+            // Fewer where all readers of a result read the second: the first is not run then.
+            assert!(after.lifetimes.tasks.len() <= before.lifetimes.tasks.len() + all.len(), "seed {seed}");
+            assert!(most(&after) <= most(&before), "seed {seed}: {} of {}", most(&after), most(&before));
+            if wanted.aside.is_some() {
+                aside += usize::from(!all.is_empty());
+                continue;
+            }
+            assert!(all.is_empty() || most(&after) < most(&before), "seed {seed}: {all:?} for nothing");
+            helped += usize::from(!all.is_empty());
+            let made = plan(&after.lifetimes, &target, Mode::Loop).expect("a plan");
+            verify(&target, made.program, Some(&after.facts))
+                .unwrap_or_else(|found| panic!("seed {seed}: {}", found[0]));
+        }
+    }
+    assert!(helped > 20 && aside > 20, "only {helped} and {aside} graphs had anything to make again");
 }

@@ -4,7 +4,7 @@
 //! what is there then, of what is held on for it, or of what is made again itself. The one that frees most bytes for its
 //! time is taken if less is held with it, and so on until all is within the room or nothing helps.
 
-use super::held::{Load, Runs};
+use super::held::{Load, Run, Runs};
 use super::put::{Writer, is_repeatable};
 use crate::lower::Lowered;
 use berth_ir::graph::Graph;
@@ -60,8 +60,6 @@ struct Choosing<'a> {
     /// By tensor: somebody outside of the tasks writes or reads it.
     outside: Vec<bool>,
     runs: Runs,
-    /// Names of the operators of runs.
-    names: Vec<String>,
     found: Vec<Recompute>,
     work: usize,
 }
@@ -81,7 +79,6 @@ impl<'a> Choosing<'a> {
             repeatable: repeatable.collect(),
             outside: lifetimes.tensors.iter().map(|t| t.kind != Kind::Activation).collect(),
             runs: Runs::of(lowered, wanted.alignment),
-            names: lifetimes.tasks.iter().map(|task| task.ops.first().unwrap_or(&task.name).clone()).collect(),
             found: Vec::new(),
             work: 0,
         }
@@ -89,6 +86,8 @@ impl<'a> Choosing<'a> {
 
     fn all(mut self) -> Vec<Recompute> {
         let mut load = self.runs.load();
+        // The most that is held so far, and how many operators it takes: those behind them gave something elsewhere only.
+        let (mut least, mut worth) = (load.over(0).0, 0);
         // By run of the model: nothing helps where it is.
         let mut stuck = vec![false; self.lowered.codes.len()];
         while self.found.len() < AGAIN_MAX && self.work < WORK_MAX {
@@ -98,11 +97,20 @@ impl<'a> Choosing<'a> {
                 break;
             };
             match self.better(&load, at) {
-                Some(after) => load = after,
+                Some(after) => {
+                    load = after;
+                    let (peak, _) = load.over(0);
+                    if peak < least {
+                        (least, worth) = (peak, self.found.len());
+                    }
+                }
                 // Without a memory to put things aside in, what is held here is what is needed.
                 None if self.wanted.aside.is_none() => break,
                 None => stuck[self.runs.runs[at].task] = true,
             }
+        }
+        if self.wanted.aside.is_none() {
+            self.found.truncate(worth);
         }
         self.found
     }
@@ -138,12 +146,12 @@ impl<'a> Choosing<'a> {
             if self.found.len() + chain.tensors.len() > AGAIN_MAX {
                 continue;
             }
-            let (runs, first) = self.with(&chain, tensor, at);
+            let mut runs = self.with(&chain, tensor, at);
             self.work += runs.runs.len();
             let load = runs.load();
             let after = load.over(aim);
             if after.0 <= before.0 && after.1 < before.1 {
-                if self.write(&runs, first, &chain, tensor).is_none() {
+                if self.write(&mut runs, &chain).is_none() {
                     // What is written down so far stands; names beyond it are no longer known.
                     self.work = WORK_MAX;
                     return None;
@@ -203,63 +211,40 @@ impl<'a> Choosing<'a> {
         (at + 1..self.runs.runs.len()).filter(move |n| self.runs.runs[*n].reads.contains(&tensor))
     }
 
-    /// The runs with a chain made again before the first reader behind a run, and where that starts.
-    fn with(&self, chain: &Chain, tensor: usize, at: usize) -> (Runs, usize) {
+    /// The runs with a chain made again, the result right before its first reader behind a run, each operand right before what
+    /// it is made again for.
+    fn with(&self, chain: &Chain, tensor: usize, at: usize) -> Runs {
         let mut runs = self.runs.clone();
-        let readers: Vec<usize> = self.readers(tensor, at).collect();
-        let first = readers.first().copied().unwrap_or(runs.runs.len());
-        let second = |t: &usize| chain.tensors.iter().position(|made| made == t).map(|n| self.runs.bytes.len() + n);
-        let mut added = Vec::new();
-        for made in &chain.tensors {
-            runs.bytes.push(self.runs.bytes[*made]);
-            let Some(run) = self.runs.runs.iter().find(|run| run.writes.contains(made)) else { continue };
-            let mut run = run.clone();
-            // What an operand's chain made is read in its second making.
-            run.reads.iter_mut().for_each(|t| *t = second(t).filter(|_| chain.tensors.contains(t)).unwrap_or(*t));
-            run.writes.iter_mut().for_each(|t| *t = second(t).unwrap_or(*t));
-            added.push(run);
+        let base = self.runs.bytes.len();
+        let second = |t: usize| chain.tensors.iter().position(|made| *made == t).map_or(t, |n| base + n);
+        for reader in self.readers(tensor, at) {
+            runs.runs[reader].reads.iter_mut().filter(|t| **t == tensor).for_each(|t| *t = second(tensor));
         }
-        for reader in readers {
-            runs.runs[reader].reads.iter_mut().filter(|t| **t == tensor).for_each(|t| *t = second(t).unwrap_or(*t));
+        runs.bytes.extend(chain.tensors.iter().map(|made| self.runs.bytes[*made]));
+        for (n, made) in chain.tensors.iter().enumerate().rev() {
+            let run = self.runs.runs.iter().find(|run| run.writes.contains(made));
+            let first = runs.runs.iter().position(|run| run.reads.contains(&(base + n)));
+            let (Some(run), Some(first)) = (run, first) else { continue };
+            let list = |tensors: &[usize]| tensors.iter().map(|t| second(*t)).collect();
+            runs.runs.insert(first, Run { reads: list(&run.reads), writes: list(&run.writes), ..run.clone() });
         }
-        runs.runs.splice(first..first, added);
-        (runs, first)
+        runs
     }
 
-    /// Writes down a chain that was added to the runs from a place on; nothing where the graph cannot have it.
-    fn write(&mut self, runs: &Runs, first: usize, chain: &Chain, tensor: usize) -> Option<()> {
-        let count = chain.tensors.len();
-        let second = self.runs.bytes.len() + count - 1;
-        let made: Vec<String> = chain.tensors.iter().map(|t| self.maker(*t)).collect::<Option<_>>()?;
-        debug_assert_eq!(chain.tensors[count - 1], tensor, "the result comes last");
-        // Names of the runs as they are after it: those before it, its own, those behind it.
-        let mut names = self.names.clone();
-        names.splice(first..first, made.iter().cloned());
-        let (mut found, mut readers) = (Vec::new(), Vec::new());
-        for (n, run) in runs.runs.iter().enumerate().skip(first + count) {
-            if run.reads.contains(&second) {
-                readers.push(names[n].clone());
-            }
-        }
-        // The result first: what its operands are made again for has its name then.
-        for n in (0..count).rev() {
-            if n + 1 < count {
-                let mine = self.runs.bytes.len() + n;
-                let behind = first + n + 1..first + count;
-                readers = behind.filter(|m| runs.runs[*m].reads.contains(&mine)).map(|m| names[m].clone()).collect();
-            }
-            let one = Recompute { op: made[n].clone(), readers: std::mem::take(&mut readers) };
-            names[first + n] = self.writer.again(&one).ok()?;
+    /// Writes down a chain that was added to the runs, the result first: what its operands are made again for has its name
+    /// then. Nothing where the graph cannot have it.
+    fn write(&mut self, runs: &mut Runs, chain: &Chain) -> Option<()> {
+        let base = self.runs.bytes.len();
+        let mut found = Vec::new();
+        for n in (0..chain.tensors.len()).rev() {
+            let second = base + n;
+            let readers = runs.runs.iter().filter(|run| run.reads.contains(&second)).map(|run| run.name.to_string());
+            let made = runs.runs.iter().position(|run| run.writes.contains(&second))?;
+            let one = Recompute { op: runs.runs[made].name.to_string(), readers: readers.collect() };
+            runs.runs[made].name = self.writer.again(&one).ok()?.into();
             found.push(one);
         }
-        self.names = names;
         self.found.extend(found);
         Some(())
-    }
-
-    /// The name of the operator that makes a tensor.
-    fn maker(&self, tensor: usize) -> Option<String> {
-        let run = self.runs.runs.iter().position(|run| run.writes.contains(&tensor))?;
-        Some(self.names[run].clone())
     }
 }

@@ -3,12 +3,15 @@
 use crate::lower::Lowered;
 use berth_ir::lifetime::TensorId;
 use berth_ir::program::Kind;
+use std::rc::Rc;
 
 /// One run of a task.
 #[derive(Clone, Debug)]
 pub(super) struct Run {
     /// The task.
     pub task: usize,
+    /// The operator's name: of a second run, that of its copy.
+    pub name: Rc<str>,
     /// What it reads and writes, no weights.
     pub reads: Vec<usize>,
     pub writes: Vec<usize>,
@@ -42,7 +45,8 @@ impl Runs {
             let weights = task.reads.iter().filter(|t| !value(t)).map(|t| size(lifetimes.tensor(*t).bytes));
             let list = |tensors: &[TensorId]| tensors.iter().filter(value).map(|t| t.index()).collect();
             let own = weights.fold(size(task.workspace), u64::saturating_add);
-            Run { task: n, reads: list(&task.reads), writes: list(&task.writes), own }
+            let name = Rc::from(task.ops.first().unwrap_or(&task.name).as_str());
+            Run { task: n, name, reads: list(&task.reads), writes: list(&task.writes), own }
         });
         Runs { runs: runs.collect(), bytes: lifetimes.tensors.iter().map(|t| size(t.bytes)).collect() }
     }

@@ -122,8 +122,14 @@ impl<'a> Choosing<'a> {
             let used = run.reads.contains(t) || run.writes.contains(t);
             !used && !self.outside[*t] && load.spans[*t].is_some_and(|(first, last)| first < at && at < last)
         };
+        let waiting: Vec<usize> = (0..self.runs.bytes.len()).filter(waits).collect();
+        // Each is looked for in all runs.
+        self.work = self.work.saturating_add(waiting.len().saturating_add(1).saturating_mul(self.runs.runs.len()));
+        if self.work > WORK_MAX {
+            return None;
+        }
         let mut found: Vec<(u64, Nanos, usize, Chain)> = Vec::new();
-        for tensor in (0..self.runs.bytes.len()).filter(waits) {
+        for tensor in waiting {
             let Some(chain) = self.chain(load, tensor, at, CHAIN_MAX) else { continue };
             let freed = self.runs.bytes[tensor].saturating_sub(chain.kept);
             let aside = self.wanted.aside.map(|rate| 2 * u128::from(Bytes(freed).at(rate).0));

@@ -56,11 +56,19 @@ enum Way {
     Last,
 }
 
+/// The engine of the lower memory, where it may run tasks. Not where a tensor is written again: stays of both memories hold
+/// one version of what they share.
+pub(crate) fn second<'t>(lifetimes: &Lifetimes, machine: &Machine<'t>) -> Option<&'t str> {
+    let runs = |engine: &&str| lifetimes.tasks.iter().any(|t| t.on(engine).is_some());
+    let engine = machine.host.filter(|_| machine.can_spill()).filter(runs)?;
+    lifetimes.rewrites().iter().all(<[usize]>::is_empty).then_some(engine)
+}
+
 /// The best assignment found that uses the engine of the lower memory; nothing where there is none that may run tasks, or
 /// nothing fits. The lifetimes have the costs of the engines assigned.
 pub(crate) fn split(site: &Site) -> Option<(Lifetimes, Tried)> {
     let (lifetimes, machine) = (site.lifetimes, &site.machine);
-    let engine = machine.host.filter(|e| machine.can_spill() && lifetimes.tasks.iter().any(|t| t.on(e).is_some()))?;
+    let engine = second(lifetimes, machine)?;
     let (units, rows) = (units(lifetimes, machine, engine)?, rows(lifetimes, machine, engine));
     let link = machine.lower_to_device?;
     // On a small model units are tried too that cost more than their copies would: those may hold up others.

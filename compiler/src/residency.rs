@@ -63,6 +63,7 @@ impl Choice {
 pub fn stays(lifetimes: &Lifetimes, machine: &Machine, choice: &Choice) -> Vec<Stay> {
     let mut all = Vec::new();
     let uses = lifetimes.uses();
+    let again = lifetimes.rewrites();
     let passing = through(lifetimes, machine, choice, &uses);
     for (index, uses) in uses.iter().enumerate() {
         let tensor = TensorId(index as u32);
@@ -71,7 +72,7 @@ pub fn stays(lifetimes: &Lifetimes, machine: &Machine, choice: &Choice) -> Vec<S
         }
         match lifetimes.tensor(tensor).kind {
             Kind::Weight => weight(&mut all, lifetimes, machine, choice, &passing, tensor, uses),
-            _ => value(&mut all, lifetimes, choice, tensor, uses),
+            _ => value(&mut all, lifetimes, choice, tensor, uses, &again[index]),
         }
     }
     for (position, task) in lifetimes.tasks.iter().enumerate().filter(|(_, t)| t.workspace > 0) {
@@ -92,6 +93,7 @@ fn through(lifetimes: &Lifetimes, machine: &Machine, choice: &Choice, uses: &Lis
         return Passing::default();
     }
     let count = lifetimes.tensors.len();
+    let again = lifetimes.rewrites();
     let (mut forever, mut below, mut values) = (vec![false; count], vec![false; count], Vec::new());
     for (index, uses) in uses.iter().enumerate().filter(|(_, uses)| !uses.is_empty()) {
         let tensor = TensorId(index as u32);
@@ -99,7 +101,7 @@ fn through(lifetimes: &Lifetimes, machine: &Machine, choice: &Choice, uses: &Lis
             let (host, device) = uses.iter().partition::<Vec<usize>, _>(|p| choice.host[**p]);
             (forever[index], below[index]) = (choice.holds(tensor, device.len()), !host.is_empty());
         } else {
-            value(&mut values, lifetimes, choice, tensor, uses);
+            value(&mut values, lifetimes, choice, tensor, uses, &again[index]);
         }
     }
     let tier = machine.lower.map_or(1, |tier| tier.alignment);
@@ -204,8 +206,16 @@ fn runs(uses: &[usize], period: usize, kept: impl Fn(usize) -> bool) -> Vec<Posi
 }
 
 /// A tensor that a task or the caller writes: in the memory of who uses it first one stay, or one for each run of uses
-/// between which it is put aside; where engines of both memories use it, one in the other memory too.
-fn value(all: &mut Vec<Stay>, lifetimes: &Lifetimes, choice: &Choice, tensor: TensorId, uses: &[usize]) {
+/// between which it is put aside; where engines of both memories use it, one in the other memory too. What is written
+/// `again` is put aside anew.
+fn value(
+    all: &mut Vec<Stay>,
+    lifetimes: &Lifetimes,
+    choice: &Choice,
+    tensor: TensorId,
+    uses: &[usize],
+    again: &[usize],
+) {
     let t = lifetimes.tensor(tensor);
     let first = uses[0];
     let mut arrives = if t.kind == Kind::Input { Arrival::Feed } else { Arrival::Run(first) };
@@ -236,7 +246,13 @@ fn value(all: &mut Vec<Stay>, lifetimes: &Lifetimes, choice: &Choice, tensor: Te
             all[kept].to = all[kept].to.max(part[0] as i64);
         }
         let (from, to) = (part[0], part[part.len() - 1]);
-        all.push(Stay { arrives, fetched, ..stay(tensor, t.bytes, from, to, part) });
+        // The copy below of what is written again is of no more use.
+        if again.iter().any(|p| (from..=to).contains(p)) {
+            below = None;
+        }
+        // The caller has it as it is written last.
+        let last = again.last().is_none_or(|p| *p <= to);
+        all.push(Stay { arrives, fetched: fetched && last, ..stay(tensor, t.bytes, from, to, part) });
         let source = all.len() - 1;
         // Put aside once; an unchanged tensor that comes back has its copy below already.
         if below.is_none() && (next.is_some() || !host.is_empty()) {
@@ -247,7 +263,7 @@ fn value(all: &mut Vec<Stay>, lifetimes: &Lifetimes, choice: &Choice, tensor: Te
             below = Some(all.len() - 1);
         }
         let Some(kept) = below else { break };
-        (arrives, fetched) = (Arrival::Stay { from: kept, demand: choice.demand }, false);
+        (arrives, fetched) = (Arrival::Stay { from: kept, demand: choice.demand }, fetched && !last);
     }
 }
 

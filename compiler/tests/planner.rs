@@ -129,6 +129,17 @@ fn with_cores(mut all: Lifetimes, tasks: &[Seed]) -> Lifetimes {
     all
 }
 
+/// The same where some tasks write again what they read.
+fn rewritten(mut all: Lifetimes, tasks: &[Seed]) -> Lifetimes {
+    for (task, seed) in all.tasks.iter_mut().zip(tasks) {
+        let values =
+            task.reads.iter().filter(|t| matches!(all.tensors[t.index()].kind, Kind::Activation | Kind::Output));
+        let again = values.take(seed.cost as usize % 3).copied();
+        task.writes.extend(again);
+    }
+    all
+}
+
 /// A chain of layers of one weight each behind a table that is read by rows; the device takes a weight in a tenth of a
 /// nanosecond a byte, the cores as `dram` bytes a second have it.
 fn decoder(layers: usize, weight: u64, dram: u64) -> Lifetimes {
@@ -294,6 +305,26 @@ proptest! {
         if held > 0 {
             let refused = plan(&lifetimes, &machine(direct, &[("device", least.bytes - 64), below]), Mode::Loop);
             prop_assert!(matches!(refused, Err(PlanError::NoRoom(_))), "an alignment less than {} was planned", least.bytes);
+        }
+    }
+
+    /// What a task writes again is the same tensor with other bytes: copies of it from before are of no more use.
+    #[test]
+    fn what_tasks_write_again_is_put_aside_anew(seed in seeds(), share in 0u64..=100, direct: bool, cores: bool) {
+        let lifetimes = rewritten(lifetimes(&seed), &seed.2);
+        let lifetimes = if cores { with_cores(lifetimes, &seed.2) } else { lifetimes };
+        let below = ("dram", 1 << 29);
+        let (least, full) = extremes(&lifetimes, &machine(direct, &[below])).expect("it can be planned");
+        let bytes = least.bytes + full.saturating_sub(least.bytes) * share / 100;
+        let target = machine(direct, &[("device", bytes), below]);
+        for mode in [Mode::Loop, Mode::Once] {
+            let made = plan(&lifetimes, &target, mode).map_err(|e| TestCaseError::fail(format!("{mode:?} at {bytes}: {e}")))?;
+            check(&target, &made, "berth")?;
+            for (who, make) in STRATEGIES {
+                if let Ok(other) = make(&lifetimes, &target, mode) {
+                    check(&target, &other, who)?;
+                }
+            }
         }
     }
 

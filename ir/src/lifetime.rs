@@ -142,6 +142,17 @@ impl Lifetimes {
         Lists::of(self.tensors.len(), || tasks().flat_map(|(p, task)| task.operands().map(move |t| (t.index(), p))))
     }
 
+    /// The positions at which each tensor is written again: by a task that is not the first to use it. Tensors by index.
+    pub fn rewrites(&self) -> Lists {
+        let mut used = vec![false; self.tensors.len()];
+        let mut again = Vec::new();
+        for (position, task) in self.tasks.iter().enumerate() {
+            again.extend(task.writes.iter().filter(|t| used[t.index()]).map(|t| (t.index(), position)));
+            task.operands().for_each(|t| used[t.index()] = true);
+        }
+        Lists::of(self.tensors.len(), || again.iter().copied())
+    }
+
     /// Bytes of tensors other than weights that are alive at each position, with the task's workspace: what must be
     /// held somewhere whatever is done about weights.
     pub fn load(&self) -> Vec<u64> {

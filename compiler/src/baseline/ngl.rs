@@ -6,7 +6,7 @@
 //! Why:      it is `-ngl` of llama.cpp, which keeps the last layers on the device.
 
 use super::{Unfit, first_fit};
-use crate::engines::assigned;
+use crate::engines::{assigned, second};
 use crate::layers::layers;
 use crate::machine::Machine;
 use crate::plan::Plan;
@@ -20,8 +20,7 @@ use std::borrow::Cow;
 /// weights, stay on the device.
 pub fn ngl(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Plan, Unfit> {
     let machine = Machine::of(target).map_err(|_| Unfit::Room)?;
-    let runs = |engine: &&str| lifetimes.tasks.iter().any(|t| t.on(engine).is_some());
-    let engine = machine.host.filter(|_| machine.can_spill()).filter(runs).ok_or(Unfit::Engine)?;
+    let engine = second(lifetimes, &machine).ok_or(Unfit::Engine)?;
     let layers = layers(lifetimes);
     let weights: Vec<bool> = lifetimes.tensors.iter().map(|t| t.kind == Kind::Weight).collect();
     first_fit(target, mode, layers.len(), |below| {

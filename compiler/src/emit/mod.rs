@@ -265,8 +265,8 @@ impl<'a> Emitter<'a> {
                 }
                 Arrival::Run(_) | Arrival::Scratch => {}
             }
-            if let (true, Some(written)) = (stay.fetched, stay.uses.first()) {
-                order.push((*written, 2, Act::Fetch(i)));
+            if let (true, Some(written)) = (stay.fetched, self.written(i)) {
+                order.push((written, 2, Act::Fetch(i)));
             }
         }
         order.extend((0..self.lifetimes.tasks.len()).map(|p| (p, 1, Act::Run(p))));
@@ -290,7 +290,7 @@ impl<'a> Emitter<'a> {
             Act::Bring(i) if self.stays[i].arrives == Arrival::Feed => self.freed_by(i),
             Act::Bring(i) => self.copy_waits(i),
             Act::Run(p) => self.run_waits(p),
-            Act::Fetch(i) => self.stays[i].uses.first().map(|p| this(self.run(*p))).into_iter().collect(),
+            Act::Fetch(i) => self.written(i).map(|p| this(self.run(p))).into_iter().collect(),
         };
         after.sort_unstable();
         after.dedup_by_key(|wait| wait.line);
@@ -313,7 +313,7 @@ impl<'a> Emitter<'a> {
         let stay = &self.stays[i];
         let mut after = self.freed_by(i);
         if let Arrival::Stay { from, .. } = stay.arrives {
-            after.extend(self.made_by(from, false));
+            after.extend(self.written_at(from).map(|p| this(self.run(p))).or_else(|| self.made_by(from, false)));
         }
         if let (true, Some(p)) = (self.on_demand(i), stay.uses.first()) {
             after.push(match p.checked_sub(1) {
@@ -371,6 +371,18 @@ impl<'a> Emitter<'a> {
         };
         let operands = task.reads.iter().chain(&task.writes).map(|t| parts(*t)).filter(|p| !p.is_empty());
         operands.chain(stays.iter().filter(scratch).map(|i| vec![*i])).collect()
+    }
+
+    /// The position from which on a stay's bytes are what the caller takes: where it is written last, or first used.
+    fn written(&self, i: usize) -> Option<usize> {
+        self.written_at(i).or(self.stays[i].uses.first().copied())
+    }
+
+    /// The position at which a task writes a stay last.
+    fn written_at(&self, i: usize) -> Option<usize> {
+        let Stay { uses, tensor, .. } = &self.stays[i];
+        let tasks = &self.lifetimes.tasks;
+        uses.iter().rev().copied().find(|p| tasks[*p % tasks.len()].writes.contains(tensor))
     }
 
     /// What must have ended before a stay's bytes may be read.

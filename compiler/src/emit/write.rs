@@ -129,6 +129,8 @@ impl Emitter<'_> {
             false => Access::Read(name(r)),
         });
         let writes = t.writes.iter().map(|w| Access::Write(name(w)));
+        // What a task reads and writes again has one berth.
+        let again = |(w, tensor)| Some((t.reads.iter().position(|r| r == tensor)?, t.reads.len() + w));
         Task {
             name: t.name.clone(),
             engine: host.unwrap_or(self.machine.engine).to_owned(),
@@ -136,7 +138,7 @@ impl Emitter<'_> {
             accesses: reads.chain(writes).collect(),
             workspace: t.workspace,
             cost: t.cost,
-            in_place: Vec::new(),
+            in_place: t.writes.iter().enumerate().filter_map(again).collect(),
             held: None,
         }
     }

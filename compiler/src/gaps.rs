@@ -11,7 +11,7 @@ use crate::emit::with_facts;
 use crate::places;
 use crate::residency::{Choice, stays};
 use crate::site::{Site, Tried};
-use crate::stay::{Level, load_curve};
+use crate::stay::Level;
 use berth_ir::lifetime::TensorId;
 use berth_ir::program::{Kind, Mode};
 use berth_ir::units::{Bytes, BytesPerSec};
@@ -39,7 +39,7 @@ const CLIMB_MAX: usize = 300;
 const NEIGHBOURS: usize = 4;
 
 /// A gap behind one use of a weight: its tensor and the index of the use, of those on the device.
-type Gap = (TensorId, usize);
+pub(crate) type Gap = (TensorId, usize);
 
 impl Site<'_> {
     /// The faster of a program and those with other gaps in which weights stay.
@@ -59,15 +59,7 @@ impl Site<'_> {
         };
         let best = match gaps.len() <= ALL_MAX.min(self.choices().ilog2() as usize) {
             true => self.all_sets(best, &base, &gaps),
-            false => {
-                // From what was found, then from where nothing stays and from where all does that fits in order.
-                let best = self.climbed(best, &base, &gaps, kept, tries);
-                if tries < gaps.len() || best.is_enough(self) {
-                    return self.paced(best);
-                }
-                let starts = [vec![false; gaps.len()], self.filled(&base, &gaps)];
-                starts.into_iter().fold(best, |best, kept| self.climbed(best, &base, &gaps, kept, tries))
-            }
+            false => self.climbed(best, &base, &gaps, kept, tries),
         };
         self.paced(best)
     }
@@ -95,7 +87,7 @@ impl Site<'_> {
     }
 
     /// All gaps of weights that the device uses, in the order of the uses before them.
-    fn gaps(&self) -> Vec<Gap> {
+    pub(crate) fn gaps(&self) -> Vec<Gap> {
         let mut gaps = Vec::new();
         for (index, uses) in self.lifetimes.uses().iter().enumerate() {
             let tensor = &self.lifetimes.tensors[index];
@@ -109,7 +101,7 @@ impl Site<'_> {
     }
 
     /// By gap, whether a choice has the weight stay over it.
-    fn kept_by(&self, choice: &Choice, gaps: &[Gap]) -> Vec<bool> {
+    pub(crate) fn kept_by(&self, choice: &Choice, gaps: &[Gap]) -> Vec<bool> {
         gaps.iter().map(|gap| choice.pinned[gap.0.index()] || choice.kept.contains(gap)).collect()
     }
 
@@ -150,22 +142,6 @@ impl Site<'_> {
         let found = places::best(self.lifetimes, &self.machine, &stays, at, (floor, self.room()), ways);
         let tried = found.and_then(|streamed| self.faster(None, choice, self.placed(streamed, lower)));
         tried.filter(|tried| tried.timeline.step < best.timeline.step).unwrap_or(best)
-    }
-
-    /// By gap, whether it is among those, one after the other, over which weights can stay together.
-    fn filled(&self, base: &Choice, gaps: &[Gap]) -> Vec<bool> {
-        let mut choice = base.clone();
-        let keeps = gaps.iter().map(|gap| {
-            choice.kept.insert(*gap);
-            let stays = stays(self.lifetimes, &self.machine, &choice);
-            let load = load_curve(&stays, Level::Device, self.lifetimes.tasks.len(), self.machine.device.alignment);
-            let fits = load.iter().all(|load| *load <= self.room());
-            if !fits {
-                choice.kept.remove(gap);
-            }
-            fits
-        });
-        keeps.collect()
     }
 
     /// Turns gaps over one by one, and exchanges them with their neighbours, as long as that helps; the faster of a

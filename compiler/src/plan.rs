@@ -199,7 +199,8 @@ impl Site<'_> {
         let (base, placed) = self.base().map_err(|room| PlanError::NoRoom(Box::new(room)))?;
         // The base fits, and it is the first that is tried: there is a best.
         let best = self.search(&base, placed).and_then(|best| self.kept(best));
-        best.map(|best| self.rounded(self.hold_a_part(self.improved(best)))).ok_or(PlanError::Empty)
+        let best = best.map(|best| self.annealed(self.hold_a_part(self.improved(best))));
+        best.map(|best| self.rounded(best)).ok_or(PlanError::Empty)
     }
 
     /// A choice as a plan.

@@ -14,9 +14,8 @@ use super::world::World;
 /// Steps that are run: to settle, to be recorded, to end what the recorded one began.
 pub const STEPS: u64 = 5;
 
-/// Tensors that are looked at for one copy, at most; and where quotas say which.
+/// Tensors that are looked at for one copy, at most. Where quotas say which may leave, all are.
 const VICTIMS_MAX: usize = 32;
-const QUOTAS_MAX: usize = 400;
 
 /// By item, use and tier: bytes that are to be there in the gap after that use.
 pub type Quotas = [Vec<Vec<u64>>];
@@ -284,7 +283,7 @@ impl<'p> Run<'p> {
         let (free, rate) = (self.world.free(l.to), self.world.rate(lane));
         let back = self.inward.iter().map(|l| &problem.lanes[*l]).find(|back| back.from == l.to)?.rate;
         let (count, above) = match self.quotas {
-            Some(_) => (QUOTAS_MAX, 0),
+            Some(_) => (usize::MAX, 0),
             None => (VICTIMS_MAX, l.to - 1),
         };
         for (next, item) in self.world.idle.iter().rev().take(count) {
@@ -307,15 +306,10 @@ impl<'p> Run<'p> {
         None
     }
 
-    /// What of a tensor may go to a tier: to the fastest, what no slower one is to have; to those, what they are to have.
+    /// What of a tensor may go to a tier: with quotas, what of its quota is not there yet.
     fn allowed(&self, item: usize, tier: usize) -> u64 {
         let here = self.world.items[item].here;
-        let fastest = self.outward.last().is_none_or(|lane| self.world.problem.lanes[*lane].to == tier);
-        match (self.quotas, fastest) {
-            (None, _) => here,
-            (Some(_), true) => here.saturating_sub(self.left[tier + 1..].iter().map(|left| left[item]).sum()),
-            (Some(_), false) => here.min(self.left[tier][item]),
-        }
+        self.quotas.map_or(here, |_| here.min(self.left[tier][item]))
     }
 
     /// The same where the next task waits for room: what is used last, whether it can return in time or not, and to any

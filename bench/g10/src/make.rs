@@ -5,6 +5,7 @@ use berth_ir::program::Kind;
 use berth_ir::units::Nanos;
 use berth_ir::{DType, Expr};
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 const PAGE: u64 = 4096;
 
@@ -58,9 +59,14 @@ impl Maker {
 
 /// A training step of a seed: some MiB alive at once.
 pub fn step(seed: u64) -> Lifetimes {
+    layered(seed, 3..=24)
+}
+
+/// The same with a number of layers in a range.
+pub fn layered(seed: u64, layers: RangeInclusive<u64>) -> Lifetimes {
     let lifetimes = Lifetimes { model: String::new(), dims: BTreeMap::new(), tensors: Vec::new(), tasks: Vec::new() };
     let mut m = Maker { lifetimes, state: seed };
-    let layers = m.random(3, 24);
+    let layers = m.random(*layers.start(), *layers.end());
     let kernels = m.random(1, 4);
     let (weight, value) = (m.random(4, 200), m.random(4, 200));
     let mut x = m.tensor(Kind::Input, value);

@@ -29,16 +29,21 @@ pub struct Rig {
     pub clean_drops: bool,
 }
 
+impl Rig {
+    /// The machine of G10's evaluation.
+    pub const G10: Rig = Rig {
+        device: 40 << 30,
+        host: 128 << 30,
+        bus: 15_754_000_000,
+        disk: 3_200_000_000,
+        host_to_disk: false,
+        clean_drops: false,
+    };
+}
+
 impl Default for Rig {
     fn default() -> Rig {
-        Rig {
-            device: 40 << 30,
-            host: 128 << 30,
-            bus: 15_754_000_000,
-            disk: 3_200_000_000,
-            host_to_disk: false,
-            clean_drops: false,
-        }
+        Rig::G10
     }
 }
 

@@ -24,7 +24,12 @@ use rules::{Pace, Quotas, Run, STEPS, Taste};
 
 /// How eagerly bytes return to the device: hundredths of a rate that must be needed. Measured on five training steps; the
 /// first alone is within 0.3 % of the best on each.
-const TASTES: [Taste; 3] = [Taste { late: 60 }, Taste { late: 30 }, Taste { late: 0 }];
+const TASTES: [Taste; 3] =
+    [Taste { late: 60, exact: true }, Taste { late: 30, exact: true }, Taste { late: 0, exact: true }];
+
+/// How closely quotas are kept to: where memory is starved the first is nearer to its bound, by a twentieth; else now one, now
+/// the other, by less than a hundredth.
+const CLOSELY: [Taste; 2] = [TASTES[0], Taste { exact: false, ..TASTES[0] }];
 
 /// Times that a step is planned with the times of the one before.
 const PASSES: usize = 3;
@@ -125,7 +130,7 @@ fn plan(best: &mut Option<Schedule>, problem: &Problem, more: &[Taste]) {
     }
     let forecast = bound::forecast(problem);
     let enough = forecast.bound.saturating_add(forecast.bound / ENOUGH);
-    improve(best, problem, &TASTES[..1], PASSES_GUIDED, Some(&forecast.quotas), enough);
+    improve(best, problem, &CLOSELY, PASSES_GUIDED, Some(&forecast.quotas), enough);
     if more.is_empty() {
         return;
     }

@@ -25,6 +25,8 @@ pub type Quotas = [Vec<Vec<u64>>];
 pub struct Taste {
     /// While a slower tier holds bytes, a faster one's come back only when so many hundredths of its rate are needed.
     pub late: u64,
+    /// Where there are quotas: the fastest tier takes no more than its own, not all that slower ones need not have.
+    pub exact: bool,
 }
 
 /// When tasks start in a step, and how long the step is.
@@ -61,6 +63,7 @@ pub struct Run<'p> {
     pace: Pace,
     /// By item, use and tier: bytes that are to be there in the gap after that use; nothing: as the load says.
     quotas: Option<&'p Quotas>,
+    exact: bool,
     /// By tier and item: what of its quota has not left yet in the gap at hand.
     left: Vec<Vec<u64>>,
     /// By tier but the last: load less what is below this tier, and the room of all down to this one.
@@ -118,6 +121,7 @@ impl<'p> Run<'p> {
             away: vec![0; lower],
             world: World::new(problem),
             quotas,
+            exact: taste.exact,
             left: vec![vec![0; problem.items.len()]; lower + 1],
             drain,
             outward,
@@ -306,10 +310,18 @@ impl<'p> Run<'p> {
         None
     }
 
-    /// What of a tensor may go to a tier: with quotas, what of its quota is not there yet.
+    /// What of a tensor may go to a tier: with quotas, what of its quota is not there yet; to the fastest tier perhaps all
+    /// that no slower one is to have.
     fn allowed(&self, item: usize, tier: usize) -> u64 {
         let here = self.world.items[item].here;
-        self.quotas.map_or(here, |_| here.min(self.left[tier][item]))
+        let fastest = self.outward.last().is_none_or(|lane| self.world.problem.lanes[*lane].to == tier);
+        match self.quotas {
+            None => here,
+            Some(_) if fastest && !self.exact => {
+                here.saturating_sub(self.left[tier + 1..].iter().map(|left| left[item]).sum())
+            }
+            Some(_) => here.min(self.left[tier][item]),
+        }
     }
 
     /// The same where the next task waits for room: what is used last, whether it can return in time or not, and to any

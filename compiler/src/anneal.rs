@@ -14,7 +14,6 @@ use crate::stay::{Level, load_curve};
 use berth_ir::lifetime::TensorId;
 use berth_ir::program::Mode;
 use berth_ir::units::BytesPerSec;
-use std::collections::BTreeSet;
 
 /// Tasks that are placed and simulated, and choices that are tried, at most.
 const WORK: usize = 50_000;
@@ -29,7 +28,7 @@ const ROUNDS: usize = 4;
 /// What is accepted at the start of a round: a step that is longer by one part in so many of the best.
 const SLOWER_PART: u64 = 40;
 
-/// Rates that addresses are chosen for: powers of two and half way between, from this power on.
+/// Rates that addresses are chosen for: powers of two and half way between, from this power on; those of disks and of buses.
 const RATES: std::ops::Range<u64> = 28..36;
 
 #[derive(Clone)]
@@ -60,13 +59,7 @@ impl Site<'_> {
         if self.mode != Mode::Loop || gaps.is_empty() || tries < TRIES_A_GAP * gaps.len() {
             return best;
         }
-        let base = Choice {
-            pinned: vec![false; best.choice.pinned.len()],
-            partly: None,
-            window: 0,
-            kept: BTreeSet::new(),
-            ..best.choice.clone()
-        };
+        let base = best.choice.without_weights();
         let part = best.choice.partly.map(|(tensor, _)| (tensor, 1));
         let mut found = State { kept: self.kept_by(&best.choice, &gaps), part, pace: None };
         let mut draw = Draw(0);
@@ -102,14 +95,14 @@ impl Site<'_> {
 
     /// As much of a weight that streams as there is room for beside the rest, or a part of that.
     fn part(&self, choice: &Choice, (tensor, of): (TensorId, u64)) -> Option<(TensorId, u64)> {
-        let uses = &self.lifetimes.uses()[tensor.index()].to_vec();
+        let uses = self.lifetimes.uses();
+        let uses = &uses[tensor.index()];
         if choice.holds(tensor, uses.iter().filter(|p| !self.host[**p]).count()) || !self.divides(tensor.index()) {
             return None;
         }
         let grain = self.machine.device.alignment;
         let load = load_curve(&stays(self.lifetimes, &self.machine, choice), Level::Device, self.positions(), grain);
-        let beside = load.iter().enumerate().filter(|(p, _)| !uses.contains(p)).map(|(_, load)| *load).max();
-        let slack = self.room().saturating_sub(beside.unwrap_or(0)) / of;
+        let slack = self.slack(&load, uses) / of;
         let held = slack.min(self.lifetimes.tensor(tensor).bytes.saturating_sub(1)) / grain * grain;
         (held > 0).then_some((tensor, held))
     }

@@ -50,13 +50,7 @@ impl Site<'_> {
             return best;
         }
         let kept = self.kept_by(&best.choice, &gaps);
-        let base = Choice {
-            pinned: vec![false; best.choice.pinned.len()],
-            partly: None,
-            window: 0,
-            kept: BTreeSet::new(),
-            ..best.choice.clone()
-        };
+        let base = best.choice.without_weights();
         let best = match gaps.len() <= ALL_MAX.min(self.choices().ilog2() as usize) {
             true => self.all_sets(best, &base, &gaps),
             false => self.climbed(best, &base, &gaps, kept, tries),

@@ -48,6 +48,12 @@ impl Choice {
         Choice { host, pinned, partly: None, kept, lowered: none, window: 0, aside, demand: false, rounded: None }
     }
 
+    /// The same with no weight that stays over any gap, and nothing brought ahead.
+    pub fn without_weights(&self) -> Choice {
+        let pinned = vec![false; self.pinned.len()];
+        Choice { pinned, partly: None, window: 0, kept: BTreeSet::new(), ..self.clone() }
+    }
+
     /// Whether a weight that the device uses so many times never leaves it.
     pub fn holds(&self, tensor: TensorId, uses: usize) -> bool {
         uses > 0 && (self.pinned[tensor.index()] || (0..uses).all(|i| self.kept.contains(&(tensor, i))))

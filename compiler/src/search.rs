@@ -289,6 +289,12 @@ impl Site<'_> {
         Pinning::of(&stays, &order, self.positions(), self.machine.device.alignment)
     }
 
+    /// What the device has room for beside a load at all positions but those of a weight's uses, where it is whole.
+    pub fn slack(&self, load: &[u64], uses: &[usize]) -> u64 {
+        let beside = load.iter().enumerate().filter(|(p, _)| !uses.contains(p)).map(|(_, load)| *load).max();
+        self.room().saturating_sub(beside.unwrap_or(0))
+    }
+
     /// The faster of a program and those in which as much as fits of one more weight never leaves.
     pub fn hold_a_part(&self, mut best: Tried) -> Tried {
         if best.is_enough(self) {
@@ -302,9 +308,7 @@ impl Site<'_> {
         let whole = Choice { window: 0, ..best.choice.clone() };
         let load = load_curve(&stays(self.lifetimes, &self.machine, &whole), Level::Device, self.positions(), grain);
         for tensor in weights {
-            let beside =
-                load.iter().enumerate().filter(|(p, _)| !uses[tensor].contains(p)).map(|(_, load)| *load).max();
-            let slack = self.room().saturating_sub(beside.unwrap_or(0));
+            let slack = self.slack(&load, &uses[tensor]);
             let bytes = self.lifetimes.tensors[tensor].bytes;
             for held in [slack, slack.saturating_sub(whole.window), slack / 2] {
                 let held = held.min(bytes.saturating_sub(1)) / grain * grain;

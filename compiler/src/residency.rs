@@ -70,7 +70,7 @@ pub fn stays(lifetimes: &Lifetimes, machine: &Machine, choice: &Choice) -> Vec<S
     let mut all = Vec::new();
     let uses = lifetimes.uses();
     let again = lifetimes.rewrites();
-    let passing = through(lifetimes, machine, choice, &uses);
+    let passing = through(lifetimes, machine, choice, &uses, &again);
     for (index, uses) in uses.iter().enumerate() {
         let tensor = TensorId(index as u32);
         if uses.is_empty() {
@@ -94,12 +94,11 @@ pub fn stays(lifetimes: &Lifetimes, machine: &Machine, choice: &Choice) -> Vec<S
 }
 
 /// Which weights pass through the memory below.
-fn through(lifetimes: &Lifetimes, machine: &Machine, choice: &Choice, uses: &Lists) -> Passing {
+fn through(lifetimes: &Lifetimes, machine: &Machine, choice: &Choice, uses: &Lists, again: &Lists) -> Passing {
     if machine.home_to_device.is_some() {
         return Passing::default();
     }
     let count = lifetimes.tensors.len();
-    let again = lifetimes.rewrites();
     let (mut forever, mut below, mut values) = (vec![false; count], vec![false; count], Vec::new());
     for (index, uses) in uses.iter().enumerate().filter(|(_, uses)| !uses.is_empty()) {
         let tensor = TensorId(index as u32);

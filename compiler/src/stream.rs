@@ -441,16 +441,20 @@ impl<'a> Zone<'a> {
         Some(self.joined(stay, parts))
     }
 
-    /// Parts joined until there are few, none of which a link moves in less time than it takes to start.
+    /// The least part that is worth a copy of its own: one that its link moves for as long as it takes to issue it, and no less
+    /// than is read of a file at once. What a copy waits for after it is issued does not matter: others go on meanwhile.
+    fn least_part(&self, link: &Link) -> u64 {
+        let issued = u128::from(link.present_rate().0) * u128::from(link.submit.0) / 1_000_000_000;
+        let files = self.machine.target.tier(&link.from).filter(|tier| tier.files);
+        u64::try_from(issued).unwrap_or(u64::MAX).max(files.map_or(0, |tier| tier.alignment))
+    }
+
+    /// Parts joined until there are few, and none is too small for a copy of its own.
     fn joined(&self, stay: &Stay, mut parts: Parts) -> Parts {
         if parts.len() == 1 {
             return parts;
         }
-        let link = self.link(stay);
-        let least = link.map_or(0, |l| {
-            let start = u128::from(l.latency.0.saturating_add(l.submit.0));
-            (u128::from(l.present_rate().0) * start / 1_000_000_000) as u64
-        });
+        let least = self.link(stay).map_or(0, |link| self.least_part(link));
         // What is turned or made on the way is read whole, and so is what has a size of its own in each run.
         let tensor = self.lifetimes.tensor(stay.tensor);
         let made = matches!(stay.arrives, Arrival::Home { .. }) && tensor.home.as_ref().is_some_and(Home::is_made);

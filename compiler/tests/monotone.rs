@@ -16,7 +16,7 @@ const RATES: [u64; 2] = [125, 250];
 /// What counts as slower than with less room or a slower link, and one comparison in how many may be: what is searched is
 /// not all that there is, and where a step is far above its bound what is found differs.
 const SLOWER: f64 = 0.005;
-const LARGE_PART: usize = 150;
+const LARGE_PART: usize = 1_000;
 
 /// A stream of numbers (Marsaglia's xorshift, 2003).
 struct Random(u64);

@@ -452,6 +452,22 @@ fn what_streams_from_files_lies_at_sectors() {
     }
 }
 
+/// With room for one weight and half of another that half comes while the task before computes, though a copy of it waits for
+/// longer than its bytes take: so do all others, side by side.
+#[test]
+fn what_copies_wait_for_does_not_keep_parts_together() {
+    let mut all = decoder(8, 65_536, 1_000_000_000);
+    all.tasks.iter_mut().for_each(|t| (t.others, t.rows) = (vec![], vec![]));
+    let step = |latency: u64| {
+        let mut target = machine(true, &[("device", 65_536 * 3 / 2 + 1_024), ("dram", 0)]);
+        target.links.iter_mut().for_each(|link| link.latency = Nanos(latency));
+        plan(&all, &target, Mode::Loop).expect("a plan").timeline.step.0
+    };
+    let (without, with) = (step(0), step(80_000));
+    let each = 80_000 * all.tasks.len() as u64;
+    assert!(with <= without + each, "{with} ns, {without} ns without what {} copies wait for", all.tasks.len());
+}
+
 /// One task that has weights of so many bytes kept, and writes an output of none.
 fn keeps(bytes: u64) -> Lifetimes {
     let seed = Seed { weights: vec![0], values: vec![], results: vec![0], workspace: 0, cost: 1, cores: None };

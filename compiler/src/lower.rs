@@ -270,7 +270,7 @@ pub fn lower(
         outputs: graph.outputs.iter().copied().collect(),
         read,
         twins: twins(graph, EMBEDDED_BYTES_MAX, read),
-        tensors: Vec::new(),
+        tensors: Vec::with_capacity(graph.values.len()),
         tensor_of: HashMap::new(),
         names: HashSet::new(),
         numbers: HashMap::new(),
@@ -285,7 +285,7 @@ pub fn lower(
             lowering.tensor(*input, Kind::Input, None)?;
         }
     }
-    let mut tasks = Vec::new();
+    let mut tasks = Vec::with_capacity(live.len());
     for id in live {
         let op = graph.op(id);
         let made = lowering.view(op)? || lowering.is_cut(op) || lowering.transposed(op)? || lowering.filled(op)?;
@@ -736,7 +736,7 @@ impl Lowering<'_> {
     }
 
     fn finish(
-        self,
+        mut self,
         dims: &BTreeMap<String, DimRange>,
         target: &Target,
         tasks: Vec<(OpId, Task)>,
@@ -746,7 +746,7 @@ impl Lowering<'_> {
         let mut lifetimes = Lifetimes {
             model: String::new(),
             dims: dims.clone(),
-            tensors: self.tensors.clone(),
+            tensors: Vec::new(),
             tasks: Vec::with_capacity(tasks.len()),
         };
         for (id, mut task) in tasks {
@@ -788,12 +788,12 @@ impl Lowering<'_> {
             codes.push(code);
         }
         lifetimes.model = hex(&hash.finalize()[..8]);
-        let facts = facts(&lifetimes);
         let inputs = self.graph.inputs.iter().map(|v| self.boundary(*v)).collect::<Result<_, _>>()?;
         let outputs = self.graph.outputs.iter().map(|v| self.boundary(*v)).collect::<Result<_, _>>()?;
+        lifetimes.tensors = std::mem::take(&mut self.tensors);
         Ok(Lowered {
+            facts: facts(&lifetimes),
             lifetimes,
-            facts,
             codes,
             inputs,
             outputs,

@@ -58,7 +58,8 @@ pub(super) type Ends = BTreeMap<usize, BTreeMap<usize, Vec<(Part, Layout)>>>;
 pub(super) fn check(index: &Index, order: &Order, ends: &mut Ends, found: &mut BTreeSet<Violation>) {
     let berths = index.berths.iter().map(|_| BerthState::default()).collect();
     let versions = Versions::new(index, order);
-    let (lives, log) = (Vec::new(), Vec::new());
+    // Nearly each instance writes once.
+    let (lives, log) = (Vec::new(), Vec::with_capacity(order.instances.len()));
     let mut flow = Flow { index, order, versions, berths, lives, log, found: BTreeSet::new() };
     for &node in &order.sorted {
         if node < order.instances.len() {

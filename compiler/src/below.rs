@@ -10,9 +10,13 @@
 use crate::machine::Machine;
 use berth_ir::lifetime::{Lifetimes, TensorId};
 use berth_ir::program::Kind;
+use std::cmp::Reverse;
 
 /// The part of the memory below in which weights wait that pass through, where two of the largest need less.
 const WAITING_PART: u64 = 16;
+
+/// The largest weights that are kept have so many quarters of the memory below at most.
+const LARGE_QUARTERS: u64 = 3;
 
 /// Weights on their way to the device before the first step that are below at a time, where others wait later.
 pub const STAGES: usize = 2;
@@ -33,11 +37,22 @@ impl Passing {
     }
 }
 
-/// Chooses them. `forever` says by tensor what never leaves the device, `below` what tasks read in the memory below, and
-/// `values` how many bytes lie there beside weights.
-pub fn passing(lifetimes: &Lifetimes, machine: &Machine, forever: &[bool], below: &[bool], values: u64) -> Passing {
+/// What is not chosen here, by tensor.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// It never leaves the device.
+    pub forever: Vec<bool>,
+    /// Tasks read it in the memory below.
+    pub below: Vec<bool>,
+    /// Another memory keeps it.
+    pub elsewhere: Vec<bool>,
+}
+
+/// Chooses them beside so many bytes that are no weights.
+pub fn passing(lifetimes: &Lifetimes, machine: &Machine, known: &Known, values: u64) -> Passing {
+    let Known { forever, below, elsewhere } = known;
     let Some(tier) = machine.lower.filter(|_| machine.home_to_device.is_none()) else { return Passing::default() };
-    let weight = |t: &usize| lifetimes.tensors[*t].kind == Kind::Weight;
+    let weight = |t: &usize| lifetimes.tensors[*t].kind == Kind::Weight && !elsewhere[*t];
     let size = |t: usize| lifetimes.tensors[t].bytes.next_multiple_of(tier.alignment);
     let weights: Vec<usize> = (0..lifetimes.tensors.len()).filter(weight).collect();
     // Fragments of what is no weight.
@@ -46,18 +61,29 @@ pub fn passing(lifetimes: &Lifetimes, machine: &Machine, forever: &[bool], below
     if total <= room {
         return Passing::default();
     }
-    let largest = weights.iter().map(|t| size(*t)).max().unwrap_or(0);
-    let window = (2 * largest).max(tier.room().0 / WAITING_PART);
+    // Two of the largest that pass wait at a time: a few that are much larger than the others are kept.
+    let window = |largest: u64| largest.saturating_mul(2).max(tier.room().0 / WAITING_PART);
+    let mut sizes: Vec<u64> = weights.iter().filter(|t| !forever[**t]).map(|t| size(*t)).collect();
+    sizes.sort_unstable_by_key(|size| Reverse(*size));
+    let (mut larger, mut largest) = (0u64, sizes.first().copied().unwrap_or(0));
+    for pair in sizes.windows(2) {
+        larger = larger.saturating_add(pair[0]);
+        if larger > room.saturating_sub(window(pair[1])) / 4 * LARGE_QUARTERS {
+            break;
+        }
+        largest = pair[1];
+    }
+    let window = window(largest);
     let mut left = room.saturating_sub(window);
     let mut through = vec![false; lifetimes.tensors.len()];
-    // What is read below first, then an evenly spread part of the others.
-    let mut order: Vec<(bool, u64, usize)> = weights
+    // What is read below first, then what is too large, then an evenly spread part of the others.
+    let mut order: Vec<(bool, bool, u64, usize)> = weights
         .iter()
         .enumerate()
-        .map(|(n, t)| (!below[*t], (n as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15), *t))
+        .map(|(n, t)| (!below[*t], size(*t) <= largest, (n as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15), *t))
         .collect();
     order.sort_unstable();
-    for (_, _, tensor) in order {
+    for (.., tensor) in order {
         let kept = below[tensor] || (!forever[tensor] && size(tensor) <= left);
         through[tensor] = !kept;
         left = left.saturating_sub(if kept { size(tensor) } else { 0 });

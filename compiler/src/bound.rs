@@ -38,9 +38,8 @@ pub fn bound(target: &Target, program: &Program) -> TimeBound {
     let bytes = traffic.max().unwrap_or(Bytes(0));
     let rate = machine.rate_into_device();
     let moving = bytes.at(rate);
-    // What the lower memory cannot hold either comes from files, in every step.
-    let below = machine.lower.map_or(0, |tier| tier.room().0);
-    let reading = Bytes(bytes.0.saturating_sub(below)).at(machine.rate_from_files());
+    // What no memory below can hold either comes from files, in every step.
+    let reading = Bytes(bytes.0.saturating_sub(machine.room_below())).at(machine.rate_from_files());
     let device = work.get(machine.engine).copied().unwrap_or(0);
     let waiting = device.saturating_add(waits(program, &machine.device.name, machine.engine, rate));
     let moving = waiting.max(moving.0).max(reading.0);

@@ -219,8 +219,12 @@ impl Split<'_, '_> {
         let order = site.pin_orders().swap_remove(0);
         let bulk = site.bulk();
         let mut best = None;
-        for window in [bulk.saturating_mul(2), bulk, bulk.saturating_mul(2).saturating_add(brought)] {
-            let placed = site.most_pinned(&Choice { window, ..base.clone() }, &order);
+        // Where there are several memories below, what the cores do not read may come out of another.
+        let bases = if site.machine.further.is_empty() { vec![base.lowered.clone()] } else { site.lowerings(&base) };
+        let windows = [bulk.saturating_mul(2), bulk, bulk.saturating_mul(2).saturating_add(brought)];
+        for (lowered, window) in bases.iter().flat_map(|lowered| windows.map(|window| (lowered, window))) {
+            let choice = Choice { window, lowered: lowered.clone(), ..base.clone() };
+            let placed = site.most_pinned(&choice, &order);
             best = placed.and_then(|(choice, placed)| site.faster(best.take(), choice, placed)).or(best);
             self.left.set(self.left.get().saturating_sub(1));
             // At least one of each assignment.
@@ -393,8 +397,8 @@ pub(crate) fn least(lifetimes: &Lifetimes, machine: &Machine, host: &[bool]) -> 
 ///
 /// So it takes no less than any weighted mean of these, and in a mean each task can be given the engine that makes it
 /// least by itself. The weights are searched; whichever are found, the mean is a bound (a Lagrangian relaxation).
-/// Beside it: weights come out of the lower memory, whoever reads them, or straight from files, at their rates; and what
-/// neither memory holds comes from files.
+/// Beside it: weights come out of the lower memory, whoever reads them, or from elsewhere, at their rates; and what no
+/// memory holds comes from files.
 pub(crate) fn bound(lifetimes: &Lifetimes, machine: &Machine, mode: Mode) -> Option<TimeBound> {
     let engine = machine.host?;
     let on: Vec<Option<u64>> = lifetimes.tasks.iter().map(|t| Some(t.on(engine)?.cost.0)).collect();
@@ -451,10 +455,11 @@ pub(crate) fn bound(lifetimes: &Lifetimes, machine: &Machine, mode: Mode) -> Opt
         .iter()
         .zip(&first)
         .all(|(on, bytes)| on.is_none_or(|nanos| u128::from(*bytes) * second <= u128::from(nanos) * bandwidth));
-    let gives = if bounded { gives + rate(machine.home_to_device) } else { 0 };
+    let beside = machine.further.iter().map(|f| rate(Some(f.to_device))).sum::<u128>();
+    let gives = if bounded { gives + rate(machine.home_to_device) + beside } else { 0 };
     let giving = (u128::from(need) * second).checked_div(gives).unwrap_or(0);
     let giving = u64::try_from(giving).unwrap_or(u64::MAX);
-    let elsewhere = Bytes(need.saturating_sub(lower.room().0)).at(machine.rate_from_files()).0;
+    let elsewhere = Bytes(need.saturating_sub(machine.room_below())).at(machine.rate_from_files()).0;
     let bytes = giving.max(elsewhere);
     Some(TimeBound { time: Nanos(moving.max(bytes)), by_compute: moving >= bytes && weights[TIMES - 1] == 0 })
 }

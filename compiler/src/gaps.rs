@@ -123,8 +123,8 @@ impl Site<'_> {
 
     /// The faster of a program and a choice with addresses tried in all ways.
     fn anywhere(&self, best: Tried, choice: Choice, ways: &mut usize) -> Tried {
-        let stays = stays(self.lifetimes, &self.machine, &choice);
-        let Some(lower) = self.lower(&stays).filter(|_| *ways > 0) else { return best };
+        let mut stays = stays(self.lifetimes, &self.machine, &choice);
+        let Some(below) = self.below(&mut stays).filter(|_| *ways > 0) else { return best };
         let grain = self.machine.device.alignment;
         let mut floor = 0;
         let at = stays.iter().map(|s| {
@@ -134,7 +134,7 @@ impl Site<'_> {
         });
         let at: Vec<u64> = at.collect();
         let found = places::best(self.lifetimes, &self.machine, &stays, at, (floor, self.room()), ways);
-        let tried = found.and_then(|streamed| self.faster(None, choice, self.placed(streamed, lower)));
+        let tried = found.and_then(|streamed| self.faster(None, choice, self.placed(streamed, below)));
         tried.filter(|tried| tried.timeline.step < best.timeline.step).unwrap_or(best)
     }
 

@@ -170,7 +170,7 @@ impl Site<'_> {
             task: task.name.clone(),
             held: held.into_iter().map(|(_, bytes, name)| (name, bytes)).collect(),
             spills: self.machine.can_spill(),
-            lower: if stays_put { 0 } else { placed.lower.height },
+            lower: if stays_put { 0 } else { placed.lower_height() },
         }
     }
 }

@@ -1,17 +1,19 @@
 //! The part of a target that one plan uses: the device, what lies below it, and the links between.
 //!
 //! Reads:    the target.
-//! Decides:  which tier is the device, which one below it can be written and who computes there, which links join which.
+//! Decides:  which tier is the device, which below it can be written and who computes in the first, which links join which.
 //! Promises: every link named here works and joins what it says; or `CannotPlan`, naming what is missing.
 //! Why:      the fastest working link of two memories stands for all that join them: copies take turns on those, as each is a
 //!           queue of its own, and their rates add up where they share none. Ties go to the first one listed. A link that only
 //!           moves multiples of a grain is passed over: tensors have any size.
 
+use crate::stay::Level;
 use berth_ir::target::{Link, LinkState, Target, Tier};
 use berth_ir::units::BytesPerSec;
+use std::cmp::Reverse;
 
 /// What a plan uses of a machine: its first engine, and one that computes in the memory below.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Machine<'t> {
     /// The whole target.
     pub target: &'t Target,
@@ -21,7 +23,8 @@ pub struct Machine<'t> {
     pub engine: &'t str,
     /// The name of an engine that computes in the memory below, if there is one: the host's cores.
     pub host: Option<&'t str>,
-    /// A writable memory below the device, if it has room.
+    /// A writable memory below the device, if one has room: where an engine computes, else the one that gives the device its
+    /// bytes soonest.
     pub lower: Option<&'t Tier>,
     /// From files to the device: the fastest of those links, as below.
     pub home_to_device: Option<&'t Link>,
@@ -31,6 +34,21 @@ pub struct Machine<'t> {
     pub lower_to_device: Option<&'t Link>,
     /// From the device to the lower memory.
     pub device_to_lower: Option<&'t Link>,
+    /// The other writable memories below the device that have room, those first that give it their bytes soonest.
+    pub further: Vec<Further<'t>>,
+}
+
+/// A writable memory below the device, beside the lower one.
+#[derive(Clone, Copy, Debug)]
+pub struct Further<'t> {
+    /// The memory.
+    pub tier: &'t Tier,
+    /// From files to it.
+    pub from_home: Option<&'t Link>,
+    /// From it to the device.
+    pub to_device: &'t Link,
+    /// From the device to it.
+    pub from_device: Option<&'t Link>,
 }
 
 /// Why no plan can be made for a target, whatever the model.
@@ -67,13 +85,22 @@ impl<'t> Machine<'t> {
             let joins = joining(target, from, to);
             joins.reduce(|best, l| if l.present_rate() > best.present_rate() { l } else { best })
         };
-        let both_ways = |t: &&Tier| link(&t.name, &device.name).is_some();
-        let below = target.tiers.iter().filter(|t| t.name != device.name && !t.files && t.room().0 > 0);
-        let lower = below.filter(both_ways).max_by_key(|t| t.room());
         let files = |to: &str| {
             let stores = target.tiers.iter().filter(|t| t.files);
             stores.filter_map(|s| link(&s.name, to)).max_by_key(|l| l.present_rate())
         };
+        let below = target.tiers.iter().filter(|t| t.name != device.name && !t.files && t.room().0 > 0);
+        let mut below: Vec<Further> = below
+            .filter_map(|tier| {
+                let to_device = link(&tier.name, &device.name)?;
+                let (from_home, from_device) = (files(&tier.name), link(&device.name, &tier.name));
+                Some(Further { tier, from_home, to_device, from_device })
+            })
+            .collect();
+        let computes = |b: &Further| b.from_home.is_some() && target.engines.iter().any(|e| e.tier == b.tier.name);
+        below.sort_by_key(|b| Reverse((computes(b), b.to_device.present_rate(), b.tier.room())));
+        let further = below.split_off(below.len().min(1));
+        let lower = below.first().map(|b| b.tier);
         // Weights that its engine would read must come there.
         let fed = lower.filter(|l| files(&l.name).is_some());
         let machine = Machine {
@@ -86,6 +113,7 @@ impl<'t> Machine<'t> {
             home_to_lower: lower.and_then(|l| files(&l.name)),
             lower_to_device: lower.and_then(|l| link(&l.name, &device.name)),
             device_to_lower: lower.and_then(|l| link(&device.name, &l.name)),
+            further: further.into_iter().take(usize::from(u8::MAX)).collect(),
         };
         let through = machine.home_to_lower.is_some() && machine.lower_to_device.is_some();
         if machine.home_to_device.is_none() && !through {
@@ -99,6 +127,55 @@ impl<'t> Machine<'t> {
     pub fn sector(&self) -> u64 {
         let files = self.home_to_device.and_then(|link| self.target.tier(&link.from));
         files.map_or(0, |tier| tier.alignment).max(self.device.alignment)
+    }
+
+    /// All memories below the device.
+    pub fn below(&self) -> impl Iterator<Item = Level> + use<> {
+        let further = (0..self.further.len()).map(|n| Level::Further(n as u8));
+        self.lower.map(|_| Level::Lower).into_iter().chain(further)
+    }
+
+    fn beyond(&self, level: Level) -> Option<&Further<'t>> {
+        if let Level::Further(n) = level { self.further.get(usize::from(n)) } else { None }
+    }
+
+    /// The memory of a level.
+    pub fn tier(&self, level: Level) -> Option<&'t Tier> {
+        match level {
+            Level::Device => Some(self.device),
+            Level::Lower => self.lower,
+            Level::Further(_) => self.beyond(level).map(|f| f.tier),
+        }
+    }
+
+    /// From files to a level.
+    pub fn from_home(&self, level: Level) -> Option<&'t Link> {
+        match level {
+            Level::Device => self.home_to_device,
+            Level::Lower => self.home_to_lower,
+            Level::Further(_) => self.beyond(level)?.from_home,
+        }
+    }
+
+    /// From a level below the device to it.
+    pub fn to_device(&self, level: Level) -> Option<&'t Link> {
+        if level == Level::Lower { self.lower_to_device } else { self.beyond(level).map(|f| f.to_device) }
+    }
+
+    /// From the device to a level below it.
+    pub fn from_device(&self, level: Level) -> Option<&'t Link> {
+        if level == Level::Lower { self.device_to_lower } else { self.beyond(level)?.from_device }
+    }
+
+    /// Of each way between two memories the fastest link.
+    pub fn ways(&self) -> impl Iterator<Item = &'t Link> {
+        let below = self.below().flat_map(|l| [self.from_home(l), self.to_device(l), self.from_device(l)]);
+        std::iter::once(self.home_to_device).chain(below).flatten()
+    }
+
+    /// Bytes that all memories below the device have room for.
+    pub fn room_below(&self) -> u64 {
+        self.below().filter_map(|level| self.tier(level)).map(|tier| tier.room().0).fold(0, u64::saturating_add)
     }
 
     /// Whether something can be put aside and brought back.
@@ -119,12 +196,14 @@ impl<'t> Machine<'t> {
 
     /// The rate at which bytes can enter the device over all links together; links of one group count once.
     pub fn rate_into_device(&self) -> BytesPerSec {
-        together([self.home_to_device, self.lower_to_device].into_iter().flatten().flat_map(|l| self.beside(l)))
+        let below = self.below().filter_map(|level| self.to_device(level));
+        together(self.home_to_device.into_iter().chain(below).flat_map(|l| self.beside(l)))
     }
 
     /// The rate at which bytes can leave files over all links together.
     pub fn rate_from_files(&self) -> BytesPerSec {
-        together([self.home_to_device, self.home_to_lower].into_iter().flatten().flat_map(|l| self.beside(l)))
+        let below = self.below().filter_map(|level| self.from_home(level));
+        together(self.home_to_device.into_iter().chain(below).flat_map(|l| self.beside(l)))
     }
 }
 

@@ -5,7 +5,7 @@
 //! Promises: each task finds its operands in its engine's memory at its position; no stay is longer than a step.
 //! Why:      next use, not recency: what is put aside is what is wanted last (Belady 1966), gap by gap.
 
-use crate::below::{Passing, passing};
+use crate::below::{Known, Passing, passing};
 use crate::machine::Machine;
 use crate::stay::{Arrival, Level, Positions, Stay, load_curve};
 use berth_ir::lifetime::{Lifetimes, TensorId};
@@ -26,12 +26,14 @@ pub struct Choice {
     /// Gaps (tensor, index of the use before, of those on the device) over which a streamed weight stays from one use to the
     /// next; the gap behind its last use ends with its first use in the next step.
     pub kept: BTreeSet<(TensorId, usize)>,
-    /// By tensor: its bytes are kept in the lower memory and streamed from there.
-    pub lowered: Vec<bool>,
+    /// By tensor: the memory below in which its bytes are kept and from which they stream.
+    pub lowered: Vec<Option<Level>>,
     /// A streamed tensor may be brought while at most so many bytes of streamed tensors wait for their use.
     pub window: u64,
     /// Gaps (tensor, index of the use before) in which a tensor that is no weight is put aside.
     pub aside: BTreeSet<(TensorId, usize)>,
+    /// Tensors that are put aside elsewhere than in the lower memory.
+    pub sunk: BTreeMap<TensorId, Level>,
     /// Streamed tensors are brought when the engine has come to the task that wants them, and not before.
     pub demand: bool,
     /// It was rounded from a schedule of bytes for so many hundredths of the device.
@@ -41,11 +43,19 @@ pub struct Choice {
 impl Choice {
     /// Everything is streamed just in time, nothing put aside.
     pub fn least(lifetimes: &Lifetimes) -> Choice {
-        let none = vec![false; lifetimes.tensors.len()];
-        let (kept, aside) = (BTreeSet::new(), BTreeSet::new());
-        let host = vec![false; lifetimes.tasks.len()];
-        let pinned = none.clone();
-        Choice { host, pinned, partly: None, kept, lowered: none, window: 0, aside, demand: false, rounded: None }
+        let (tensors, tasks) = (lifetimes.tensors.len(), lifetimes.tasks.len());
+        Choice {
+            host: vec![false; tasks],
+            pinned: vec![false; tensors],
+            partly: None,
+            kept: BTreeSet::new(),
+            lowered: vec![None; tensors],
+            window: 0,
+            aside: BTreeSet::new(),
+            sunk: BTreeMap::new(),
+            demand: false,
+            rounded: None,
+        }
     }
 
     /// The same with no weight that stays over any gap, and nothing brought ahead.
@@ -99,19 +109,27 @@ fn through(lifetimes: &Lifetimes, machine: &Machine, choice: &Choice, uses: &Lis
         return Passing::default();
     }
     let count = lifetimes.tensors.len();
-    let (mut forever, mut below, mut values) = (vec![false; count], vec![false; count], Vec::new());
+    let none = || vec![false; count];
+    let (mut known, mut values) = (Known { forever: none(), below: none(), elsewhere: none() }, Vec::new());
     for (index, uses) in uses.iter().enumerate().filter(|(_, uses)| !uses.is_empty()) {
         let tensor = TensorId(index as u32);
         if lifetimes.tensor(tensor).kind == Kind::Weight {
             let (host, device) = uses.iter().partition::<Vec<usize>, _>(|p| choice.host[**p]);
-            (forever[index], below[index]) = (choice.holds(tensor, device.len()), !host.is_empty());
+            known.forever[index] = choice.holds(tensor, device.len());
+            known.below[index] = !host.is_empty();
+            known.elsewhere[index] = elsewhere(choice, tensor, !host.is_empty()).is_some();
         } else {
             value(&mut values, lifetimes, choice, tensor, uses, &again[index]);
         }
     }
     let tier = machine.lower.map_or(1, |tier| tier.alignment);
     let values = load_curve(&values, Level::Lower, lifetimes.tasks.len(), tier).into_iter().max();
-    passing(lifetimes, machine, &forever, &below, values.unwrap_or(0))
+    passing(lifetimes, machine, &known, values.unwrap_or(0))
+}
+
+/// The memory beside the lower one that keeps a weight, unless the engine of the lower one reads it too.
+fn elsewhere(choice: &Choice, tensor: TensorId, below: bool) -> Option<Level> {
+    choice.lowered[tensor.index()].filter(|level| *level != Level::Lower && !below)
 }
 
 fn stay(tensor: TensorId, bytes: u64, from: usize, to: usize, uses: Positions) -> Stay {
@@ -145,11 +163,13 @@ fn weight(
     let (below, uses): (Positions, Positions) = uses.iter().copied().partition(|p| choice.host[*p]);
     // A lower memory that stands between files and the device keeps a weight or has it pass through; what its engine reads
     // never leaves it.
-    let passes = passing.passes(tensor);
-    let kept_below = choice.lowered[tensor.index()] || machine.home_to_device.is_none() || !below.is_empty();
+    let further = elsewhere(choice, tensor, !below.is_empty());
+    let passes = further.is_none() && passing.passes(tensor);
+    let kept_below = choice.lowered[tensor.index()].is_some() || machine.home_to_device.is_none() || !below.is_empty();
     let mut arrives = Arrival::Home { demand };
     if kept_below && !passes {
-        all.push(Stay { level: Level::Lower, forever: true, ..stay(tensor, bytes, 0, last, below) });
+        let level = further.unwrap_or(Level::Lower);
+        all.push(Stay { level, forever: true, ..stay(tensor, bytes, 0, last, below) });
         arrives = Arrival::Stay { from: all.len() - 1, demand };
     }
     if uses.is_empty() {
@@ -230,7 +250,8 @@ fn value(
     // The stay below lasts while its engine uses it or something is still copied from it.
     let lower = |arrives, from: usize, to: usize| {
         let to = host.last().map_or(to, |last| to.max(*last));
-        Stay { level: Level::Lower, arrives, ..stay(tensor, t.bytes, from, to, host.clone()) }
+        let level = choice.sunk.get(&tensor).copied().filter(|_| host.is_empty()).unwrap_or(Level::Lower);
+        Stay { level, arrives, ..stay(tensor, t.bytes, from, to, host.clone()) }
     };
     if choice.level(first) == Level::Lower {
         all.push(Stay { fetched, ..lower(arrives, first, first) });

@@ -76,11 +76,12 @@ impl Site<'_> {
 
     /// What a schedule for so many hundredths of the device comes to, if that fits. `lowered` weights lie in the memory
     /// below.
-    pub fn rounded_at(&self, part: u64, lowered: &[bool]) -> Option<Tried> {
+    pub fn rounded_at(&self, part: u64, lowered: &[Option<Level>]) -> Option<Tried> {
         let (lifetimes, target) = self.reduced(part, lowered);
         let schedule = rough(&lifetimes, &target)?;
         let aways = self.aways(&schedule, &target);
-        let choice = Choice { rounded: Some(part), lowered: lowered.to_vec(), ..self.choice_of(&aways) };
+        let sunk = self.sunk(&schedule, &target);
+        let choice = Choice { rounded: Some(part), lowered: lowered.to_vec(), sunk, ..self.choice_of(&aways) };
         let mut stays = stays(self.lifetimes, &self.machine, &choice);
         self.stretch(&mut stays, &aways, &schedule);
         self.trim(&mut stays);
@@ -90,28 +91,24 @@ impl Site<'_> {
     }
 
     /// The machine with what a plan uses of it and a part of the device; weights that lie below have their home there.
-    fn reduced(&self, part: u64, lowered: &[bool]) -> (Lifetimes, Target) {
+    fn reduced(&self, part: u64, lowered: &[Option<Level>]) -> (Lifetimes, Target) {
         let machine = &self.machine;
         let (mut lifetimes, mut target) = (self.lifetimes.clone(), machine.target.clone());
-        let links = [machine.home_to_device, machine.home_to_lower, machine.lower_to_device, machine.device_to_lower];
-        target
-            .links
-            .retain(|l| links.iter().flatten().any(|used| machine.beside(used).any(|used| used.name == l.name)));
-        target
-            .tiers
-            .retain(|t| t.files || [Some(machine.device), machine.lower].iter().flatten().any(|u| u.name == t.name));
+        target.links.retain(|l| machine.ways().any(|used| machine.beside(used).any(|used| used.name == l.name)));
+        let levels = || std::iter::once(Level::Device).chain(machine.below());
+        target.tiers.retain(|t| t.files || levels().any(|level| machine.tier(level).is_some_and(|u| u.name == t.name)));
         let room = (u128::from(self.room()) * u128::from(part) / 100) as u64;
         let device = &machine.device.name;
         target.tiers.iter_mut().filter(|t| &t.name == device).for_each(|t| t.budget = Some(Bytes(room)));
-        if let Some(lower) = machine.lower {
-            let below = lifetimes.tensors.iter_mut().zip(lowered).filter(|(_, lowered)| **lowered);
+        for (level, tier) in machine.below().filter_map(|level| Some((level, machine.tier(level)?))) {
+            let below = lifetimes.tensors.iter_mut().zip(lowered).filter(|(_, lowered)| **lowered == Some(level));
             let homes = below.filter_map(|(t, _)| Some((t.bytes, t.home.as_mut()?)));
             let kept = homes.map(|(bytes, home)| {
-                home.tier.clone_from(&lower.name);
-                bytes.next_multiple_of(lower.alignment)
+                home.tier.clone_from(&tier.name);
+                bytes.next_multiple_of(tier.alignment)
             });
-            let room = lower.room().0.saturating_sub(kept.fold(0, u64::saturating_add));
-            target.tiers.iter_mut().filter(|t| t.name == lower.name).for_each(|t| t.budget = Some(Bytes(room)));
+            let room = tier.room().0.saturating_sub(kept.fold(0, u64::saturating_add));
+            target.tiers.iter_mut().filter(|t| t.name == tier.name).for_each(|t| t.budget = Some(Bytes(room)));
         }
         (lifetimes, target)
     }
@@ -129,6 +126,22 @@ impl Site<'_> {
             }
         }
         all
+    }
+
+    /// What goes to another memory than the lower one: each tensor has one, that to which most of its bytes go.
+    fn sunk(&self, schedule: &Schedule, target: &Target) -> BTreeMap<TensorId, Level> {
+        let machine = &self.machine;
+        let mut bytes: BTreeMap<TensorId, BTreeMap<&str, u64>> = BTreeMap::new();
+        for copy in &schedule.copies {
+            if let Some(link) = copy.link.map(|l| &target.links[l]).filter(|l| l.from == machine.device.name) {
+                *bytes.entry(copy.tensor).or_default().entry(&link.to).or_default() += copy.bytes;
+            }
+        }
+        let most = bytes.into_iter().filter_map(|(tensor, to)| {
+            let (name, _) = to.into_iter().max_by_key(|(_, bytes)| *bytes)?;
+            Some((tensor, machine.below().find(|l| machine.tier(*l).is_some_and(|tier| tier.name == name))?))
+        });
+        most.filter(|(_, level)| *level != Level::Lower).collect()
     }
 
     /// What leaves the device where at least half of it does.

@@ -45,7 +45,6 @@ impl Site<'_> {
 
     /// Tries choices, the base first, which has a place: each order of pinning with each window, then windows about the best one.
     pub fn search(&self, base: &Choice, placed: Placed) -> Option<Tried> {
-        let below = placed.lower.height;
         let mut best = self.faster(None, base.clone(), placed);
         if best.as_ref().is_some_and(|b| b.is_least(self)) {
             return self.pinned(best, base);
@@ -53,7 +52,7 @@ impl Site<'_> {
         if let Some(placed) = self.fits_together(base) {
             best = self.faster(best, base.clone(), placed);
         }
-        for lowered in self.lowerings(base, || Some(below)) {
+        for lowered in self.lowerings(base) {
             let base = Choice { lowered, ..base.clone() };
             // Nothing pinned, as many layers ahead as fit, two at the most.
             let ahead =
@@ -141,31 +140,6 @@ impl Site<'_> {
             }
         }
         best
-    }
-
-    /// Which weights are kept in the lower memory: none, or as many as it has room for beside what is put aside; `height`
-    /// says how much that is.
-    fn lowerings(&self, base: &Choice, height: impl FnOnce() -> Option<u64>) -> Vec<Vec<bool>> {
-        let none = base.lowered.clone();
-        let machine = &self.machine;
-        let faster = match (machine.home_to_lower, machine.lower_to_device, machine.home_to_device) {
-            (Some(_), Some(lower), Some(home)) => machine.rate_along(lower) > machine.rate_along(home),
-            _ => false,
-        };
-        let Some(tier) = self.machine.lower.filter(|_| faster) else { return vec![none] };
-        let Some(height) = height() else { return vec![none] };
-        let mut room = tier.room().0.saturating_sub(height);
-        let mut some = none.clone();
-        let total = |kept: &[bool]| kept.iter().filter(|k| **k).count();
-        // The last to be pinned are the first to be streamed: keep those below.
-        for tensor in self.spread_order().into_iter().rev() {
-            let size = self.lifetimes.tensors[tensor].bytes.next_multiple_of(tier.alignment);
-            if size <= room {
-                room -= size;
-                some[tensor] = true;
-            }
-        }
-        if total(&some) == 0 { vec![none] } else { vec![none, some] }
     }
 
     /// Rooms for what comes early, in bytes: none, then doubling from a small part of a typical weight up to what there is.
@@ -331,11 +305,13 @@ impl Site<'_> {
         let choice = Choice { partly: None, ..choice.clone() };
         let order = self.small_first(self.spread_order());
         // Where weights lie below, as many as the larger machine has room for.
-        let below = choice.lowered.contains(&true);
-        let height = || Some(self.fits_in(&choice, self.room())?.lower.height);
-        let lowered = self.lowerings(&choice, height).into_iter().rfind(|lowered| lowered.contains(&true) == below)?;
-        let (choice, placed) = self.most_pinned(&Choice { lowered, ..choice }, &order)?;
-        Some(self.faster(None, choice, placed)?.timeline.step)
+        let some = |lowered: &[Option<Level>]| lowered.iter().any(Option::is_some);
+        let ways = self.lowerings(&choice).into_iter().filter(|l| some(l) == some(&choice.lowered));
+        let steps = ways.filter_map(|lowered| {
+            let (choice, placed) = self.most_pinned(&Choice { lowered, ..choice.clone() }, &order)?;
+            Some(self.faster(None, choice, placed)?.timeline.step)
+        });
+        steps.min()
     }
 
     /// Whether a weight can be brought in parts: not what is turned or made on the way.

@@ -14,6 +14,7 @@ use crate::offset::{Offsets, pack};
 use crate::plan::{PlanError, steps};
 use crate::residency::{Choice, stays};
 use crate::simulate::{Timeline, timeline};
+use crate::sink::sink;
 use crate::stay::{Arrival, Level, Stay, load_curve};
 use crate::stream::{Room, Streamed, early, is_read_in_place, place, streams};
 use berth_ir::lifetime::{Lifetimes, TensorId};
@@ -46,7 +47,15 @@ const TRIED_MIN: usize = 4;
 pub(crate) struct Placed {
     pub stays: Vec<Stay>,
     pub device: Offsets,
-    pub lower: Offsets,
+    /// By memory below, in the machine's order.
+    pub below: Vec<Offsets>,
+}
+
+impl Placed {
+    /// What the lower memory needs.
+    pub fn lower_height(&self) -> u64 {
+        self.below.first().map_or(0, |offsets| offsets.height)
+    }
 }
 
 /// A choice that fits, with what it comes to.
@@ -129,19 +138,24 @@ impl<'a> Site<'a> {
         self.lifetimes.tasks.len()
     }
 
-    /// Addresses in both memories, all stays together; nothing where the lower one is too small. Packing goes on until it
+    /// Addresses in all memories, all stays together; nothing where those below are too small. Packing goes on until it
     /// is within `room`.
-    pub fn place(&self, stays: Vec<Stay>, room: u64) -> Option<Placed> {
+    pub fn place(&self, mut stays: Vec<Stay>, room: u64) -> Option<Placed> {
         let device: Vec<&Stay> = stays.iter().filter(|s| s.level == Level::Device).collect();
         let device = pack(&device, self.positions(), self.machine.device.alignment, room);
-        let lower = self.lower(&stays)?;
-        Some(Placed { stays, device, lower })
+        let below = self.below(&mut stays)?;
+        Some(Placed { stays, device, below })
     }
 
-    /// Addresses in the lower memory; nothing where it is too small.
-    pub fn lower(&self, stays: &[Stay]) -> Option<Offsets> {
-        let Some(tier) = self.machine.lower else { return Some(Offsets { at: Vec::new(), height: 0 }) };
-        let here = || stays.iter().filter(|s| s.level == Level::Lower);
+    /// Addresses in the memories below; nothing where one is too small. What the lower one has no room for goes further.
+    pub fn below(&self, stays: &mut [Stay]) -> Option<Vec<Offsets>> {
+        sink(&self.machine, stays, self.positions());
+        self.machine.below().map(|level| self.at_level(stays, level)).collect()
+    }
+
+    fn at_level(&self, stays: &[Stay], level: Level) -> Option<Offsets> {
+        let tier = self.machine.tier(level)?;
+        let here = || stays.iter().filter(|s| s.level == level);
         let kept: Vec<&Stay> = here().filter(|s| !s.stage).collect();
         let Offsets { at, mut height } = pack(&kept, self.positions(), tier.alignment, tier.room().0);
         // Above what never leaves lies what is on its way to the device before the first step, in turns.
@@ -169,23 +183,24 @@ impl<'a> Site<'a> {
 
     /// The same with addresses chosen as if links to the device had another rate.
     pub fn fits_at(&self, choice: &Choice, pace: Option<BytesPerSec>) -> Option<Placed> {
-        let stays = stays(self.lifetimes, &self.machine, &Choice { window: 0, ..choice.clone() });
+        let mut stays = stays(self.lifetimes, &self.machine, &Choice { window: 0, ..choice.clone() });
         let (room, grain) = (self.room(), self.machine.device.alignment);
         let load = load_curve(&stays, Level::Device, self.positions(), grain);
         if load.iter().any(|l| *l > room) {
             return None;
         }
+        let below = self.below(&mut stays)?;
         // In whole sectors where there is room for that: what is read from files then needs no buffer between.
         let sector = self.machine.sector();
-        let finer = || self.fits_by(&stays, grain, pace);
+        let finer = || self.fits_by(&stays, &below, grain, pace);
         match stays.iter().any(|s| streams(s) && is_read_in_place(s, sector)) {
-            true if sector > grain => self.fits_by(&stays, sector, pace).or_else(finer),
+            true if sector > grain => self.fits_by(&stays, &below, sector, pace).or_else(finer),
             _ => finer(),
         }
     }
 
     /// The same with what is read in place at multiples of a sector.
-    fn fits_by(&self, stays: &[Stay], sector: u64, pace: Option<BytesPerSec>) -> Option<Placed> {
+    fn fits_by(&self, stays: &[Stay], below: &[Offsets], sector: u64, pace: Option<BytesPerSec>) -> Option<Placed> {
         let (room, grain) = (self.room(), self.machine.device.alignment);
         let mut at = vec![0; stays.len()];
         let mut floor = 0u64;
@@ -212,7 +227,6 @@ impl<'a> Site<'a> {
         for ((stay, at), offset) in placed.zip(&values.at) {
             *at = if moves { room - offset - stay.bytes.next_multiple_of(grain) } else { floor + offset };
         }
-        let lower = self.lower(stays)?;
         let streamed = match moves {
             true => {
                 let room = Room { range: floor..room, grain: sector, pace };
@@ -220,7 +234,7 @@ impl<'a> Site<'a> {
             }
             false => Streamed { stays: stays.to_vec(), at, step: 0 },
         };
-        Some(self.placed(streamed, lower))
+        Some(self.placed(streamed, below.to_vec()))
     }
 
     /// Addresses of what tasks and the caller write, among itself.
@@ -269,20 +283,20 @@ impl<'a> Site<'a> {
 
     /// The same addresses with what streams brought as early as they allow.
     pub fn brought_early(&self, placed: Placed) -> Option<Placed> {
-        let Placed { stays, device, lower } = placed;
+        let Placed { stays, device, below } = placed;
         let mut offsets = device.at.iter();
         let next = |s: &Stay| if s.level == Level::Device { offsets.next().copied() } else { None };
         let at: Vec<u64> = stays.iter().map(next).map(|at| at.unwrap_or(0)).collect();
         let streamed = early(self.lifetimes, &self.machine, &stays, at)?;
-        Some(self.placed(streamed, lower))
+        Some(self.placed(streamed, below))
     }
 
-    pub fn placed(&self, streamed: Streamed, lower: Offsets) -> Placed {
+    pub fn placed(&self, streamed: Streamed, below: Vec<Offsets>) -> Placed {
         let Streamed { stays, at, .. } = streamed;
         let device = stays.iter().zip(&at).filter(|(s, _)| s.level == Level::Device);
         let height = device.clone().map(|(s, at)| at + s.bytes).max().unwrap_or(0);
         let device = Offsets { at: device.map(|(_, at)| *at).collect(), height };
-        Placed { stays, device, lower }
+        Placed { stays, device, below }
     }
 
     /// Addresses within a room. While there are none, what lies highest is brought later, for its task alone, a few times
@@ -328,6 +342,6 @@ impl<'a> Site<'a> {
     }
 
     pub fn emitter<'b>(&'b self, host: &'b [bool], placed: &'b Placed) -> Emitter<'b> {
-        Emitter::new(self.lifetimes, &self.machine, host, &placed.stays, &placed.device, &placed.lower)
+        Emitter::new(self.lifetimes, &self.machine, host, &placed.stays, &placed.device, &placed.below)
     }
 }

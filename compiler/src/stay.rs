@@ -3,13 +3,22 @@
 use berth_ir::lifetime::TensorId;
 use smallvec::SmallVec;
 
-/// Which of a machine's two memories.
+/// Which of a machine's memories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// The engine's memory.
     Device,
     /// The writable memory below it.
     Lower,
+    /// Another one beside that, by its number.
+    Further(u8),
+}
+
+impl Level {
+    /// Whether it is below the device.
+    pub fn is_below(self) -> bool {
+        self != Level::Device
+    }
 }
 
 /// Positions of uses. Nearly all stays have one or two, and a plan of a hundred thousand tasks makes millions of stays.

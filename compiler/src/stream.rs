@@ -211,7 +211,7 @@ struct Zone<'a> {
     /// When the engine has run all tasks so far.
     now: u64,
     /// The rates from the memory below and from files, of all links of each together.
-    rates: [BytesPerSec; 2],
+    rates: Vec<(&'a Link, BytesPerSec)>,
     /// The rate that links are taken to have, where it is not their own.
     pace: Option<BytesPerSec>,
     /// The address that was chosen last.
@@ -247,8 +247,7 @@ impl<'a> Zone<'a> {
             at,
             held: BTreeMap::from([(room.start, never)]),
             lanes: BTreeMap::new(),
-            rates: [machine.lower_to_device, machine.home_to_device]
-                .map(|link| link.map_or(BytesPerSec(0), |link| machine.rate_along(link))),
+            rates: machine.ways().map(|link| (link, machine.rate_along(link))).collect(),
             now: 0,
             pace,
             last: 0,
@@ -328,7 +327,7 @@ impl<'a> Zone<'a> {
 
     fn link(&self, stay: &Stay) -> Option<&'a Link> {
         match stay.arrives {
-            Arrival::Stay { .. } => self.machine.lower_to_device,
+            Arrival::Stay { from, .. } => self.machine.to_device(self.stays[from].level),
             _ => self.machine.home_to_device,
         }
     }
@@ -497,9 +496,8 @@ impl<'a> Zone<'a> {
 
     /// For how long a part occupies its link.
     fn moving(&self, link: &Link, part: &Part) -> u64 {
-        let rate = self.pace.unwrap_or_else(|| {
-            self.rates[usize::from(self.machine.home_to_device.is_some_and(|home| std::ptr::eq(home, link)))]
-        });
+        let along = || self.rates.iter().find(|(way, _)| std::ptr::eq(*way, link)).map_or(BytesPerSec(0), |(_, r)| *r);
+        let rate = self.pace.unwrap_or_else(along);
         Bytes(part.to - part.from).at(rate).0.saturating_add(link.submit.0)
     }
 

@@ -112,7 +112,7 @@ fn through_lower(lifetimes: &Lifetimes, machine: &Machine, mut all: Vec<Stay>) -
     }
     let mut below: std::collections::BTreeMap<TensorId, usize> = std::collections::BTreeMap::new();
     for i in 0..all.len() {
-        if !matches!(all[i].arrives, Arrival::Home { .. }) || all[i].level == Level::Lower {
+        if !matches!(all[i].arrives, Arrival::Home { .. }) || all[i].level.is_below() {
             continue;
         }
         let tensor = all[i].tensor;

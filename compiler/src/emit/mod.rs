@@ -21,7 +21,7 @@ use berth_ir::lifetime::Lifetimes;
 use berth_ir::program::*;
 use berth_ir::target::{Link, Target};
 use berth_ir::units::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The name of the only body.
 pub const BODY: &str = "step";
@@ -33,8 +33,8 @@ pub(crate) struct Emitter<'a> {
     host: &'a [bool],
     stays: &'a [Stay],
     offsets: Vec<u64>,
-    /// What both memories need.
-    heights: (u64, u64),
+    /// What the device needs, and the memories below it.
+    heights: Vec<u64>,
     /// Stays that are copied out of a stay: by index of the source.
     copies_out: Vec<Vec<usize>>,
     /// For each stay those that held its bytes last before it, and how many steps back.
@@ -64,14 +64,15 @@ pub fn with_facts(target: &Target, mut program: Program) -> Program {
     program
 }
 
-/// Offsets of both levels in the order of all stays.
-fn spread(stays: &[Stay], device: &Offsets, lower: &Offsets) -> Vec<u64> {
-    let (mut device, mut lower) = (device.at.iter(), lower.at.iter());
-    let next = |s: &Stay| match s.level {
-        Level::Device => device.next(),
-        Level::Lower => lower.next(),
-    };
-    stays.iter().map(next).map(|at| at.copied().unwrap_or(0)).collect()
+/// Offsets of all levels in the order of all stays.
+fn spread(machine: &Machine, stays: &[Stay], device: &Offsets, below: &[Offsets]) -> Vec<u64> {
+    let mut all = vec![0; stays.len()];
+    let levels = std::iter::once(Level::Device).chain(machine.below());
+    for (level, offsets) in levels.zip(std::iter::once(device).chain(below)) {
+        let here = stays.iter().zip(&mut all).filter(|(s, _)| s.level == level);
+        here.zip(&offsets.at).for_each(|((_, at), offset)| *at = *offset);
+    }
+    all
 }
 
 /// For each stay those that held its bytes last before it, each with how many steps back: 0 or 1.
@@ -79,7 +80,8 @@ fn spread(stays: &[Stay], device: &Offsets, lower: &Offsets) -> Vec<u64> {
 /// Goes through two steps in the order in which stays begin, and keeps for each byte who has it.
 fn last_holders(stays: &[Stay], offsets: &[u64], period: i64) -> Vec<Vec<(usize, u32)>> {
     let mut all = vec![Vec::new(); stays.len()];
-    for level in [Level::Device, Level::Lower] {
+    let levels: BTreeSet<Level> = stays.iter().map(|s| s.level).collect();
+    for level in levels {
         let here = |i: &usize| stays[*i].level == level && !stays[*i].forever && stays[*i].bytes > 0;
         let mut order: Vec<usize> = (0..stays.len()).filter(here).collect();
         order.sort_by_key(|i| (stays[*i].from, *i));
@@ -116,22 +118,19 @@ fn split(held: &mut BTreeMap<u64, (u64, i64, usize)>, at: u64) {
 }
 
 /// The fastest link that can bring a stay.
-fn fastest<'a>(machine: &Machine<'a>, stay: &Stay) -> Option<&'a Link> {
-    let below = matches!(stay.arrives, Arrival::Stay { .. });
-    match (below, stay.level) {
-        (false, Level::Device) => machine.home_to_device,
-        (false, Level::Lower) => machine.home_to_lower,
-        (true, Level::Device) => machine.lower_to_device,
-        (true, Level::Lower) => machine.device_to_lower,
+fn fastest<'a>(machine: &Machine<'a>, stays: &[Stay], i: usize) -> Option<&'a Link> {
+    match (stays[i].arrives, stays[i].level) {
+        (Arrival::Stay { from, .. }, Level::Device) => machine.to_device(stays[from].level),
+        (Arrival::Stay { .. }, level) => machine.from_device(level),
+        (_, level) => machine.from_home(level),
     }
 }
 
 /// By stay the link of its copy: of several that join the same memories the one that is done soonest with all that it was
 /// given before, in the order in which copies are wanted. Nothing where no memories are joined by several.
 fn queues<'a>(machine: &Machine<'a>, stays: &[Stay]) -> Vec<Option<&'a Link>> {
-    let ways = [machine.home_to_device, machine.home_to_lower, machine.lower_to_device, machine.device_to_lower];
     let mut busy: BTreeMap<&str, Vec<(u64, &'a Link)>> = BTreeMap::new();
-    for way in ways.into_iter().flatten() {
+    for way in machine.ways() {
         busy.insert(&way.name, machine.beside(way).map(|link| (0, link)).collect());
     }
     if busy.values().all(|links| links.len() < 2) {
@@ -142,7 +141,7 @@ fn queues<'a>(machine: &Machine<'a>, stays: &[Stay]) -> Vec<Option<&'a Link>> {
     let mut queues = vec![None; stays.len()];
     for i in order {
         let arrives = matches!(stays[i].arrives, Arrival::Home { .. } | Arrival::Stay { .. });
-        let Some(way) = fastest(machine, &stays[i]).filter(|_| arrives) else { continue };
+        let Some(way) = fastest(machine, stays, i).filter(|_| arrives) else { continue };
         let Some(links) = busy.get_mut(way.name.as_str()) else { continue };
         let end = |(busy, link): &(u64, &Link)| {
             busy.saturating_add(Bytes(stays[i].bytes).at(link.present_rate()).0).saturating_add(link.submit.0)
@@ -172,9 +171,9 @@ impl<'a> Emitter<'a> {
         host: &'a [bool],
         stays: &'a [Stay],
         device: &Offsets,
-        lower: &Offsets,
+        below: &[Offsets],
     ) -> Emitter<'a> {
-        let offsets = spread(stays, device, lower);
+        let offsets = spread(machine, stays, device, below);
         let holders = last_holders(stays, &offsets, lifetimes.tasks.len() as i64);
         let mut copies_out = vec![Vec::new(); stays.len()];
         let mut by_position = vec![Vec::new(); lifetimes.tasks.len()];
@@ -184,7 +183,7 @@ impl<'a> Emitter<'a> {
             }
             stay.uses.iter().for_each(|p| by_position[*p % lifetimes.tasks.len()].push(i));
         }
-        let heights = (device.height, lower.height);
+        let heights = std::iter::once(device).chain(below).map(|offsets| offsets.height).collect();
         let stages = (0..stays.len()).filter(|i| stays[*i].stage).collect();
         let queues = queues(machine, stays);
         Emitter { lifetimes, machine, host, stays, offsets, heights, copies_out, holders, stages, by_position, queues }
@@ -358,7 +357,7 @@ impl<'a> Emitter<'a> {
 
     /// The link of a copy.
     fn link(&self, i: usize) -> Option<&'a Link> {
-        self.queues.get(i).copied().unwrap_or_else(|| fastest(self.machine, &self.stays[i]))
+        self.queues.get(i).copied().unwrap_or_else(|| fastest(self.machine, self.stays, i))
     }
 
     /// The stays that a run binds: of each operand its parts, which stand one behind the other, in order; then its scratch.

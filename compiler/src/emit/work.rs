@@ -1,7 +1,7 @@
 //! What the instructions of stays occupy, for the simulator.
 
 use super::{Act, Emitter};
-use crate::stay::{Arrival, Level};
+use crate::stay::Arrival;
 use crate::step::{Instance, Lines, Servers, Step, Use, Work, touched};
 use berth_ir::program::Class;
 
@@ -19,9 +19,8 @@ impl Emitter<'_> {
         let engines = [Some(self.machine.engine), self.machine.host].map(|name| name.map_or(0, |n| servers.engine(n)));
         let work = |number| match self.act(number) {
             Act::Bring(i) if self.stays[i].arrives == Arrival::Feed => {
-                let (stay, below) = (&self.stays[i], self.machine.lower.map_or("", |tier| &tier.name));
-                let tier = if stay.level == Level::Device { &self.machine.device.name } else { below };
-                servers.feed(tier, stay.bytes)
+                let stay = &self.stays[i];
+                servers.feed(self.machine.tier(stay.level).map_or("", |tier| &tier.name), stay.bytes)
             }
             Act::Bring(i) => self.copy(servers, i),
             Act::Run(p) => {

@@ -37,6 +37,7 @@ fn named(lifetimes: &Lifetimes, stays: &[Stay]) -> Vec<Named> {
         match (s.level, &s.arrives) {
             (_, Arrival::Scratch) => berth = format!("workspace of {}", lifetimes.tasks[s.uses[0]].name),
             (Level::Lower, _) => berth.push_str("@lower"),
+            (Level::Further(n), _) => berth.push_str(&format!("@lower{}", u16::from(n) + 2)),
             (Level::Device, _) => {}
         }
         let count = counts.get(&(s.level, s.tensor.0)).copied().unwrap_or(0);
@@ -62,10 +63,10 @@ impl Emitter<'_> {
     /// The program, without its facts.
     pub fn program(&self, mode: Mode) -> Program {
         let machine = self.machine;
-        let mut arenas = vec![Arena { tier: machine.device.name.clone(), bytes: self.heights.0 }];
-        if let (Some(tier), true) = (machine.lower, self.stays.iter().any(|s| s.level == Level::Lower)) {
-            arenas.push(Arena { tier: tier.name.clone(), bytes: self.heights.1 });
-        }
+        let used: BTreeSet<Level> = self.stays.iter().map(|s| s.level).collect();
+        let levels = std::iter::once(Level::Device).chain(machine.below()).zip(&self.heights);
+        let here = levels.filter(|(level, _)| *level == Level::Device || used.contains(level));
+        let arenas = here.map(|(level, bytes)| Arena { tier: self.tier(level), bytes: *bytes }).collect();
         let runs = self.lifetimes.tasks.iter().map(|t| format!("run {}", t.name)).collect();
         let names = &Names { stays: named(self.lifetimes, self.stays), runs };
         let [prologue, code] = self.lines();
@@ -144,10 +145,7 @@ impl Emitter<'_> {
     }
 
     fn tier(&self, level: Level) -> String {
-        match level {
-            Level::Device => self.machine.device.name.clone(),
-            Level::Lower => self.machine.lower.map_or(String::new(), |t| t.name.clone()),
-        }
+        self.machine.tier(level).map_or(String::new(), |tier| tier.name.clone())
     }
 
     fn berth(&self, names: &Names, i: usize) -> Berth {

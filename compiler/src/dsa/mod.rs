@@ -4,15 +4,19 @@
 //! Decides:  one offset for each buffer.
 //! Promises: buffers alive together share no byte and end within the capacity; or a proof that they cannot; or, where
 //!           the effort is used up, the lowest layout met. Effort is counted in work, so the answer is always the same.
-//! Why:      sweeps take a fraction of a second and mostly suffice. What they leave open is cut where nothing lives
-//!           on, and searched in several orders in turn: none is good everywhere, and a good one ends soon.
+//! Why:      sweeps take a fraction of a second and mostly suffice; where the load stays the same and nothing may be
+//!           wasted, orders are left open or cuts undone instead. What this leaves open is cut where nothing lives on,
+//!           and searched in several orders in turn: none is good everywhere, and a good one ends soon.
 
+mod join;
 mod peel;
 pub mod repair;
 pub mod search;
 pub mod sections;
 mod space;
 pub mod sweep;
+mod tight;
+mod tree;
 
 use search::{Failures, Key, Problem, Search, Standing};
 use space::Fit;
@@ -123,6 +127,9 @@ const SWEEPS: [(Stack, Fit); 12] = [
 const SWEPT: usize = 300_000;
 const CLIMBED: usize = 300_000;
 
+/// Joined buffers are placed instead of the buffers where they are so many times fewer.
+const JOINED: usize = 4;
+
 /// What is large: at least one of so many parts of the peak.
 const LARGE: [u64; 3] = [128, 32, 8];
 
@@ -228,8 +235,19 @@ fn swept(buffers: &[Buffer], capacity: u64) -> Vec<u64> {
     let mut plan = Plan::new(buffers, moment, &[]);
     let (mut stack, mut fit) = SWEEPS[0];
     for (own_stack, own_fit) in SWEEPS.into_iter().take((SWEPT / buffers.len().max(1)).max(1)) {
+        let first = best.at.is_empty();
         if best.take(buffers, plan.sweep(own_stack, own_fit)) {
             (stack, fit) = (own_stack, own_fit);
+        }
+        if first
+            && best.height > goal
+            && let Some(at) = exchanged(buffers, peak)
+        {
+            best.take(buffers, at);
+            if buffers.len() > SEARCHED {
+                repair::repair(buffers, goal, peak, &mut best.at);
+                return best.at;
+            }
         }
         if best.height <= goal {
             return best.at;
@@ -254,6 +272,27 @@ fn swept(buffers: &[Buffer], capacity: u64) -> Vec<u64> {
     best.take(buffers, plan.climb(stack, fit, (peak, goal), most));
     repair::repair(buffers, goal, peak, &mut best.at);
     best.at
+}
+
+/// A layout where most are born when just as many bytes die: by the orders that this leaves, or by joining what fits.
+fn exchanged(buffers: &[Buffer], peak: u64) -> Option<Vec<u64>> {
+    let first = buffers.first()?;
+    let bytes = whole(buffers);
+    if buffers.iter().any(|b| b.alignment != first.alignment) {
+        return None;
+    }
+    let buffers: Vec<Buffer> = buffers.iter().map(|b| Buffer { size: bytes(b), ..b.clone() }).collect();
+    if tight::exchanged(&buffers) < buffers.len() / 2 {
+        return None;
+    }
+    if let Some(at) = tight::tight(&buffers, peak) {
+        return Some(at);
+    }
+    let joined = join::Joined::new(&buffers);
+    let (left, pieces) = joined.left();
+    // Fewer by so much each time: this ends.
+    let fewer = left.len() <= buffers.len() / JOINED;
+    fewer.then(|| joined.offsets(&pieces, &swept(&left, peak), buffers.len()))
 }
 
 /// The bytes that a buffer takes: where all have one alignment, what is left to a multiple of it is of use to none, but

@@ -26,6 +26,15 @@ pub const FAMILIES: &[(&str, Family)] = &[
     ("huge-and-tiny", |n, seed| stationary(n, seed, exponential_life(2000.0 / n as f64), huge_size)),
     ("nested", nested),
     ("aligned", aligned),
+    ("cut", |n, seed| cut(n, seed, 1 << 40)),
+    ("cut-ties", |n, seed| cut(n, seed, n as u64)),
+    ("cut-missing", |n, seed| missing(cut(n, seed, 1 << 40), seed)),
+    ("exchange", |n, seed| exchange(n, seed, 3)),
+    ("exchange-many", |n, seed| exchange(n, seed, 8)),
+    ("alike", alike),
+    ("staircase", staircase),
+    ("few-lives", |n, seed| stationary(n, seed, few_life(n), uniform_size)),
+    ("two-kinds", |n, seed| stationary(n, seed, exponential_life(1000.0 / n as f64), two_size)),
 ];
 
 /// Numbers that look random.
@@ -121,6 +130,15 @@ fn few_size(chance: &mut Chance) -> u64 {
 fn heap_size(chance: &mut Chance) -> u64 {
     let spread = (0..6).map(|_| chance.part()).sum::<f64>() - 3.0;
     ((spread * 2.0).exp() * 100.0) as u64 / 16 * 16 + 16
+}
+
+fn few_life(n: usize) -> impl Fn(&mut Chance) -> f64 {
+    move |chance| [10.0, 100.0, 1000.0, 10_000.0][chance.below(4) as usize] / n as f64
+}
+
+/// One in ten is large.
+fn two_size(chance: &mut Chance) -> u64 {
+    if chance.below(10) == 0 { (50 << 20) + chance.below(1 << 24) } else { uniform_size(chance) }
 }
 
 /// One in a thousand has a thousand times the bytes.
@@ -244,4 +262,83 @@ fn aligned(n: usize, seed: u64) -> Vec<Buffer> {
         buffer.alignment = 512;
     }
     buffers
+}
+
+/// A rectangle cut again and again, in time or in addresses, where its parts are large: all fit without a hole.
+fn cut(n: usize, seed: u64, times: u64) -> Vec<Buffer> {
+    let mut chance = Chance(seed);
+    let mut parts = vec![(0, times, 0, 1 << 40)];
+    while parts.len() < n {
+        let (i, j) = (chance.below(parts.len() as u64) as usize, chance.below(parts.len() as u64) as usize);
+        let area = |i: usize| u128::from(parts[i].1 - parts[i].0) * u128::from(parts[i].3 - parts[i].2);
+        let i = if area(i) > area(j) { i } else { j };
+        let (lower, upper, from, to): (u64, u64, u64, u64) = parts[i];
+        if chance.below(2) == 0 && upper - lower > 1 {
+            let middle = lower + 1 + chance.below(upper - lower - 1);
+            parts[i] = (lower, middle, from, to);
+            parts.push((middle, upper, from, to));
+        } else if to - from > 1 {
+            let middle = from + 1 + chance.below(to - from - 1);
+            parts[i] = (lower, upper, from, middle);
+            parts.push((lower, upper, middle, to));
+        }
+    }
+    shuffled(parts.iter().map(|(lower, upper, from, to)| plain(*lower, *upper, to - from)).collect(), &mut chance)
+}
+
+/// A row of blocks without a hole; at each moment up to so many neighbours die, and their range is cut anew.
+fn exchange(n: usize, seed: u64, most: u64) -> Vec<Buffer> {
+    let mut chance = Chance(seed);
+    let mut row: Vec<(u64, u64)> = (0..500).map(|_| (uniform_size(&mut chance), 0)).collect();
+    let (mut buffers, mut time) = (Vec::with_capacity(n), 0);
+    while buffers.len() + row.len() < n {
+        time += 1;
+        let from = chance.below(row.len() as u64) as usize;
+        let to = row.len().min(from + 1 + chance.below(most) as usize);
+        let bytes: u64 = row[from..to].iter().map(|b| b.0).sum();
+        buffers.extend(row[from..to].iter().map(|(size, lower)| plain(*lower, time, *size)));
+        // More of them while there are few.
+        let cuts = if row.len() < 500 { to - from } else { to - from - 1 };
+        let mut ends: Vec<u64> = (0..cuts).map(|_| chance.below(bytes)).chain([0, bytes]).collect();
+        ends.sort_unstable();
+        ends.dedup();
+        row.splice(from..to, ends.windows(2).map(|e| (e[1] - e[0], time)));
+    }
+    buffers.extend(row.into_iter().map(|(size, lower)| plain(lower, time + 1, size)));
+    shuffled(buffers, &mut chance)
+}
+
+/// One in a hundred is not there.
+fn missing(mut buffers: Vec<Buffer>, seed: u64) -> Vec<Buffer> {
+    let mut chance = Chance(!seed);
+    buffers.retain(|_| chance.below(100) > 0);
+    buffers
+}
+
+fn shuffled(mut buffers: Vec<Buffer>, chance: &mut Chance) -> Vec<Buffer> {
+    for i in (1..buffers.len()).rev() {
+        buffers.swap(i, chance.below(i as u64 + 1) as usize);
+    }
+    buffers
+}
+
+/// Many of one life.
+fn alike(n: usize, seed: u64) -> Vec<Buffer> {
+    let mut chance = Chance(seed);
+    let mut buffers = Vec::with_capacity(n);
+    while buffers.len() < n {
+        let lower = chance.below(TIME);
+        let upper = lower + 1 + (chance.exponential() * TIME as f64 / 16.0) as u64;
+        let some = (1 + chance.below(100)).min((n - buffers.len()) as u64);
+        buffers.extend((0..some).map(|_| plain(lower, upper, uniform_size(&mut chance))));
+    }
+    buffers
+}
+
+/// Sizes rise and lives are equal: what dies is never enough for what is born.
+fn staircase(n: usize, seed: u64) -> Vec<Buffer> {
+    let mut chance = Chance(seed);
+    let steps = (n as u64).div_ceil(300);
+    let buffer = |i| plain(i / steps, i / steps + 1 + chance.below(20), (1 + chance.below(1000)) * (1 + i / steps));
+    (0..n as u64).map(buffer).collect()
 }

@@ -244,15 +244,16 @@ impl Observation {
             let late = seen.stretches.saturating_mul(link.latency.0).min(busy / 2);
             let rate = crate::calibrate::a_second(seen.bytes.0, busy - late).max(1);
             changes.extend(link.group.clone().map(|group| (group, (rate, link.rate.0))));
-            // Seen as it was, some of it beside compute.
-            (link.rate, link.beside) = (BytesPerSec(rate), None);
+            // Seen as it was, some of it beside compute, and so were the tasks.
+            (link.rate, link.beside, link.taken) = (BytesPerSec(rate), None, None);
         }
         for link in &mut target.links {
             let unseen = self.links.iter().all(|seen| seen.name != link.name);
             let change = link.group.as_ref().and_then(|group| changes.get(group)).filter(|_| unseen);
             if let Some((now, before)) = change {
                 let rate = u128::from(link.rate.0) * u128::from(*now) / u128::from(*before).max(1);
-                (link.rate, link.beside) = (BytesPerSec(u64::try_from(rate).unwrap_or(u64::MAX).max(1)), None);
+                link.rate = BytesPerSec(u64::try_from(rate).unwrap_or(u64::MAX).max(1));
+                (link.beside, link.taken) = (None, None);
             }
         }
         target

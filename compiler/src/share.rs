@@ -30,8 +30,9 @@ impl Demand {
     pub fn of_copy(target: &Target, link: &Link, bytes: u64, nanos: u64) -> Demand {
         let memory = |name: &String| target.tiers.iter().position(|t| t.name == *name && !t.files);
         let lost = FULL - part(link.rate_beside().0, link.present_rate().0);
-        // What it takes of a task it takes while one runs.
-        let rate = (u128::from(rate(bytes, nanos)) * u128::from(FULL - lost) / u128::from(FULL)) as u64;
+        // What it takes of a task it takes while one runs; a copy that its link is slow to begin with takes less.
+        let taken = u128::from(rate(bytes, nanos)) * u128::from(link.rate_taken().0);
+        let rate = u64::try_from(taken / u128::from(link.present_rate().0.max(1))).unwrap_or(u64::MAX);
         Demand { tiers: [memory(&link.from), memory(&link.to)], rate, lost }
     }
 
@@ -189,6 +190,24 @@ mod tests {
         assert_eq!(share.begin(2, 9, 600, 1_000, copy), 1_600);
         assert_eq!(share.begin(1, 9, 600, 1_000, Demand::of_run(&target, 1, 500, 1_000)), 1_600);
         assert_eq!(share.moved(610), None);
+    }
+
+    #[test]
+    fn a_copy_takes_as_much_of_a_task_as_its_link_says() {
+        let text = MACHINE.replace("rate: \"1GB/s\", latency", "rate: \"1GB/s\", taken: Some(\"2GB/s\"), latency");
+        let target = Target::from_ron(&text).unwrap();
+        let copy = Demand::of_copy(&target, link(&target), 1_000, 1_000);
+        let mut share = Share::new(&target, 3);
+        // All that dram gives, and half of it while two of four GB/s are taken; the copy keeps its rate.
+        assert_eq!(share.begin(2, 9, 0, 1_000, copy), 1_000);
+        assert_eq!(share.begin(1, 7, 0, 400, Demand::of_run(&target, 1, 1_600, 400)), 800);
+        assert_eq!(share.moved(0), None);
+        share.end(1);
+        share.end(2);
+        // Half the time went into beginning it: it takes half.
+        let slow = Demand::of_copy(&target, link(&target), 1_000, 2_000);
+        assert_eq!(share.begin(2, 9, 800, 2_000, slow), 2_800);
+        assert_eq!(share.begin(1, 7, 800, 300, Demand::of_run(&target, 1, 1_200, 300)), 1_200);
     }
 
     #[test]

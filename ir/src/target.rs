@@ -105,6 +105,10 @@ pub struct Link {
     /// share cores, or a memory.
     #[serde(default, skip_serializing_if = "is_default")]
     pub beside: Option<BytesPerSec>,
+    /// What engines lack of the bandwidth of a memory that the link joins while it moves bytes at its rate beside them, where
+    /// that is more than the rate: a virtual disk's bytes are written more than once, and moving them takes cores.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub taken: Option<BytesPerSec>,
     /// From the start of a copy to its first byte.
     pub latency: Nanos,
     /// What the issuing thread pays for each copy.
@@ -131,6 +135,11 @@ impl Link {
             LinkState::Degraded(rate) => rate.min(self.rate),
             LinkState::Cut => BytesPerSec(0),
         }
+    }
+
+    /// What engines lack of a memory's bandwidth meanwhile.
+    pub fn rate_taken(&self) -> BytesPerSec {
+        self.taken.unwrap_or_default().max(self.rate_beside())
     }
 
     /// The same while an engine computes in a memory that the link joins.

@@ -55,15 +55,9 @@ pub fn way(chunk: u64) -> Way {
 }
 
 impl Disk {
-    /// The chunks that were tried.
-    pub fn chunks(&self) -> impl Iterator<Item = u64> {
-        self.deep.iter().map(|deep| deep.chunk)
-    }
-
-    /// What was found with the chunk at a place among them; with none, with the best.
-    pub fn deep(&self, place: Option<usize>) -> &Deep {
-        let best = || smallest_of_the_best(&self.deep.iter().map(|deep| deep.rate.median).collect::<Vec<_>>());
-        &self.deep[place.unwrap_or_else(best)]
+    /// What was found with the best chunk.
+    pub fn deep(&self) -> &Deep {
+        &self.deep[smallest_of_the_best(&self.deep.iter().map(|deep| deep.rate.median).collect::<Vec<_>>())]
     }
 
     /// Reads for a while; from another place in each turn.
@@ -156,7 +150,7 @@ pub fn disk(folder: &Path, bytes: u64, rounds: usize) -> Result<Disk, Failure> {
     let direct = gauge.is_direct();
     let mut disk = Disk { bytes, direct, latency, figures, gauge, deep };
     let (mut reading, mut copying) = (Vec::new(), Vec::new());
-    let (mut sides, best) = (Sides::new(bytes), way(disk.deep(None).chunk));
+    let (mut sides, best) = (Sides::new(bytes), way(disk.deep().chunk));
     for turn in 0..rounds as u64 {
         let (took, copied) = sides.beside(1 << 20, || disk.read(best, turn));
         reading.extend(rates(&[took?]));

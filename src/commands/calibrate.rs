@@ -94,9 +94,12 @@ pub fn calibrate(args: &cli::Calibrate) -> Outcome {
     measured(&mut target, &disk, (&memory, &waking), compute.as_ref(), beside.as_ref());
     for link in &target.links {
         let group = link.group.as_ref().map_or(String::new(), |group| format!(", shares `{group}`"));
-        let [rate, left] = [link.rate, link.rate_beside()].map(|rate| rate.0 as f64 / 1e9);
+        let [rate, left, taken] = [link.rate, link.rate_beside(), link.rate_taken()].map(|rate| rate.0 as f64 / 1e9);
         let chunk = size(link.chunk.0);
-        report.links.push(format!("{:<10}{rate:.2} GB/s by {chunk}, {left:.2} beside compute{group}", link.name));
+        report.links.push(format!(
+            "{:<10}{rate:.2} GB/s by {chunk}, {left:.2} beside compute, which lacks {taken:.2} of its memory{group}",
+            link.name
+        ));
     }
     target.source = source(&report);
     if let Some(path) = &args.output {
@@ -121,16 +124,23 @@ fn measured(
 ) {
     let shared = u128::from(memory.both.median) * 100 < u128::from(memory.rate.median) * u128::from(SHARED);
     let stores: Vec<String> = target.tiers.iter().filter(|t| t.files).map(|t| t.name.clone()).collect();
-    let deep = disk.deep(beside.map(|beside| beside.chunk));
+    let deep = disk.deep();
     let rate = |figure: &Figure| BytesPerSec(rounded(figure.median));
     // As fast as alone, or what can be told from that.
     let left = |figure: Option<&Figure>, alone: BytesPerSec| figure.map(rate).filter(|left| *left < alone);
     // What makes room for a copy wakes its link, and that wakes who waits for it.
     let woken = waking.median.saturating_mul(2);
+    // What the engine is slower by while the disk is read, of what it reads of a memory.
+    let taken = beside.zip(compute).map(|(beside, compute)| {
+        let [alone, reading] = beside.streamed.each_ref().map(|figure| u128::from(figure.median));
+        let lost = u128::from(compute.reading.median) * alone.saturating_sub(reading) / alone.max(1);
+        BytesPerSec(rounded(lost as u64))
+    });
     for link in &mut target.links {
         if stores.contains(&link.from) {
             link.rate = rate(&deep.rate);
             link.beside = left(beside.map(|beside| &beside.rate), link.rate);
+            link.taken = taken.filter(|taken| *taken > link.rate_beside());
             link.chunk = Bytes(deep.chunk);
             link.latency = Nanos(rounded(disk.latency.median.saturating_add(woken)));
             link.submit = Nanos(rounded(deep.submit.median));

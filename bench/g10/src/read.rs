@@ -162,6 +162,7 @@ pub fn target(rig: &Rig) -> Target {
         to: to.into(),
         rate: BytesPerSec(rate),
         beside: None,
+        taken: None,
         latency: Nanos(0),
         submit: Nanos(0),
         chunk: Bytes(64 << 20),

@@ -67,6 +67,7 @@ pub fn machine(c: &mut Choices, wanted: u64) -> Target {
                 };
                 let full = rate(c);
                 let beside = c.one_in(4).then(|| BytesPerSec(rate(c).min(full)));
+                let taken = c.one_in(8).then(|| BytesPerSec(rate(c)));
                 let grain = if c.one_in(24) { 1 << c.below(13) } else { 1 };
                 target.links.push(Link {
                     name: format!("{below}-{}.{twin}", NAMES[to]),
@@ -74,6 +75,7 @@ pub fn machine(c: &mut Choices, wanted: u64) -> Target {
                     to: NAMES[to].to_owned(),
                     rate: BytesPerSec(full),
                     beside,
+                    taken,
                     latency: Nanos(if c.one_in(3) { c.size() >> 16 } else { 0 }),
                     submit: Nanos(c.below(4) as u64 * 300),
                     chunk: Bytes(1 + if c.one_in(3) { c.size() } else { (1 << 20) - 1 }),

@@ -125,7 +125,7 @@ const SWEEPS: [(Stack, Fit); 12] = [
 
 /// Buffers that are placed by sweeps in sum, before no further sweep begins; and by those that go back.
 const SWEPT: usize = 300_000;
-const CLIMBED: usize = 300_000;
+const CLIMBED: usize = 200_000;
 
 /// Joined buffers are placed instead of the buffers where they are so many times fewer.
 const JOINED: usize = 4;

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 /// Relative difference to stored outputs that is allowed: 1e-4, and 2e-2 where the model computes in narrow types. Those of
 /// products of bytes were computed with instructions that add four products at once; without them the engine adds two in 16
-/// bits, which saturate (its documentation of quantisation says so), on any machine the same.
+/// bits, which saturate (its documentation of quantisation says so), run plainly too.
 fn tolerance(graph: &Graph) -> f64 {
     let widths = || graph.values.iter().filter(|v| v.dtype != DType::Bool).filter_map(|v| v.dtype.bits());
     let narrower = |most: u64| widths().any(|bits| bits <= most);

@@ -173,9 +173,10 @@ impl<'t> Machine<'t> {
         std::iter::once(self.home_to_device).chain(below).flatten()
     }
 
-    /// Bytes that all memories below the device have room for.
+    /// Bytes that all other memories have room for: those too that only bounds count on, as no link of theirs ends at the device.
     pub fn room_below(&self) -> u64 {
-        self.below().filter_map(|level| self.tier(level)).map(|tier| tier.room().0).fold(0, u64::saturating_add)
+        let others = self.target.tiers.iter().filter(|t| t.name != self.device.name && !t.files);
+        others.map(|tier| tier.room().0).fold(0, u64::saturating_add)
     }
 
     /// Whether something can be put aside and brought back.
@@ -202,8 +203,9 @@ impl<'t> Machine<'t> {
 
     /// The rate at which bytes can leave files over all links together.
     pub fn rate_from_files(&self) -> BytesPerSec {
-        let below = self.below().filter_map(|level| self.from_home(level));
-        together(self.home_to_device.into_iter().chain(below).flat_map(|l| self.beside(l)))
+        let holds = |name: &str| self.target.tier(name).is_some_and(|t| !t.files && t.room().0 > 0);
+        let file = |name: &str| self.target.tier(name).is_some_and(|t| t.files);
+        together(self.target.links.iter().filter(|l| file(&l.from) && holds(&l.to) && joins(l, &l.from, &l.to)))
     }
 }
 

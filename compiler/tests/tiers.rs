@@ -162,6 +162,19 @@ fn files_and_the_memory_below_work_side_by_side() {
     assert!(slow > 0 && (24..=40).contains(&(fast * 10 / slow)), "{fast} and {slow} bytes");
 }
 
+/// What is not planned for may still be written by somebody: a bound counts on it.
+#[test]
+fn a_memory_without_a_link_to_the_device_lowers_the_bound() {
+    let model = chain(&[8 * MIB; 40], 1_000);
+    let one = machine(64 * MIB, (100 * MIB, 20_000), None, 1_000);
+    let mut two = machine(64 * MIB, (100 * MIB, 20_000), Some(10_000), 1_000);
+    two.links.retain(|l| l.from != "cxl" && l.from != "device");
+    let read = one.links.iter().find(|l| l.name == "in").expect("a link").clone();
+    two.links.push(Link { name: "up".into(), from: "cxl".into(), to: "dram".into(), ..read });
+    let [one, two] = [one, two].map(|target| proved(&model, &target).expect("a plan").bound.time);
+    assert!(two.0 * 4 < one.0, "{two} with it, {one} without");
+}
+
 #[test]
 fn weights_that_one_memory_cannot_hold_lie_in_the_next() {
     let model = chain(&[8 * MIB; 40], 1_000);

@@ -11,8 +11,9 @@ use crate::room::{Least, NoRoom};
 use crate::site::{Placed, Site};
 use crate::stay::{Arrival, Level, Stay, load_curve};
 use berth_ir::lifetime::TensorId;
+use berth_ir::lists::Lists;
 use berth_ir::program::Kind;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Times that the least room is looked for from the bottom again.
 const LEAST_ROUNDS: usize = 8;
@@ -59,49 +60,45 @@ impl Site<'_> {
     }
 
     /// Gaps to put a tensor aside in, so that at each task what stays fits a budget: those wanted last go first (Belady).
-    /// With `adjacent`, also between a task and the next one.
+    /// With `adjacent`, also between a task and the next one. States are there when the step begins, and want the next step's
+    /// first use behind their last: with them it is gone through twice.
     pub fn aside(&self, budget: u64, adjacent: bool) -> BTreeSet<(TensorId, usize)> {
         let uses = self.lifetimes.uses();
+        let all = || (0..self.lifetimes.tensors.len() as u32).map(TensorId).filter(|t| !uses[t.index()].is_empty());
+        let kind = |t: TensorId| self.lifetimes.tensor(t).kind;
+        let state = |t: TensorId| kind(t) == Kind::State;
+        // The last gap of what is no state lasts for ever.
+        let gaps = |t: TensorId| uses[t.index()].len() - usize::from(!state(t));
         let mut aside = BTreeSet::new();
-        // Tensors that are there, by their next use, and by tensor the index of the use before.
-        let mut alive: BTreeSet<(usize, TensorId)> = BTreeSet::new();
-        let mut before: Vec<usize> = vec![0; self.lifetimes.tensors.len()];
-        let next = |t: TensorId, i: usize| uses[t.index()].get(i + 1).copied().unwrap_or(0);
-        let mut values = 0u64;
-        for (position, task) in self.lifetimes.tasks.iter().enumerate().filter(|(p, _)| !self.host[*p]) {
-            let mut weights = task.workspace;
-            for tensor in task.operands() {
-                let size = self.size(tensor);
-                if self.lifetimes.tensor(tensor).kind == Kind::Weight {
-                    weights += size;
-                    continue;
-                }
-                let index = uses[tensor.index()].binary_search(&position).unwrap_or(0);
-                if !alive.remove(&(next(tensor, before[tensor.index()]), tensor)) {
-                    values += size;
-                }
-                before[tensor.index()] = index;
-                alive.insert((next(tensor, index), tensor));
+        let mut alive = Alive { site: self, uses: &uses, next: BTreeSet::new(), held: BTreeMap::new(), bytes: 0 };
+        all().filter(|t| state(*t)).for_each(|t| alive.begin(t));
+        let passes = if alive.next.is_empty() { 1 } else { 2 };
+        for (pass, position) in (0..passes).flat_map(|pass| (0..self.positions()).map(move |p| (pass, p))) {
+            let task = &self.lifetimes.tasks[position];
+            if self.host[position] {
+                continue;
             }
-            while weights + values > budget {
-                let used = |t: TensorId| uses[t.index()][before[t.index()]];
-                let Some(last) = alive.iter().rev().find(|(_, t)| used(*t) < position).copied() else { break };
-                aside.insert((last.1, before[last.1.index()]));
-                alive.remove(&last);
-                values -= self.size(last.1);
+            let now = pass * self.positions() + position;
+            let (weights, values): (Vec<TensorId>, Vec<TensorId>) =
+                task.operands().partition(|t| kind(*t) == Kind::Weight);
+            let weights = task.workspace + weights.into_iter().map(|t| self.size(t)).sum::<u64>();
+            values.iter().for_each(|t| alive.used(*t, now));
+            while weights + alive.bytes > budget {
+                let Some(gap) = alive.last_wanted(now) else { break };
+                // What the first pass puts aside in the midst of a step says nothing of later ones.
+                if pass + 1 == passes || gap.1 + 1 == uses[gap.0.index()].len() {
+                    aside.insert(gap);
+                }
+                alive.go(gap.0);
             }
-            for tensor in task.operands().filter(|t| uses[t.index()].len() == before[t.index()] + 1) {
-                if alive.remove(&(0, tensor)) {
-                    values -= self.size(tensor);
+            for tensor in values {
+                if alive.is_done(tensor) {
+                    alive.go(tensor);
                 }
             }
         }
         if adjacent {
-            for (index, uses) in uses.iter().enumerate() {
-                if self.lifetimes.tensors[index].kind != Kind::Weight {
-                    aside.extend((0..uses.len().saturating_sub(1)).map(|i| (TensorId(index as u32), i)));
-                }
-            }
+            aside.extend(all().filter(|t| kind(*t) != Kind::Weight).flat_map(|t| (0..gaps(t)).map(move |i| (t, i))));
         }
         aside
     }
@@ -171,6 +168,68 @@ impl Site<'_> {
             held: held.into_iter().map(|(_, bytes, name)| (name, bytes)).collect(),
             spills: self.machine.can_spill(),
             lower: if stays_put { 0 } else { placed.lower_height() },
+        }
+    }
+}
+
+/// Tensors that are no weights and that are there at a task, times being positions counted on from step to step.
+struct Alive<'a> {
+    site: &'a Site<'a>,
+    uses: &'a Lists,
+    /// By their next use.
+    next: BTreeSet<(usize, TensorId)>,
+    /// By tensor the index and the time of the use before, one later than it is, and the next use.
+    held: BTreeMap<TensorId, (usize, usize, usize)>,
+    /// Of all.
+    bytes: u64,
+}
+
+impl Alive<'_> {
+    /// A state that was used last in the step before the first.
+    fn begin(&mut self, tensor: TensorId) {
+        let uses = &self.uses[tensor.index()];
+        self.put(tensor, (uses.len() - 1, 0, uses[0]));
+    }
+
+    fn put(&mut self, tensor: TensorId, held: (usize, usize, usize)) {
+        self.bytes += self.site.size(tensor);
+        self.next.insert((held.2, tensor));
+        self.held.insert(tensor, held);
+    }
+
+    fn go(&mut self, tensor: TensorId) {
+        if let Some((.., next)) = self.held.remove(&tensor) {
+            self.next.remove(&(next, tensor));
+            self.bytes -= self.site.size(tensor);
+        }
+    }
+
+    /// A task uses a tensor.
+    fn used(&mut self, tensor: TensorId, now: usize) {
+        self.go(tensor);
+        let (uses, period) = (&self.uses[tensor.index()], self.site.positions());
+        let index = uses.binary_search(&(now % period)).unwrap_or(0);
+        let step = now - now % period;
+        let next = uses.get(index + 1).copied().unwrap_or(uses[0] + period);
+        self.put(tensor, (index, now + 1, step + next));
+    }
+
+    /// The gap of what is wanted last of all that the task at hand does not use.
+    fn last_wanted(&self, now: usize) -> Option<(TensorId, usize)> {
+        let free = |(_, t): &&(usize, TensorId)| self.held.get(t).is_some_and(|(_, used, _)| *used <= now);
+        let (_, tensor) = self.next.iter().rev().find(free)?;
+        Some((*tensor, self.held.get(tensor)?.0))
+    }
+
+    /// Whether nothing wants what a tensor is now: no later use in the step of what is no state, or one that writes over it.
+    fn is_done(&self, tensor: TensorId) -> bool {
+        let lifetimes = self.site.lifetimes;
+        let uses = &self.uses[tensor.index()];
+        let Some((index, ..)) = self.held.get(&tensor) else { return false };
+        match (lifetimes.tensor(tensor).kind, uses.get(index + 1)) {
+            (Kind::State, Some(next)) => !lifetimes.tasks[*next].reads.contains(&tensor),
+            (Kind::State, None) => false,
+            (_, next) => next.is_none(),
         }
     }
 }

@@ -6,6 +6,7 @@ pub mod below;
 pub mod bound;
 pub mod buckets;
 pub mod caches;
+mod carried;
 pub mod cost;
 pub mod crowd;
 pub mod dsa;

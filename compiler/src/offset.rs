@@ -182,6 +182,7 @@ mod tests {
             stage: false,
             arrives: Arrival::Run(n),
             uses: smallvec![n],
+            fed: false,
             fetched: false,
             bytes: 64 * (1 + n as u64 * 7 % 41),
             part: None,

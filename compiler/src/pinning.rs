@@ -99,6 +99,7 @@ mod tests {
             stage: false,
             arrives: Arrival::Home { demand: false },
             uses: smallvec::smallvec![from as usize],
+            fed: false,
             fetched: false,
             bytes,
             part: None,

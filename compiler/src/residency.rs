@@ -6,6 +6,7 @@
 //! Why:      next use, not recency: what is put aside is what is wanted last (Belady 1966), gap by gap.
 
 use crate::below::{Known, Passing, passing};
+use crate::carried::carried;
 use crate::machine::Machine;
 use crate::stay::{Arrival, Level, Positions, Stay, load_curve};
 use berth_ir::lifetime::{Lifetimes, TensorId};
@@ -88,6 +89,7 @@ pub fn stays(lifetimes: &Lifetimes, machine: &Machine, choice: &Choice) -> Vec<S
         }
         match lifetimes.tensor(tensor).kind {
             Kind::Weight => weight(&mut all, lifetimes, machine, choice, &passing, tensor, uses),
+            Kind::State => carried(&mut all, lifetimes, choice, tensor, uses),
             _ => value(&mut all, lifetimes, choice, tensor, uses, &again[index]),
         }
     }
@@ -113,7 +115,9 @@ fn through(lifetimes: &Lifetimes, machine: &Machine, choice: &Choice, uses: &Lis
     let (mut known, mut values) = (Known { forever: none(), below: none(), elsewhere: none() }, Vec::new());
     for (index, uses) in uses.iter().enumerate().filter(|(_, uses)| !uses.is_empty()) {
         let tensor = TensorId(index as u32);
-        if lifetimes.tensor(tensor).kind == Kind::Weight {
+        if lifetimes.tensor(tensor).kind == Kind::State {
+            carried(&mut values, lifetimes, choice, tensor, uses);
+        } else if lifetimes.tensor(tensor).kind == Kind::Weight {
             let (host, device) = uses.iter().partition::<Vec<usize>, _>(|p| choice.host[**p]);
             known.forever[index] = choice.holds(tensor, device.len());
             known.below[index] = !host.is_empty();
@@ -132,7 +136,8 @@ fn elsewhere(choice: &Choice, tensor: TensorId, below: bool) -> Option<Level> {
     choice.lowered[tensor.index()].filter(|level| *level != Level::Lower && !below)
 }
 
-fn stay(tensor: TensorId, bytes: u64, from: usize, to: usize, uses: Positions) -> Stay {
+/// A stay on the device, in this step, brought from its home.
+pub(crate) fn stay(tensor: TensorId, bytes: u64, from: usize, to: usize, uses: Positions) -> Stay {
     Stay {
         tensor,
         level: Level::Device,
@@ -142,6 +147,7 @@ fn stay(tensor: TensorId, bytes: u64, from: usize, to: usize, uses: Positions) -
         stage: false,
         arrives: Arrival::Home { demand: false },
         uses,
+        fed: false,
         fetched: false,
         bytes,
         part: None,
@@ -313,7 +319,7 @@ fn lead(all: &mut [Stay], positions: usize, window: u64, which: fn(&Stay) -> boo
     let mut order: Vec<usize> = (0..all.len()).filter(|i| which(&all[*i])).collect();
     order.sort_by_key(|i| (all[*i].wanted(), *i));
     let count = order.len();
-    let sources = source_ends(all);
+    let sources = source_ends(all, period);
     // The stays before this one in the order, around the loop, whose bytes wait together with it.
     let (mut first, mut waiting) = (0usize, 0u64);
     let at = |n: usize| order[n % count];
@@ -340,14 +346,15 @@ fn lead(all: &mut [Stay], positions: usize, window: u64, which: fn(&Stay) -> boo
 }
 
 /// For each stay the first position at which its source can be copied from: once it is made, and behind the use after
-/// which it was put aside.
-pub(crate) fn source_ends(all: &[Stay]) -> Vec<i64> {
+/// which it was put aside, which lies in the step before for what comes back for the first use of a step.
+pub(crate) fn source_ends(all: &[Stay], period: i64) -> Vec<i64> {
     // It must be there, and the previous stay of the same tensor on the device have ended: they would meet.
     let moved = |s: &Stay| matches!(s.arrives, Arrival::Stay { from, .. } if !all[from].forever && !passes(&all[from]));
     let returning: BTreeSet<TensorId> = all.iter().filter(|s| moved(s)).map(|s| s.tensor).collect();
     let mut ends: BTreeMap<TensorId, Vec<i64>> = BTreeMap::new();
     for stay in all.iter().filter(|s| s.level == Level::Device && returning.contains(&s.tensor)) {
-        ends.entry(stay.tensor).or_default().push(stay.to);
+        let before = stay.crosses(period).then_some(stay.to - period);
+        ends.entry(stay.tensor).or_default().extend(before.into_iter().chain([stay.to]));
     }
     ends.values_mut().for_each(|ends| ends.sort_unstable());
     let end = |stay: &Stay| match stay.arrives {
@@ -355,8 +362,15 @@ pub(crate) fn source_ends(all: &[Stay]) -> Vec<i64> {
         Arrival::Stay { from, .. } if !all[from].forever => {
             let ends = ends.get(&stay.tensor).map_or(&[][..], Vec::as_slice);
             let used = stay.uses.first().map_or(i64::MIN, |p| *p as i64);
-            let before = ends.partition_point(|to| *to < used);
-            before.checked_sub(1).map_or(i64::MIN, |last| ends[last] + 1).max(all[from].from)
+            let source = &all[from];
+            // What is put aside behind a use comes back for one in front of it, or for the same, a step later.
+            let made = if source.fed && used <= source.from { source.from - period } else { source.from };
+            let before = match ends.partition_point(|to| *to < used).checked_sub(1) {
+                Some(last) => ends[last] + 1,
+                None if source.fed => ends.last().map_or(i64::MIN, |last| last - period + 1),
+                None => i64::MIN,
+            };
+            before.max(made)
         }
         _ => i64::MIN,
     };

@@ -151,8 +151,10 @@ impl Site<'_> {
             let (tensor, bytes) = (TensorId(index as u32), self.lifetimes.tensors[index].bytes);
             let leaves =
                 |gap: &usize| aways.get(&(tensor, *gap)).is_some_and(|a| a.left.0 > 0 && a.left.0 >= bytes / 2);
-            if self.lifetimes.tensors[index].kind != Kind::Weight {
-                choice.aside.extend((0..uses.len() - 1).filter(leaves).map(|gap| (tensor, gap)));
+            let kind = self.lifetimes.tensors[index].kind;
+            if kind != Kind::Weight {
+                let gaps = if kind == Kind::State { uses.len() } else { uses.len() - 1 };
+                choice.aside.extend((0..gaps).filter(leaves).map(|gap| (tensor, gap)));
             } else if (0..uses.len()).any(|gap| leaves(&gap)) {
                 choice.kept.extend((0..uses.len()).filter(|gap| !leaves(gap)).map(|gap| (tensor, gap)));
             } else {
@@ -170,7 +172,7 @@ impl Site<'_> {
             let begun = schedule.starts.partition_point(|s| s.0 <= time % step) as i64;
             (begun - 1).max(0) + (time / step) as i64 * period
         };
-        let sources = source_ends(all);
+        let sources = source_ends(all, period);
         let moving = |s: &Stay| s.level == Level::Device && !s.forever && s.arrives != Arrival::Scratch;
         for (stay, source) in all.iter_mut().zip(sources).filter(|(s, _)| moving(s)) {
             let (Some(first), Some(last)) = (stay.uses.first().copied(), stay.uses.last().copied()) else { continue };

@@ -158,10 +158,11 @@ impl<'a> Site<'a> {
         let here = || stays.iter().filter(|s| s.level == level);
         let kept: Vec<&Stay> = here().filter(|s| !s.stage).collect();
         let Offsets { at, mut height } = pack(&kept, self.positions(), tier.alignment, tier.room().0);
-        // Above what never leaves lies what is on its way to the device before the first step, in turns.
+        // Above what is there then lies what is on its way to the device before the first step, in turns.
         let size = |s: &Stay| s.bytes.next_multiple_of(tier.alignment);
         let slot = here().filter(|s| s.stage).map(size).max().unwrap_or(0);
-        let floor: u64 = kept.iter().filter(|s| s.forever).map(|s| size(s)).sum();
+        let there = kept.iter().zip(&at).filter(|(s, _)| s.forever || s.fed);
+        let floor: u64 = there.map(|(s, at)| at + size(s)).max().unwrap_or(0);
         let (mut at, mut stages) = (at.into_iter(), 0);
         let all = here().map(|s| {
             if s.stage {

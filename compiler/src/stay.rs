@@ -47,6 +47,8 @@ pub struct Stay {
     pub arrives: Arrival,
     /// Tasks that use it in place.
     pub uses: Positions,
+    /// The caller writes its first bytes, before the first step: a state is here as the step begins.
+    pub fed: bool,
     /// The caller reads it here.
     pub fetched: bool,
     /// Bytes; a workspace's is that of its task.

@@ -254,7 +254,7 @@ impl<'a> Zone<'a> {
             ended: vec![0; lifetimes.tasks.len()],
             when: 0,
             pass: 0,
-            sources: crate::residency::source_ends(stays),
+            sources: crate::residency::source_ends(stays, lifetimes.tasks.len() as i64),
             places: (PLACES_WORK / stays.iter().filter(|s| streams(s)).count().max(1)).clamp(PLACES_MIN, PLACES_MAX),
         }
     }
@@ -266,6 +266,7 @@ impl<'a> Zone<'a> {
         let passes = choices.max(1) + 1;
         let mut parts: Vec<Parts> = vec![Parts::new(); self.stays.len()];
         let mut begun = 0;
+        self.before_the_first(&fixed);
         for pass in 0..passes {
             begun = self.now;
             for position in 0..self.lifetimes.tasks.len() {
@@ -292,6 +293,17 @@ impl<'a> Zone<'a> {
         }
         let step = self.now - begun;
         Some(Streamed { step, ..divided(self.stays, &self.at, &parts, (passes - 1) * self.period()) })
+    }
+
+    /// Writes down what has its address and lasts from the step before into the first.
+    fn before_the_first(&mut self, fixed: &Lists) {
+        let period = self.period();
+        let crossing = fixed.iter().flatten().copied().filter(|i| self.stays[*i].crosses(period));
+        for i in crossing.collect::<Vec<usize>>() {
+            self.when = self.stays[i].from.max(0) - period;
+            self.hold(i);
+        }
+        self.when = 0;
     }
 
     fn period(&self) -> i64 {

@@ -407,6 +407,7 @@ proptest! {
             stage: false,
             arrives: Arrival::Feed,
             uses: Positions::new(),
+            fed: false,
             fetched: false,
             part: None,
             bytes: *bytes,

@@ -89,6 +89,7 @@ fn steady(lifetimes: &Lifetimes, residences: &[(TensorId, Vec<i64>)], period: i6
         stage: false,
         arrives: Arrival::Home { demand: true },
         uses: uses.into(),
+        fed: false,
         fetched: false,
         bytes: lifetimes.tensor(tensor).bytes,
         part: None,

@@ -52,6 +52,8 @@ pub(crate) struct Emitter<'a> {
 enum Act {
     /// The copy or the feed that brings a stay.
     Bring(usize),
+    /// The caller writes the first bytes of a state where it is as the step begins.
+    Begin(usize),
     /// The task at a position.
     Run(usize),
     /// The caller reads a stay.
@@ -191,7 +193,7 @@ impl<'a> Emitter<'a> {
 
     /// Instructions that there may be; each number is below.
     fn numbers(&self) -> usize {
-        2 * self.stays.len() + self.lifetimes.tasks.len()
+        3 * self.stays.len() + self.lifetimes.tasks.len()
     }
 
     fn bring(&self, stay: usize) -> u32 {
@@ -207,38 +209,98 @@ impl<'a> Emitter<'a> {
         (self.stays.len() + self.lifetimes.tasks.len() + stay) as u32
     }
 
+    fn begin(&self, stay: usize) -> u32 {
+        (2 * self.stays.len() + self.lifetimes.tasks.len() + stay) as u32
+    }
+
     /// What the instruction with a number does.
     fn act(&self, number: u32) -> Act {
         let (number, runs) = (number as usize, self.stays.len());
         let fetches = runs + self.lifetimes.tasks.len();
+        let begins = fetches + runs;
         match number {
             n if n < runs => Act::Bring(n),
             n if n < fetches => Act::Run(n - runs),
-            n => Act::Fetch(n - fetches),
+            n if n < begins => Act::Fetch(n - fetches),
+            n => Act::Begin(n - begins),
         }
     }
 
-    /// The instruction that brings a stay; nothing where a task writes it.
+    fn period(&self) -> usize {
+        self.lifetimes.tasks.len()
+    }
+
+    /// The instruction that brings a stay in each step; nothing where a task writes it, or it is there before the first.
     fn arrival(&self, i: usize) -> Option<u32> {
         match self.stays[i].arrives {
+            Arrival::Feed if self.stays[i].forever => None,
             Arrival::Home { .. } | Arrival::Stay { .. } | Arrival::Feed => Some(self.bring(i)),
             Arrival::Run(_) | Arrival::Scratch => None,
         }
     }
 
-    /// The last uses of a stay: its last run, and all copies and fetches out of it.
-    fn until(&self, i: usize) -> impl Iterator<Item = u32> {
-        let last_run = self.stays[i].uses.iter().max().map(|p| self.run(*p));
-        last_run.into_iter().chain(self.ends_beside_runs(i))
+    /// Whether the instruction with a number is the caller's.
+    fn is_fed(&self, number: u32) -> bool {
+        match self.act(number) {
+            Act::Begin(_) => true,
+            Act::Bring(i) => self.stays[i].arrives == Arrival::Feed,
+            Act::Run(_) | Act::Fetch(_) => false,
+        }
+    }
+
+    /// The last uses of a stay: its last run, and all copies and fetches out of it. Each with how many steps behind that in
+    /// which the stay begins; what is there before the first step ends with those of the next step, which wait for the others.
+    fn until(&self, i: usize) -> impl Iterator<Item = (u32, u32)> {
+        let last = self.last_run(i).into_iter();
+        let goes_on = self.goes_on(i);
+        last.chain(self.ends_beside_runs(i)).filter(move |(_, turns)| !goes_on || *turns > 0)
+    }
+
+    fn last_run(&self, i: usize) -> Option<(u32, u32)> {
+        self.stays[i].uses.iter().max().map(|p| (self.run(*p), (p / self.period()) as u32))
     }
 
     /// Copies and fetches out of a stay; what wrote it where nothing else uses it.
-    fn ends_beside_runs(&self, i: usize) -> impl Iterator<Item = u32> {
+    fn ends_beside_runs(&self, i: usize) -> impl Iterator<Item = (u32, u32)> {
         let stay = &self.stays[i];
         let unused = !stay.fetched && self.copies_out[i].is_empty() && stay.uses.is_empty();
-        let written = self.arrival(i).filter(|_| unused);
-        let copies = self.copies_out[i].iter().map(|c| self.bring(*c));
-        stay.fetched.then(|| self.fetch(i)).into_iter().chain(copies).chain(written)
+        let written = self.arrival(i).filter(|_| unused).map(|line| (line, 0));
+        let copies = self.copies_out[i].iter().map(|c| (self.bring(*c), self.turns(*c)));
+        let fetch = self.fetched_at(i).map(|p| (self.fetch(i), (p / self.period()) as u32));
+        fetch.into_iter().chain(copies).chain(written)
+    }
+
+    /// Whether a state's stay is there before the first step.
+    fn goes_on(&self, i: usize) -> bool {
+        let stay = &self.stays[i];
+        self.is_state(i) && !stay.forever && (stay.fed || stay.crosses(self.period() as i64))
+    }
+
+    /// What must have ended in the step before, for a use of a state's stay to be the end of it.
+    fn ended_before(&self, i: usize) -> impl Iterator<Item = Wait> {
+        let goes_on = self.goes_on(i);
+        let ends = self.last_run(i).into_iter().chain(self.ends_beside_runs(i));
+        ends.filter(move |(_, turns)| goes_on && *turns == 0).map(|(line, _)| previous(line))
+    }
+
+    /// How many steps before its own a copy's source began.
+    fn turns(&self, copy: usize) -> u32 {
+        let Arrival::Stay { from, .. } = self.stays[copy].arrives else { return 0 };
+        let (source, stay, period) = (&self.stays[from], &self.stays[copy], self.period());
+        if !self.is_state(from) || source.forever {
+            return 0;
+        }
+        match source.level {
+            // Behind its last use.
+            Level::Device => (source.uses.iter().max().unwrap_or(&0) / period) as u32,
+            // Of what is written behind a use, what comes back for that one or one before it is of the step before.
+            _ => u32::from(source.fed && stay.uses.first().is_some_and(|p| *p as i64 <= source.from)),
+        }
+    }
+
+    fn is_state(&self, i: usize) -> bool {
+        let stay = &self.stays[i];
+        stay.arrives != Arrival::Scratch && self.lifetimes.tensor(stay.tensor).kind == Kind::State
     }
 
     /// The instructions of the prologue and of the body. For each position: what is brought for it, what is fed, its run,
@@ -248,24 +310,30 @@ impl<'a> Emitter<'a> {
         // By position: before its run, at it, after it.
         let mut order: Vec<(usize, u8, Act)> = Vec::with_capacity(self.numbers());
         for (i, stay) in self.stays.iter().enumerate() {
+            if stay.fed {
+                prologue.push(self.begin(i), []);
+            }
             match stay.arrives {
+                Arrival::Feed if stay.forever => {}
                 Arrival::Home { .. } | Arrival::Stay { .. } if stay.forever => {
                     prologue.push(self.bring(i), self.first_waits(i));
                 }
                 Arrival::Stay { from, .. } if self.stays[from].level == Level::Device => {
-                    order.push((stay.from as usize, 2, Act::Bring(i)));
+                    let behind = self.stays[from].uses.iter().max().filter(|_| self.is_state(i));
+                    let behind = behind.map_or(stay.from as usize, |p| p % self.period());
+                    order.push((behind, 2, Act::Bring(i)));
                 }
                 Arrival::Home { .. } | Arrival::Stay { .. } | Arrival::Feed => {
                     // What the first step finds of the step before it.
-                    if stay.crosses(self.lifetimes.tasks.len() as i64) {
+                    if stay.crosses(self.period() as i64) && !stay.fed {
                         prologue.push(self.bring(i), self.first_waits(i));
                     }
                     order.push((stay.wanted() as usize, 0, Act::Bring(i)));
                 }
                 Arrival::Run(_) | Arrival::Scratch => {}
             }
-            if let (true, Some(written)) = (stay.fetched, self.written(i)) {
-                order.push((written, 2, Act::Fetch(i)));
+            if let Some(written) = self.fetched_at(i) {
+                order.push((written % self.period(), 2, Act::Fetch(i)));
             }
         }
         order.extend((0..self.lifetimes.tasks.len()).map(|p| (p, 1, Act::Run(p))));
@@ -276,6 +344,7 @@ impl<'a> Emitter<'a> {
                 Act::Bring(i) => self.bring(i),
                 Act::Run(p) => self.run(p),
                 Act::Fetch(i) => self.fetch(i),
+                Act::Begin(i) => self.begin(i),
             };
             body.push(number, self.waits(act));
         }
@@ -289,7 +358,8 @@ impl<'a> Emitter<'a> {
             Act::Bring(i) if self.stays[i].arrives == Arrival::Feed => self.freed_by(i),
             Act::Bring(i) => self.copy_waits(i),
             Act::Run(p) => self.run_waits(p),
-            Act::Fetch(i) => self.written(i).map(|p| this(self.run(p))).into_iter().collect(),
+            Act::Fetch(i) => self.fetched_at(i).map(|p| this(self.run(p))).into_iter().collect(),
+            Act::Begin(_) => Vec::new(),
         };
         after.sort_unstable();
         after.dedup_by_key(|wait| wait.line);
@@ -300,10 +370,11 @@ impl<'a> Emitter<'a> {
     /// way to the device.
     fn first_waits(&self, i: usize) -> Vec<Wait> {
         match self.stays[i].arrives {
+            Arrival::Stay { from, .. } if self.stays[from].fed => vec![this(self.begin(from))],
             Arrival::Stay { from, .. } => self.made_by(from, true).into_iter().collect(),
             _ => {
                 let stage = self.stages.binary_search(&i).ok().and_then(|n| n.checked_sub(STAGES));
-                stage.into_iter().flat_map(|n| self.ends_beside_runs(self.stages[n])).map(this).collect()
+                stage.into_iter().flat_map(|n| self.ends_beside_runs(self.stages[n])).map(|(l, _)| this(l)).collect()
             }
         }
     }
@@ -312,7 +383,13 @@ impl<'a> Emitter<'a> {
         let stay = &self.stays[i];
         let mut after = self.freed_by(i);
         if let Arrival::Stay { from, .. } = stay.arrives {
-            after.extend(self.written_at(from).map(|p| this(self.run(p))).or_else(|| self.made_by(from, false)));
+            match self.is_state(i) {
+                true => after.extend(self.left_by(i, from)),
+                false => {
+                    after
+                        .extend(self.written_at(from).map(|p| this(self.run(p))).or_else(|| self.made_by(from, false)));
+                }
+            }
         }
         if let (true, Some(p)) = (self.on_demand(i), stay.uses.first()) {
             after.push(match p.checked_sub(1) {
@@ -328,7 +405,8 @@ impl<'a> Emitter<'a> {
         for i in self.bound(position).into_iter().flatten() {
             let stay = &self.stays[i];
             match stay.arrives {
-                Arrival::Run(p) if p != position => {}
+                Arrival::Run(p) if p != position && !self.is_state(i) => {}
+                _ if self.is_state(i) => after.extend(self.state_waits(i, position)),
                 // What it writes must be free; runs before it have ended by the engine's order.
                 Arrival::Run(_) | Arrival::Scratch => {
                     let freed = self.freed_by(i).into_iter();
@@ -343,6 +421,88 @@ impl<'a> Emitter<'a> {
                 }
                 _ => {}
             }
+        }
+        after
+    }
+
+    /// What must have ended before a state's source may be copied: what wrote it last before the copy.
+    fn left_by(&self, copy: usize, from: usize) -> Vec<Wait> {
+        let (source, period, turns) = (&self.stays[from], self.period(), self.turns(copy));
+        if source.level == Level::Device {
+            // Put aside behind its last use.
+            return source.uses.iter().max().map(|p| this(self.run(*p))).into_iter().collect();
+        }
+        let used = self.stays[copy].uses.first().copied().unwrap_or(0) + turns as usize * period;
+        let written = self
+            .last_write(from, used)
+            .map(|(p, back)| Wait { line: self.run(p), steps: turns + back - (p / period) as u32 });
+        let made = || self.arrived(from, turns);
+        let made = written.map(|wait| vec![wait]).unwrap_or_else(made).into_iter().chain(self.begun(from, turns));
+        let before = (turns > 0).then(|| self.ended_before(from)).into_iter().flatten();
+        made.chain(before).collect()
+    }
+
+    /// The last position before another at which a task writes a stay, and how many steps before: where it never leaves, the
+    /// last of the step before too.
+    fn last_write(&self, i: usize, before: usize) -> Option<(usize, u32)> {
+        let Stay { uses, tensor, forever, .. } = &self.stays[i];
+        let writes = |p: &&usize| self.lifetimes.tasks[**p % self.period()].writes.contains(tensor);
+        let here = uses.iter().filter(writes).filter(|p| **p < before).max().map(|p| (*p, 0));
+        here.or_else(|| uses.iter().filter(writes).max().filter(|_| *forever).map(|p| (*p, 1)))
+    }
+
+    /// That a state's stay has been brought, seen so many steps behind that in which it begins.
+    fn arrived(&self, i: usize, steps: u32) -> Vec<Wait> {
+        match self.stays[i].arrives {
+            Arrival::Run(p) => vec![Wait { line: self.run(p), steps }],
+            _ => self.arrival(i).map(|line| Wait { line, steps }).into_iter().collect(),
+        }
+    }
+
+    /// That the caller has written a state before the first step, where what it finds is asked for in the next.
+    fn begun(&self, i: usize, steps: u32) -> Option<Wait> {
+        let stay = &self.stays[i];
+        (stay.fed && (stay.forever || steps > 0)).then(|| previous(self.begin(i)))
+    }
+
+    /// What a run of the task at a position waits for that uses a state's stay.
+    fn state_waits(&self, i: usize, position: usize) -> Vec<Wait> {
+        let (stay, period) = (&self.stays[i], self.period());
+        let Some(used) = stay.uses.iter().copied().find(|p| p % period == position) else { return Vec::new() };
+        let turns = (used / period) as u32;
+        let in_turn = |p: &&usize| (**p / period) as u32 == turns;
+        let mut after = Vec::new();
+        // Other runs of its engine have ended; what came otherwise is waited for by the first that uses it, in each step.
+        if stay.uses.iter().find(in_turn) == Some(&used) {
+            let first = stay.uses[0] == used;
+            match stay.arrives {
+                Arrival::Run(p) if first && p == position => {
+                    let freed = self.freed_by(i).into_iter();
+                    after.extend(freed.filter(|wait| !matches!(self.act(wait.line), Act::Run(_))));
+                }
+                Arrival::Run(_) => {}
+                _ => after.extend(self.arrival(i).map(|line| Wait { line, steps: turns })),
+            }
+            after.extend(self.begun(i, turns));
+        }
+        let task = &self.lifetimes.tasks[position];
+        let writes = task.writes.contains(&stay.tensor);
+        // What is copied from it is as it was before.
+        let out = self.copies_out[i].iter().filter(|_| writes && stay.level.is_below());
+        after.extend(out.filter_map(|copy| {
+            let back = self.turns(*copy);
+            let read = self.stays[*copy].uses.first()? + back as usize * period;
+            let steps = match stay.forever {
+                true => u32::from(read > used),
+                false => turns.checked_sub(back).filter(|_| read <= used)?,
+            };
+            Some(Wait { line: self.bring(*copy), steps })
+        }));
+        // So is what the caller reads.
+        let fetched = self.fetched_at(i).filter(|p| stay.forever || turns > (p / period) as u32);
+        after.extend(fetched.filter(|_| writes).map(|_| previous(self.fetch(i))));
+        if turns > 0 && stay.uses.iter().max() == Some(&used) {
+            after.extend(self.ended_before(i));
         }
         after
     }
@@ -372,9 +532,20 @@ impl<'a> Emitter<'a> {
         operands.chain(stays.iter().filter(scratch).map(|i| vec![*i])).collect()
     }
 
-    /// The position from which on a stay's bytes are what the caller takes: where it is written last, or first used.
-    fn written(&self, i: usize) -> Option<usize> {
-        self.written_at(i).or(self.stays[i].uses.first().copied())
+    /// The position from which on a stay's bytes are what the caller takes, where he takes them: where it is written last, or
+    /// first used; of a state the last of a step, whichever step it began in.
+    fn fetched_at(&self, i: usize) -> Option<usize> {
+        let (stay, period) = (&self.stays[i], self.period());
+        let Stay { uses, tensor, .. } = stay;
+        if !stay.fetched {
+            return None;
+        }
+        if !self.is_state(i) {
+            return self.written_at(i).or(uses.first().copied());
+        }
+        let writes = |p: &&usize| self.lifetimes.tasks[**p % period].writes.contains(tensor);
+        let left = uses.iter().filter(writes).max_by_key(|p| **p % period);
+        left.or_else(|| uses.iter().min_by_key(|p| **p % period)).copied()
     }
 
     /// The position at which a task writes a stay last.
@@ -403,7 +574,7 @@ impl<'a> Emitter<'a> {
         }
         if stay.bytes == 0 {
             // It shares no byte with anything; only its own last instance is before it.
-            return self.until(i).map(previous).collect();
+            return self.until(i).map(|(line, turns)| Wait { line, steps: 1 - turns.min(1) }).collect();
         }
         let period = self.lifetimes.tasks.len() as i64;
         // Runs end in order: of all that held the bytes, the last one says it for the others.
@@ -416,7 +587,8 @@ impl<'a> Emitter<'a> {
                 let steps = steps.saturating_sub((*p as i64 / period) as u32);
                 last_run = last_run.max(Some((at, Wait { line: self.run(*p), steps })));
             }
-            after.extend(self.ends_beside_runs(j).map(|line| Wait { line, steps }));
+            let end = |(line, turns): (u32, u32)| Wait { line, steps: steps.saturating_sub(turns) };
+            after.extend(self.ends_beside_runs(j).map(end));
         }
         after.extend(last_run.map(|(_, wait)| wait));
         if stay.level == Level::Lower {
@@ -432,6 +604,6 @@ impl<'a> Emitter<'a> {
         let (from, to) = (self.offsets[i], self.offsets[i] + self.stays[i].bytes);
         let last = self.stages.iter().rev().take(STAGES).copied();
         let last = last.filter(move |s| self.offsets[*s] < to && from < self.offsets[*s] + place);
-        last.flat_map(|s| self.ends_beside_runs(s)).map(previous)
+        last.flat_map(|s| self.ends_beside_runs(s)).map(|(line, _)| previous(line))
     }
 }

@@ -18,11 +18,11 @@ impl Emitter<'_> {
     fn works(&self, servers: &Servers, lines: &Lines) -> Vec<Work> {
         let engines = [Some(self.machine.engine), self.machine.host].map(|name| name.map_or(0, |n| servers.engine(n)));
         let work = |number| match self.act(number) {
-            Act::Bring(i) if self.stays[i].arrives == Arrival::Feed => {
+            Act::Begin(i) | Act::Bring(i) if self.is_fed(number) => {
                 let stay = &self.stays[i];
                 servers.feed(self.machine.tier(stay.level).map_or("", |tier| &tier.name), stay.bytes)
             }
-            Act::Bring(i) => self.copy(servers, i),
+            Act::Begin(i) | Act::Bring(i) => self.copy(servers, i),
             Act::Run(p) => {
                 let host = self.machine.host.is_some() && self.host[p];
                 servers.run(engines[usize::from(host)], self.lifetimes.tasks[p].cost.0, self.touched(p))

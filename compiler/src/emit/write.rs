@@ -15,6 +15,8 @@ struct Named {
     /// The copy or feed that brings it; nothing where a task writes it.
     arrival: Option<String>,
     fetch: Option<String>,
+    /// The feed before the first step.
+    begin: Option<String>,
 }
 
 /// What has a name in a program.
@@ -53,8 +55,9 @@ fn named(lifetimes: &Lifetimes, stays: &[Stay]) -> Vec<Named> {
             Arrival::Feed => Some(format!("feed {berth}")),
             Arrival::Run(_) | Arrival::Scratch => None,
         };
+        let begin = s.fed.then(|| format!("feed {berth}"));
         let fetch = s.fetched.then(|| format!("fetch {tensor}"));
-        all.push(Named { berth, arrival, fetch });
+        all.push(Named { berth, arrival, fetch, begin });
     }
     all
 }
@@ -162,7 +165,7 @@ impl Emitter<'_> {
             until: if stay.forever && !stay.stage {
                 Vec::new()
             } else {
-                self.until(i).map(|u| self.name(names, u).to_owned()).collect()
+                self.until(i).map(|(u, _)| self.name(names, u).to_owned()).collect()
             },
         }
     }
@@ -173,6 +176,7 @@ impl Emitter<'_> {
             Act::Bring(i) => names.stays[i].arrival.as_deref().unwrap_or_default(),
             Act::Run(p) => &names.runs[p],
             Act::Fetch(i) => names.stays[i].fetch.as_deref().unwrap_or_default(),
+            Act::Begin(i) => names.stays[i].begin.as_deref().unwrap_or_default(),
         }
     }
 
@@ -188,10 +192,8 @@ impl Emitter<'_> {
         after.sort();
         let berth = |i: usize| names.stays[i].berth.clone();
         match self.act(number) {
-            Act::Bring(i) if self.stays[i].arrives == Arrival::Feed => {
-                Instruction::Feed { name, berth: berth(i), after }
-            }
-            Act::Bring(i) => {
+            Act::Begin(i) | Act::Bring(i) if self.is_fed(number) => Instruction::Feed { name, berth: berth(i), after },
+            Act::Begin(i) | Act::Bring(i) => {
                 let stay = &self.stays[i];
                 let through = matches!(stay.arrives, Arrival::Home { .. }).then_some(stay.to as usize);
                 let wanted = stay.uses.first().copied().or(through).filter(|_| !first);
@@ -205,7 +207,7 @@ impl Emitter<'_> {
                     extent: Extent::Whole,
                     queue: self.link(i).map_or(String::new(), |l| l.name.clone()),
                     class: self.class(i),
-                    wanted: wanted.map(|p| names.runs[p].clone()),
+                    wanted: wanted.map(|p| names.runs[p % self.period()].clone()),
                     after,
                 }
             }

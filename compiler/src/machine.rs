@@ -2,7 +2,8 @@
 //!
 //! Reads:    the target.
 //! Decides:  which tier is the device, which below it can be written and who computes in the first, which links join which.
-//! Promises: every link named here works and joins what it says; or `CannotPlan`, naming what is missing.
+//! Promises: every link named here works and joins what it says; or `CannotPlan`, naming what is missing, as far as there are
+//!           weights to bring.
 //! Why:      the fastest working link of two memories stands for all that join them: copies take turns on those, as each is a
 //!           queue of its own, and their rates add up where they share none. Ties go to the first one listed. A link that only
 //!           moves multiples of a grain is passed over: tensors have any size.
@@ -115,12 +116,17 @@ impl<'t> Machine<'t> {
             device_to_lower: lower.and_then(|l| link(&device.name, &l.name)),
             further: further.into_iter().take(usize::from(u8::MAX)).collect(),
         };
-        let through = machine.home_to_lower.is_some() && machine.lower_to_device.is_some();
-        if machine.home_to_device.is_none() && !through {
-            let (target, device) = (target.name.clone(), device.name.clone());
+        Ok(machine)
+    }
+
+    /// The same, where weights can reach the device.
+    pub fn for_weights(self) -> Result<Machine<'t>, CannotPlan> {
+        let through = self.home_to_lower.is_some() && self.lower_to_device.is_some();
+        if self.home_to_device.is_none() && !through {
+            let (target, device) = (self.target.name.clone(), self.device.name.clone());
             return Err(CannotPlan::NoWay { target, device });
         }
-        Ok(machine)
+        Ok(self)
     }
 
     /// What addresses of the device are multiples of to which files are read in whole sectors, without a buffer between.

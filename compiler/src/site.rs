@@ -111,6 +111,7 @@ impl<'a> Site<'a> {
             return Err(PlanError::Empty);
         }
         let (machine, host) = (Machine::of(target)?, vec![false; lifetimes.tasks.len()]);
+        let machine = if lifetimes.total(Kind::Weight) > 0 { machine.for_weights()? } else { machine };
         let least_step = engines::least(lifetimes, &machine, &host);
         Ok(Site { lifetimes, machine, mode, host, least_step, values: RefCell::new(None) })
     }

@@ -1,7 +1,7 @@
-//! A workload as the planner of programs takes it: whole tensors with addresses, one memory below, weights that are read only.
+//! A workload as the planner of programs takes it: whole tensors with addresses, under the rules of the replay; or with one
+//! memory below and weights that are read only, so that they are dropped and read from files again.
 //!
-//! So weights are dropped and read from files again where a replay writes them back, and what is put aside goes to the host
-//! alone. The program is proved; what it takes is compared with a schedule of bytes under the same rules.
+//! The program is proved; what it takes is compared with a schedule of bytes under the same rules.
 
 use crate::read::{Rig, target};
 use berth_compiler::plan::plan;
@@ -62,9 +62,26 @@ pub fn two_memories(rig: &Rig) -> Target {
     target
 }
 
-/// Plans a program for a workload and proves it, and a schedule beside it.
+/// The machine of a replay as the planner of programs takes it: tensors move whole, whatever their size.
+pub fn whole_tensors(rig: &Rig) -> Target {
+    let mut target = target(rig);
+    target.tiers.iter_mut().for_each(|tier| tier.bandwidth = BytesPerSec(1 << 60));
+    target.links.iter_mut().for_each(|link| link.grain = Bytes(1));
+    target
+}
+
+/// Plans a program for a workload whose weights are read only, and proves it, and a schedule beside it.
 pub fn steps(lifetimes: Lifetimes, rig: &Rig, piece: u64) -> Result<Steps, String> {
-    let (lifetimes, target) = (read_only(lifetimes), two_memories(rig));
+    planned(read_only(lifetimes), two_memories(rig), piece)
+}
+
+/// The same under the rules of the replay: weights are states, which are written back, and both memories below take what is
+/// put aside.
+pub fn strict_steps(lifetimes: Lifetimes, rig: &Rig, piece: u64) -> Result<Steps, String> {
+    planned(lifetimes, whole_tensors(rig), piece)
+}
+
+fn planned(lifetimes: Lifetimes, target: Target, piece: u64) -> Result<Steps, String> {
     let found = schedule(&lifetimes, &target, Some(piece)).map_err(|e| e.to_string())?;
     let least = bound(&lifetimes, &target, found.step).map_err(|e| e.to_string())?;
     let plan = plan(&lifetimes, &target, Mode::Loop).map_err(|e| e.to_string())?;

@@ -309,6 +309,7 @@ impl<'a> Emitter<'a> {
         let mut prologue = Lines::default();
         // By position: before its run, at it, after it.
         let mut order: Vec<(usize, u8, Act)> = Vec::with_capacity(self.numbers());
+        let needed = self.needed();
         for (i, stay) in self.stays.iter().enumerate() {
             if stay.fed {
                 prologue.push(self.begin(i), []);
@@ -319,9 +320,7 @@ impl<'a> Emitter<'a> {
                     prologue.push(self.bring(i), self.first_waits(i));
                 }
                 Arrival::Stay { from, .. } if self.stays[from].level == Level::Device => {
-                    let behind = self.stays[from].uses.iter().max().filter(|_| self.is_state(i));
-                    let behind = behind.map_or(stay.from as usize, |p| p % self.period());
-                    order.push((behind, 2, Act::Bring(i)));
+                    order.push((self.left_for(i, from, &needed), 2, Act::Bring(i)));
                 }
                 Arrival::Home { .. } | Arrival::Stay { .. } | Arrival::Feed => {
                     // What the first step finds of the step before it.
@@ -349,6 +348,29 @@ impl<'a> Emitter<'a> {
             body.push(number, self.waits(act));
         }
         [prologue, body]
+    }
+
+    /// For each stay the position, from the start of its own step on, at which its bytes may be taken next.
+    fn needed(&self) -> Vec<i64> {
+        let mut needed = vec![i64::MAX; self.stays.len()];
+        for (stay, holders) in self.stays.iter().zip(&self.holders) {
+            for (before, steps) in holders {
+                let at = stay.from + i64::from(*steps) * self.period() as i64;
+                needed[*before] = needed[*before].min(at);
+            }
+        }
+        needed
+    }
+
+    /// The position behind which a copy that puts a stay aside stands, so that of several those go first whose bytes are
+    /// wanted first: that before which they are wanted, if that lies in the step.
+    fn left_for(&self, copy: usize, from: usize, needed: &[i64]) -> usize {
+        let stay = &self.stays[copy];
+        let last = self.stays[from].uses.iter().max().filter(|_| self.is_state(copy));
+        let behind = last.map_or(stay.from, |p| (p % self.period()) as i64);
+        let turn = i64::from(self.turns(copy)) * self.period() as i64;
+        let wanted = needed[from].saturating_sub(turn).saturating_sub(1);
+        wanted.clamp(behind, self.period() as i64 - 1) as usize
     }
 
     /// What must have ended before an instruction starts, each once; of the same instruction in this step and the one

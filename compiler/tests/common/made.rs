@@ -8,7 +8,7 @@ use berth_ir::units::{Bytes, Nanos};
 use berth_ir::{DType, Expr, Target};
 use std::collections::BTreeMap;
 
-/// A few tasks in a row, with weights of a few cells and now and then a value that a later task reads again.
+/// A few tasks in a row, with weights of a few cells, now and then a value that a later task reads again, and states.
 fn lifetimes(rng: &mut Rng) -> Lifetimes {
     let mut all = Lifetimes { model: "made".into(), dims: BTreeMap::new(), tensors: vec![], tasks: vec![] };
     let mut file = 0;
@@ -24,6 +24,9 @@ fn lifetimes(rng: &mut Rng) -> Lifetimes {
         TensorId(all.tensors.len() as u32 - 1)
     };
     let mut values = vec![tensor(&mut all, Kind::Input, 1 + rng.below(2))];
+    // Now and then a state, that some tasks read, some write and some both.
+    let states = if rng.below(3) == 0 { 1 + rng.below(2) } else { 0 };
+    let states: Vec<TensorId> = (0..states).map(|_| tensor(&mut all, Kind::State, 1 + rng.below(4))).collect();
     let tasks = 2 + rng.below(4);
     for n in 0..tasks {
         let weight = tensor(&mut all, Kind::Weight, 2 + rng.below(6));
@@ -35,11 +38,17 @@ fn lifetimes(rng: &mut Rng) -> Lifetimes {
             reads.push(again);
         }
         values.push(result);
+        let mut writes = vec![result];
+        for state in &states {
+            let how = rng.below(5);
+            reads.extend((how < 2).then_some(*state));
+            writes.extend((how == 1 || how == 2).then_some(*state));
+        }
         all.tasks.push(Task {
             name: format!("task{n}"),
             ops: vec![format!("task{n}")],
             reads,
-            writes: vec![result],
+            writes,
             rows: vec![],
             in_place: vec![],
             workspace: if rng.below(3) == 0 { 64 } else { 0 },

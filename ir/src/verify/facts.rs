@@ -3,7 +3,7 @@
 use super::index::{Act, Index, Role, Unit, lower};
 use super::violation::Violation;
 use super::{held, windows};
-use crate::program::{Access, Bound, Facts, Kind, Mode, Tensor, Traffic};
+use crate::program::{Access, Bound, Facts, Kind, Mode, Traffic};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) fn check(index: &Index, found: &mut BTreeSet<Violation>) {
@@ -98,11 +98,12 @@ pub(super) fn tasks<'a>(index: &'a Index, body: &str, tier: &str) -> Option<(&'a
     Some((unit, runs.collect()))
 }
 
-/// Least bytes of its engine's tier that a task needs at once, at the lower end of the dims: all, or all but weights.
+/// Least bytes of its engine's tier that a task needs at once, at the lower end of the dims: all, or all but weights and what
+/// comes as they do.
 ///
 /// Counted are workspace and what it writes and, unless the engine reads other tiers in place, what it reads whole. What
 /// may be written in place counts only by what it is larger.
-pub(super) fn operands(index: &Index, unit: &Unit, task: usize, weights: bool) -> u64 {
+pub(super) fn operands(index: &Index, unit: &Unit, task: usize, all: bool) -> u64 {
     let t = &index.program.tasks[task];
     let elsewhere = !index.target.engines[index.task_engine[task]].reads.is_empty();
     let bytes = |access: usize| lower(&index.program.tensors[index.task_tensors[task][access]].bytes, &unit.ranges);
@@ -111,9 +112,12 @@ pub(super) fn operands(index: &Index, unit: &Unit, task: usize, weights: bool) -
     for (i, access) in t.accesses.iter().enumerate() {
         let tensor = index.task_tensors[task][i];
         let there = match access {
-            Access::Read(_) => !elsewhere && (weights || index.program.tensors[tensor].kind != Kind::Weight),
+            Access::Read(_) => {
+                !elsewhere && (all || (index.program.tensors[tensor].kind != Kind::Weight && !index.comes[tensor]))
+            }
             Access::ReadRows(_) => false,
-            Access::Write(_) | Access::Append(_) => true,
+            Access::Append(_) => all || !index.comes[tensor],
+            Access::Write(_) => true,
         };
         if there && seen.insert((tensor, access.writes())) {
             let over = t.in_place.iter().filter(|(r, w)| !elsewhere && *w == i && *r < t.accesses.len());
@@ -123,12 +127,7 @@ pub(super) fn operands(index: &Index, unit: &Unit, task: usize, weights: bool) -
     sum
 }
 
-/// Whether a tensor is a weight that comes over a link; what no file holds is made in place.
-pub(super) fn crossing(tensor: &Tensor) -> bool {
-    tensor.kind == Kind::Weight && tensor.home.as_ref().is_none_or(|h| h.filled.is_none())
-}
-
-/// Weights that tasks of this tier read whole must be there during the step. When task `at` runs, at most the room
+/// Weights, and states, that tasks of this tier read whole must be there during the step. When task `at` runs, at most the room
 /// less its other operands is theirs; the rest enters the tier between that instant of one step and of the next.
 fn traffic_witness(index: &Index, body: &str, tier: &str, at: &str) -> Option<u64> {
     let (unit, tasks) = tasks(index, body, tier)?;
@@ -141,7 +140,7 @@ fn traffic_witness(index: &Index, body: &str, tier: &str, at: &str) -> Option<u6
     for task in tasks {
         let accesses = index.program.tasks[task].accesses.iter().zip(&index.task_tensors[task]);
         let whole = accesses.filter(|(a, _)| matches!(a, Access::Read(_))).map(|(_, t)| *t);
-        weights.extend(whole.filter(|t| crossing(&index.program.tensors[*t])));
+        weights.extend(whole.filter(|t| index.comes[*t]));
     }
     let sizes = weights.iter().map(|t| lower(&index.program.tensors[*t].bytes, &unit.ranges));
     let all = sizes.fold(0u64, u64::saturating_add);
@@ -171,7 +170,7 @@ pub(super) fn bounds(index: &Index) -> Vec<Bound> {
         for tier in tiers {
             let Some((unit, tasks)) = tasks(index, &body.name, tier) else { continue };
             // The first of the greatest: `max_by_key` takes the last, so go from the back.
-            let greatest = |weights| tasks.iter().rev().max_by_key(|t| operands(index, unit, **t, weights));
+            let greatest = |all| tasks.iter().rev().max_by_key(|t| operands(index, unit, **t, all));
             let (Some(traffic), Some(room)) = (greatest(false), greatest(true)) else { continue };
             let name = |task: &usize| index.program.tasks[*task].name.clone();
             let (body, tier) = (body.name.clone(), tier.clone());

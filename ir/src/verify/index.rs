@@ -89,6 +89,9 @@ pub(super) struct Index<'p> {
     pub task_tensors: Vec<Vec<usize>>,
     /// Indexes of the weights that its engine keeps for it, by task.
     pub task_held: Vec<Vec<usize>>,
+    /// By tensor: whoever reads it whole must have it brought, where it is not there. Weights that a file holds, and in a loop
+    /// states that no task makes anew: who writes them reads them.
+    pub comes: Vec<bool>,
     /// Interned instruction names.
     pub names: Vec<&'p str>,
 }
@@ -150,10 +153,12 @@ pub(super) fn index<'p>(target: &'p Target, program: &'p Program, found: &mut Ve
     }
     let task_engine = program.tasks.iter().map(|t| tables.engines[t.engine.as_str()]).collect();
     let tensors_of = |t: &Task| t.accesses.iter().map(|a| tables.tensors[a.tensor()]).collect();
-    let task_tensors = program.tasks.iter().map(tensors_of).collect();
+    let task_tensors: Vec<Vec<usize>> = program.tasks.iter().map(tensors_of).collect();
     let held_by = |t: &Task| held_names(t).map(|w| tables.tensors[w]).collect();
     let task_held = program.tasks.iter().map(held_by).collect();
-    let mut index = Index { program, target, berths, units: Vec::new(), task_engine, task_tensors, task_held, names };
+    let comes = comes(program, &task_tensors);
+    let units = Vec::new();
+    let mut index = Index { program, target, berths, units, task_engine, task_tensors, task_held, comes, names };
     for (label, name, role, ranges, code) in parts(program, &tables) {
         let unit = index_unit(&index, &tables, label, name, role, ranges, code, found);
         index.units.push(unit);
@@ -162,6 +167,20 @@ pub(super) fn index<'p>(target: &'p Target, program: &'p Program, found: &mut Ve
     let reserved = found[before..].iter().any(|v| matches!(v, Violation::Reserved { .. }));
     let unbound = found[before..].iter().any(|v| matches!(v, Violation::Binding { .. } | Violation::Extent { .. }));
     if reserved || unbound { None } else { Some(index) }
+}
+
+/// By tensor, whether its bytes must come over a link to where they are read whole.
+fn comes(program: &Program, task_tensors: &[Vec<usize>]) -> Vec<bool> {
+    let stored = |t: &Tensor| t.home.as_ref().is_none_or(|h| h.filled.is_none());
+    let kept = |t: &Tensor| t.kind == Kind::State && program.header.mode == Mode::Loop;
+    let mut comes: Vec<bool> = program.tensors.iter().map(|t| t.kind == Kind::Weight && stored(t) || kept(t)).collect();
+    for (task, tensors) in program.tasks.iter().zip(task_tensors) {
+        for (_, tensor) in task.accesses.iter().zip(tensors).filter(|(a, _)| matches!(a, Access::Write(_))) {
+            let read = |(a, t): (&Access, &usize)| t == tensor && matches!(a, Access::Read(_));
+            comes[*tensor] &= task.accesses.iter().zip(tensors).any(read);
+        }
+    }
+    comes
 }
 
 /// Prologue, bodies, transitions, each with its ranges of dims.

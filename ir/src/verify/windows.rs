@@ -1,6 +1,6 @@
 //! Bounds on stretches of a step: what must enter a memory between two of its tasks.
 
-use super::facts::{crossing, operands, room, tasks};
+use super::facts::{operands, room, tasks};
 use super::index::{Index, Unit, lower};
 use crate::program::{Access, Bound, Mode};
 use crate::target::{LinkState, Target};
@@ -15,7 +15,8 @@ struct Runs<'a, 'p> {
     index: &'a Index<'p>,
     unit: &'a Unit<'a>,
     tasks: Vec<usize>,
-    /// Weights that tasks read whole and that must cross a link for that, with their bytes; and where each task's begin.
+    /// Weights and states that tasks read whole and that must cross a link for that, with their bytes; and where each task's
+    /// begin.
     weights: Vec<(usize, u64)>,
     begins: Vec<usize>,
     room: u64,
@@ -35,7 +36,7 @@ impl<'a, 'p> Runs<'a, 'p> {
         for task in &tasks {
             let accesses = index.program.tasks[*task].accesses.iter().zip(&index.task_tensors[*task]);
             let whole = accesses.filter(|(a, _)| matches!(a, Access::Read(_))).map(|(_, t)| *t);
-            let crosses = whole.filter(|t| crossing(&index.program.tensors[*t]));
+            let crosses = whole.filter(|t| index.comes[*t]);
             weights.extend(crosses.map(|t| (t, lower(&index.program.tensors[t].bytes, &unit.ranges))));
             begins.push(weights.len());
         }

@@ -140,6 +140,30 @@ fn rewritten(mut all: Lifetimes, tasks: &[Seed]) -> Lifetimes {
     all
 }
 
+/// The same with states, which some tasks read, some write and some both; sizes are those of the first results.
+fn with_states(mut all: Lifetimes, tasks: &[Seed]) -> Lifetimes {
+    let sizes: Vec<u64> = tasks.iter().take(3).map(|seed| seed.results[0]).collect();
+    for (n, bytes) in sizes.into_iter().enumerate() {
+        let (name, extent) = (format!("state{n}"), Expr::constant(bytes));
+        all.tensors.push(Tensor {
+            name,
+            kind: Kind::State,
+            dtype: DType::U8,
+            extent,
+            bytes,
+            home: None,
+            aliases: vec![],
+        });
+        let state = TensorId(all.tensors.len() as u32 - 1);
+        for (task, seed) in all.tasks.iter_mut().zip(tasks) {
+            let how = (seed.cost >> (3 * n)) % 6;
+            task.reads.extend((how < 2).then_some(state));
+            task.writes.extend((how == 1 || how == 2).then_some(state));
+        }
+    }
+    all
+}
+
 /// A chain of layers of one weight each behind a table that is read by rows; the device takes a weight in a tenth of a
 /// nanosecond a byte, the cores as `dram` bytes a second have it.
 fn decoder(layers: usize, weight: u64, dram: u64) -> Lifetimes {
@@ -325,6 +349,33 @@ proptest! {
                     check(&target, &other, who)?;
                 }
             }
+        }
+    }
+
+    /// States are read as they were left, by the step before where none of this one wrote; none is lost.
+    #[test]
+    fn states_stay_or_come_back(seed in seeds(), share in 0u64..=100, direct: bool, cores: bool) {
+        let lifetimes = with_states(lifetimes(&seed), &seed.2);
+        let below = ("dram", 1 << 29);
+        let capped = |bytes: u64| machine(direct, &[("device", bytes), below]);
+        let (least, full) = extremes(&lifetimes, &machine(direct, &[below])).expect("it can be planned");
+        let target = capped(least.bytes + full.saturating_sub(least.bytes) * share / 100);
+        let all = if cores { with_cores(lifetimes.clone(), &seed.2) } else { lifetimes.clone() };
+        for mode in [Mode::Loop, Mode::Once] {
+            prop_assert!(both(&all, &target, mode)?.is_some());
+            for (who, make) in STRATEGIES {
+                if let Ok(other) = make(&all, &target, mode) {
+                    check(&target, &other, who)?;
+                }
+            }
+        }
+        // States leave at every use, if need be.
+        let held = |task: &Task| task.operands().map(|t| lifetimes.tensor(t).bytes.next_multiple_of(64)).sum::<u64>();
+        let most = lifetimes.tasks.iter().map(|task| held(task) + task.workspace.next_multiple_of(64)).max().unwrap_or(0);
+        prop_assert!(least.bytes <= most, "{} where the largest task has {most}", least.bytes);
+        if least.bytes > 0 {
+            let refused = plan(&lifetimes, &capped(least.bytes - 1), Mode::Loop);
+            prop_assert!(matches!(refused, Err(PlanError::NoRoom(_))), "a byte less than {} was planned", least.bytes);
         }
     }
 

@@ -36,7 +36,11 @@ pub(crate) fn carried(all: &mut Vec<Stay>, lifetimes: &Lifetimes, choice: &Choic
     let segments = segments(lifetimes, choice, tensor, uses);
     let bytes = lifetimes.tensor(tensor).bytes;
     let hosted = uses.iter().any(|p| choice.host[*p]);
-    let lower = choice.sunk.get(&tensor).copied().filter(|_| !hosted).unwrap_or(Level::Lower);
+    // Where it is put aside behind a use.
+    let aside = |position: usize| {
+        let gap = uses.binary_search(&(position % period)).unwrap_or(0);
+        choice.sunk.get(&(tensor, gap)).copied().filter(|_| !hosted).unwrap_or(Level::Lower)
+    };
     let forever = |level: Level, uses: Positions| Stay {
         level,
         forever: true,
@@ -55,13 +59,9 @@ pub(crate) fn carried(all: &mut Vec<Stay>, lifetimes: &Lifetimes, choice: &Choic
                 let arrives = Arrival::Stay { from: 0, demand: choice.demand };
                 Stay { arrives, ..stay(tensor, bytes, s.first(), s.last(), s.uses.iter().copied().collect()) }
             });
-            std::iter::once(forever(lower, below)).chain(device).collect()
+            std::iter::once(forever(aside(segments[0].last()), below)).chain(device).collect()
         }
-        _ => {
-            let mut new = alternating(&segments, tensor, bytes, period, choice.demand);
-            new.iter_mut().filter(|s| s.level != Level::Device).for_each(|s| s.level = lower);
-            new
-        }
+        _ => alternating(&segments, &stay(tensor, bytes, 0, 0, Positions::new()), period, (choice.demand, &aside)),
     };
     new.iter_mut().for_each(|s| in_its_step(s, period as i64));
     let below: Vec<bool> = new.iter().map(|s| s.level != Level::Device && s.fed).collect();
@@ -122,29 +122,37 @@ fn segments(lifetimes: &Lifetimes, choice: &Choice, tensor: TensorId, uses: &[us
 }
 
 /// The stays of segments, around the edge of the step, of which the first changes what is on the device. Indexes of stays are
-/// among themselves; what lies below has no memory yet.
-fn alternating(segments: &[Segment], tensor: TensorId, bytes: u64, period: usize, demand: bool) -> Vec<Stay> {
+/// among themselves. `aside` says to which memory a state goes behind a position: where that is another one than it lies in
+/// already it is put aside anew.
+fn alternating(
+    segments: &[Segment],
+    like: &Stay,
+    period: usize,
+    (demand, aside): (bool, &dyn Fn(usize) -> Level),
+) -> Vec<Stay> {
     let mut all: Vec<Stay> = Vec::new();
     let mut on_device = vec![usize::MAX; segments.len()];
     for (n, segment) in segments.iter().enumerate().filter(|(_, s)| s.level == Level::Device) {
         on_device[n] = all.len();
         let arrives = Arrival::Run(segment.first() % period);
         let uses = segment.uses.iter().copied().collect();
-        all.push(Stay { arrives, ..stay(tensor, bytes, segment.first(), segment.last(), uses) });
+        let (from, to) = (segment.first() as i64, segment.last() as i64);
+        all.push(Stay { arrives, from, to, uses, ..like.clone() });
     }
-    let below =
-        |arrives, from| Stay { level: Level::Lower, arrives, ..stay(tensor, bytes, from, from, Positions::new()) };
+    let below = |level, arrives, at: usize| Stay { level, arrives, from: at as i64, to: at as i64, ..like.clone() };
     // What below is as it was written last.
     let mut kept: Option<usize> = None;
     for (n, segment) in segments.iter().enumerate() {
         let behind = (n + 1) % segments.len();
         let (next, turn) = (&segments[behind], if behind == 0 { period } else { 0 });
         let begin = next.first() + turn;
-        if next.needs && kept.is_none() {
-            all.push(below(Arrival::Stay { from: on_device[n], demand: false }, segment.last()));
+        let level = aside(segment.last());
+        let there = kept.is_some_and(|lower: usize| segment.level != Level::Device || all[lower].level == level);
+        if next.needs && !there {
+            all.push(below(level, Arrival::Stay { from: on_device[n], demand: false }, segment.last()));
             kept = Some(all.len() - 1);
         } else if !next.needs && next.level != Level::Device {
-            all.push(below(Arrival::Run(begin % period), begin));
+            all.push(below(Level::Lower, Arrival::Run(begin % period), begin));
             kept = Some(all.len() - 1);
         }
         let Some(lower) = kept.filter(|_| next.needs || next.level != Level::Device) else {

@@ -33,8 +33,8 @@ pub struct Choice {
     pub window: u64,
     /// Gaps (tensor, index of the use before) in which a tensor that is no weight is put aside.
     pub aside: BTreeSet<(TensorId, usize)>,
-    /// Tensors that are put aside elsewhere than in the lower memory.
-    pub sunk: BTreeMap<TensorId, Level>,
+    /// Gaps (tensor, index of the use before) in which a tensor is put aside elsewhere than in the lower memory.
+    pub sunk: BTreeMap<(TensorId, usize), Level>,
     /// Streamed tensors are brought when the engine has come to the task that wants them, and not before.
     pub demand: bool,
     /// It was rounded from a schedule of bytes for so many hundredths of the device.
@@ -254,13 +254,13 @@ fn value(
     let host: Positions = uses.iter().copied().filter(|p| choice.host[*p]).collect();
     let mut below = None;
     // The stay below lasts while its engine uses it or something is still copied from it.
-    let lower = |arrives, from: usize, to: usize| {
+    let lower = |arrives, from: usize, to: usize, gap: usize| {
         let to = host.last().map_or(to, |last| to.max(*last));
-        let level = choice.sunk.get(&tensor).copied().filter(|_| host.is_empty()).unwrap_or(Level::Lower);
+        let level = choice.sunk.get(&(tensor, gap)).copied().filter(|_| host.is_empty()).unwrap_or(Level::Lower);
         Stay { level, arrives, ..stay(tensor, t.bytes, from, to, host.clone()) }
     };
     if choice.level(first) == Level::Lower {
-        all.push(Stay { fetched, ..lower(arrives, first, first) });
+        all.push(Stay { fetched, ..lower(arrives, first, first, 0) });
         below = Some(all.len() - 1);
         (arrives, fetched) = (Arrival::Stay { from: all.len() - 1, demand: choice.demand }, false);
     }
@@ -291,7 +291,7 @@ fn value(
             let arrives = Arrival::Stay { from: source, demand: false };
             // What the engine below uses goes there as soon as it is made.
             let from = if host.is_empty() { to } else { from };
-            all.push(lower(arrives, from, to));
+            all.push(lower(arrives, from, to, i));
             below = Some(all.len() - 1);
         }
         let Some(kept) = below else { break };

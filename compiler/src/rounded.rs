@@ -128,18 +128,18 @@ impl Site<'_> {
         all
     }
 
-    /// What goes to another memory than the lower one: each tensor has one, that to which most of its bytes go.
-    fn sunk(&self, schedule: &Schedule, target: &Target) -> BTreeMap<TensorId, Level> {
+    /// What goes to another memory than the lower one: in each gap to that to which most of its bytes go.
+    fn sunk(&self, schedule: &Schedule, target: &Target) -> BTreeMap<(TensorId, usize), Level> {
         let machine = &self.machine;
-        let mut bytes: BTreeMap<TensorId, BTreeMap<&str, u64>> = BTreeMap::new();
+        let mut bytes: BTreeMap<(TensorId, usize), BTreeMap<&str, u64>> = BTreeMap::new();
         for copy in &schedule.copies {
             if let Some(link) = copy.link.map(|l| &target.links[l]).filter(|l| l.from == machine.device.name) {
-                *bytes.entry(copy.tensor).or_default().entry(&link.to).or_default() += copy.bytes;
+                *bytes.entry((copy.tensor, copy.gap)).or_default().entry(&link.to).or_default() += copy.bytes;
             }
         }
-        let most = bytes.into_iter().filter_map(|(tensor, to)| {
+        let most = bytes.into_iter().filter_map(|(gap, to)| {
             let (name, _) = to.into_iter().max_by_key(|(_, bytes)| *bytes)?;
-            Some((tensor, machine.below().find(|l| machine.tier(*l).is_some_and(|tier| tier.name == name))?))
+            Some((gap, machine.below().find(|l| machine.tier(*l).is_some_and(|tier| tier.name == name))?))
         });
         most.filter(|(_, level)| *level != Level::Lower).collect()
     }

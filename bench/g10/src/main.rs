@@ -102,7 +102,7 @@ fn run(folder: &Path, sweeps: bool) -> Result<(), String> {
         );
     }
     println!(
-        "\nas programs that are proved, whole tensors with addresses: under the same rules; weights read only, the host below"
+        "\nas programs that are proved, whole tensors with addresses: weights written back where they were changed, host and disk below;\nweights read only, the host below"
     );
     println!(
         "{:<18} {:>8} {:>8} {:>8} {:>7} {:>10} {:>8} {:>8} {:>7}",

@@ -75,8 +75,8 @@ pub fn steps(lifetimes: Lifetimes, rig: &Rig, piece: u64) -> Result<Steps, Strin
     planned(read_only(lifetimes), two_memories(rig), piece)
 }
 
-/// The same under the rules of the replay: weights are states, which are written back, and both memories below take what is
-/// put aside.
+/// The same with weights as states, which are written back where they were changed, and both memories below for what is put
+/// aside. A copy below is kept until then, which the replay's own rules do not allow.
 pub fn strict_steps(lifetimes: Lifetimes, rig: &Rig, piece: u64) -> Result<Steps, String> {
     planned(lifetimes, whole_tensors(rig), piece)
 }

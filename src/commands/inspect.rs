@@ -29,7 +29,8 @@ pub fn inspect(args: &cli::Inspect) -> Outcome {
     let opened = model::open(&args.file, args.bound.cast)?;
     let dims = model::dims(&args.bound.dims)?;
     let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;
-    let ready = model::ready(&graph, &dims, &target)?;
+    let states = &model::states(&args.states.states)?;
+    let ready = model::ready(&graph, &dims, &target, states)?;
     let model::Ready { lowered: whole, ordered, saved, graph: planned } = ready;
     let mut lowered = whole.clone();
     let engines = args.machine.engines.as_deref();
@@ -39,7 +40,7 @@ pub fn inspect(args: &cli::Inspect) -> Outcome {
     }
     let budgeted = machine::budget(&target, &args.machine.memory, &lowered.lifetimes)?.target;
     let (least, full) = extremes(&lowered.lifetimes, &budgeted).map_err(machine::plan_failure)?;
-    let wanted = Wanted { target: &target, memory: &args.machine.memory, engines, threads: THREADS };
+    let wanted = Wanted { target: &target, memory: &args.machine.memory, engines, threads: THREADS, states };
     let model = split::Model { graph: planned, lowered: whole, budgeted: Some(budgeted) };
     let whole = split::Pieces { model, least };
     let pieces = split::finest(&whole, &dims, &wanted)?;
@@ -125,11 +126,13 @@ impl ModelReport {
         let mut alive: Vec<(String, u64)> =
             alive.map(|(t, _)| lifetimes.tensor(TensorId(t as u32))).map(|t| (t.name.clone(), t.bytes)).collect();
         alive.sort_by(|a, b| (std::cmp::Reverse(a.1), &a.0).cmp(&(std::cmp::Reverse(b.1), &b.0)));
+        let states = lifetimes.tensors.iter().any(|t| t.kind == Kind::State);
         let kinds = [Kind::Weight, Kind::Input, Kind::Activation, Kind::Output];
+        let kinds = kinds.into_iter().chain(states.then_some(Kind::State));
         ModelReport {
             model,
             tasks: lifetimes.tasks.len(),
-            totals: kinds.map(|k| (format!("{k:?}").to_lowercase(), lifetimes.total(k))).into_iter().collect(),
+            totals: kinds.map(|k| (format!("{k:?}").to_lowercase(), lifetimes.total(k))).collect(),
             stored_bytes: lifetimes.stored(),
             caches: Caches::default(),
             reuse: histogram(lifetimes),

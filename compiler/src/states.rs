@@ -1,0 +1,425 @@
+//! Makes one tensor of an input and an output that are one state: what a step writes the next step reads.
+//!
+//! Reads:    the graph, what it was lowered to in the order in which its tasks run, the pairs.
+//! Decides:  for each pair whether the task that writes the output can write the state itself; where it cannot, a task at
+//!           the end of the step copies the output into it.
+//! Promises: no task that must see a step's first version of a state stands behind the one that writes the next; facts say
+//!           the same as the lifetimes; or an error that names the pair.
+//! Why:      a state that the caller carries crosses to it and back in every step and is held twice; as one tensor it is
+//!           fed once, stays or is put aside like anything else, and has its next version where the last one lay.
+
+use crate::cost;
+use crate::lower::{Boundary, Code, Lowered, Port, Source, facts};
+use crate::task_model::{Outside, TaskModelError, task_model_for};
+use berth_ir::DType;
+use berth_ir::Expr;
+use berth_ir::graph::{Content, Graph, Op, OpId, Value, ValueId, Work};
+use berth_ir::lifetime::{Lifetimes, Other, Task, TensorId};
+use berth_ir::program::{Carried, Kind};
+use berth_ir::target::Target;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+/// Names that are listed for one that is unknown.
+const LISTED: usize = 5;
+/// The standard operator set for a copy in a model that has none: the first with all types.
+const OPSET: i64 = 13;
+
+/// Why an input and an output are no state.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("state `{input}={output}`: {problem}")]
+pub struct BadState {
+    /// The input that is named.
+    pub input: String,
+    /// The output that is named.
+    pub output: String,
+    /// What is wrong.
+    pub problem: Problem,
+}
+
+/// What is wrong with a pair.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Problem {
+    /// A name is not one of the model's.
+    #[error("the model has no {side} `{name}`; {near}")]
+    Unknown {
+        /// `input` or `output`.
+        side: &'static str,
+        /// The name.
+        name: String,
+        /// What it has that is called nearly so.
+        near: String,
+    },
+    /// A name stands in another pair too.
+    #[error("the {side} `{name}` is in another state already: an input and an output are one state, each once")]
+    Twice {
+        /// `input` or `output`.
+        side: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// The input has a value that was fixed.
+    #[error("the input has a value that is fixed, so that nothing carries over; leave out its `--set`")]
+    Fixed,
+    /// No task makes the output.
+    #[error("no task computes the output, so that nothing carries over; leave the pair out")]
+    NotComputed,
+    /// Their types differ.
+    #[error(
+        "the input is {input:?} and the output {output:?}; a state keeps its type: cast the one or the other when exporting"
+    )]
+    Type {
+        /// Of the input.
+        input: DType,
+        /// Of the output.
+        output: DType,
+    },
+    /// A shape is not one.
+    #[error(
+        "the {side} has the shape {shape}, which differs from run to run; a state has one size: bind its dims with `--dim`, each to one size"
+    )]
+    Open {
+        /// `input` or `output`.
+        side: &'static str,
+        /// Its shape.
+        shape: String,
+    },
+    /// One axis is longer in the output.
+    #[error(
+        "the input has the shape {input} and the output {output}: it grows by {by} in each step, and states that grow are not planned; export the model with a cache of fixed size, which each step writes into in place, or let the caller carry it (without `--state`)"
+    )]
+    Grows {
+        /// Of the input.
+        input: String,
+        /// Of the output.
+        output: String,
+        /// Elements along the axis.
+        by: u64,
+    },
+    /// Shapes differ in another way.
+    #[error(
+        "the input has the shape {input} and the output {output}; a state keeps its shape: reshape the one or the other when exporting"
+    )]
+    Shape {
+        /// Of the input.
+        input: String,
+        /// Of the output.
+        output: String,
+    },
+    /// The copy of the output cannot be written as a task.
+    #[error("its copy at the end of the step: {0}")]
+    Copy(TaskModelError),
+}
+
+/// A model in which each of these pairs is one tensor. It is named as that of the input, and has its kind from [`Kind::State`].
+///
+/// # Errors
+/// The first pair that is no state of the model.
+pub fn carry(graph: &Graph, lowered: Lowered, target: &Target, pairs: &[Carried]) -> Result<Lowered, BadState> {
+    let pairs = checked(&lowered, pairs)?;
+    if pairs.is_empty() {
+        return Ok(lowered);
+    }
+    let writers = Uses::new(&lowered.lifetimes);
+    let (joined, copied): (Vec<Pair>, Vec<Pair>) =
+        pairs.iter().cloned().partition(|pair| pair.is_joined(&lowered, &writers));
+    let mut carrying = Carrying { lowered, graph, target };
+    carrying.join(&joined);
+    for pair in copied.iter() {
+        carrying.copy(pair)?;
+    }
+    carrying.states(&pairs);
+    Ok(carrying.lowered)
+}
+
+/// A pair that can be a state.
+#[derive(Clone, Debug)]
+struct Pair {
+    carried: Carried,
+    /// The tensors' names, which stay when ids change.
+    input: String,
+    output: String,
+}
+
+/// Who writes each tensor, and who reads it last.
+struct Uses {
+    writer: HashMap<TensorId, usize>,
+    last: HashMap<TensorId, usize>,
+}
+
+impl Uses {
+    fn new(lifetimes: &Lifetimes) -> Uses {
+        let (mut writer, mut last) = (HashMap::new(), HashMap::new());
+        for (position, task) in lifetimes.tasks.iter().enumerate() {
+            last.extend(task.reads.iter().map(|tensor| (*tensor, position)));
+            writer.extend(task.writes.iter().map(|tensor| (*tensor, position)));
+        }
+        Uses { writer, last }
+    }
+}
+
+impl Pair {
+    /// Whether the task that writes the output may write the state: nothing reads the version before from there on, and
+    /// nobody else has the output's tensor.
+    fn is_joined(&self, lowered: &Lowered, uses: &Uses) -> bool {
+        let (Some(input), Some(output)) = (named(lowered, &self.input), named(lowered, &self.output)) else {
+            return false;
+        };
+        let lifetimes = &lowered.lifetimes;
+        let alone = lowered.outputs.iter().filter(|b| b.tensor.as_ref() == Some(&self.output)).count() == 1;
+        let alike = lifetimes.tensor(input).bytes == lifetimes.tensor(output).bytes;
+        let read_before = |writer: &usize| uses.last.get(&input).is_none_or(|last| last < writer);
+        alone
+            && alike
+            && lifetimes.tensor(output).kind == Kind::Output
+            && uses.writer.get(&output).is_some_and(read_before)
+    }
+}
+
+fn named(lowered: &Lowered, name: &str) -> Option<TensorId> {
+    let place = lowered.lifetimes.tensors.iter().position(|t| t.name == name)?;
+    u32::try_from(place).ok().map(TensorId)
+}
+
+/// The pairs, if each is one that a state can be made of.
+fn checked(lowered: &Lowered, pairs: &[Carried]) -> Result<Vec<Pair>, BadState> {
+    let (mut inputs, mut outputs) = (BTreeSet::new(), BTreeSet::new());
+    let written: HashSet<TensorId> = lowered.lifetimes.tasks.iter().flat_map(|t| &t.writes).copied().collect();
+    let one = |carried: &Carried| {
+        let bad = |problem| BadState { input: carried.input.clone(), output: carried.output.clone(), problem };
+        let input = found("input", &lowered.inputs, &carried.input).map_err(bad)?;
+        let output = found("output", &lowered.outputs, &carried.output).map_err(bad)?;
+        for (side, name, seen) in [("input", &carried.input, &mut inputs), ("output", &carried.output, &mut outputs)] {
+            if !seen.insert(name.clone()) {
+                return Err(bad(Problem::Twice { side, name: name.clone() }));
+            }
+        }
+        alike(input, output).map_err(bad)?;
+        let tensor = input.tensor.clone().ok_or_else(|| bad(Problem::Fixed))?;
+        let computed = |name: &String| named(lowered, name).is_some_and(|tensor| written.contains(&tensor));
+        let other = output.tensor.clone().filter(computed).ok_or_else(|| bad(Problem::NotComputed))?;
+        Ok(Pair { carried: carried.clone(), input: tensor, output: other })
+    };
+    pairs.iter().map(one).collect()
+}
+
+/// The input or output with a name.
+fn found<'a>(side: &'static str, all: &'a [Boundary], name: &str) -> Result<&'a Boundary, Problem> {
+    all.iter().find(|b| b.name == name).ok_or_else(|| Problem::Unknown {
+        side,
+        name: name.to_owned(),
+        near: near(side, all, name),
+    })
+}
+
+/// The names that begin and end most like one, as a sentence.
+fn near(side: &str, all: &[Boundary], name: &str) -> String {
+    let same = |a: &mut dyn Iterator<Item = (u8, u8)>| a.take_while(|(a, b)| a == b).count();
+    let like = |other: &str| {
+        let (a, b) = (name.bytes(), other.bytes());
+        same(&mut a.clone().zip(b.clone())) + same(&mut a.rev().zip(b.rev()))
+    };
+    let mut names: Vec<&str> = all.iter().map(|b| b.name.as_str()).collect();
+    // Stable: of names as near, the model's first.
+    names.sort_by_cached_key(|other| Reverse(like(other)));
+    let more = names.len().saturating_sub(LISTED);
+    let said: Vec<String> = names.iter().take(LISTED).map(|n| format!("`{n}`")).collect();
+    match more {
+        _ if names.is_empty() => format!("it has no {side}s"),
+        0 => format!("it has {}", said.join(", ")),
+        _ => format!("it has {} and {more} more", said.join(", ")),
+    }
+}
+
+/// Whether an input and an output have one type and one shape, which is the same in every run.
+fn alike(input: &Boundary, output: &Boundary) -> Result<(), Problem> {
+    if input.dtype != output.dtype {
+        return Err(Problem::Type { input: input.dtype, output: output.dtype });
+    }
+    // In dims, growth is seen whatever they are.
+    let by = |a: &Expr, b: &Expr| (b.clone() - a.clone()).as_constant().and_then(|by| u64::try_from(by).ok());
+    let axes = || input.shape.iter().zip(&output.shape);
+    let mut other = axes().filter(|(a, b)| a != b);
+    let grown = other.next().and_then(|(a, b)| by(a, b)).filter(|by| *by > 0);
+    if let (true, Some(by), None) = (input.shape.len() == output.shape.len(), grown, other.next()) {
+        return Err(Problem::Grows { input: said(&input.shape), output: said(&output.shape), by });
+    }
+    for (side, boundary) in [("input", input), ("output", output)] {
+        if boundary.shape.iter().any(|axis| axis.as_constant().is_none()) {
+            return Err(Problem::Open { side, shape: said(&boundary.shape) });
+        }
+    }
+    if input.shape != output.shape {
+        return Err(Problem::Shape { input: said(&input.shape), output: said(&output.shape) });
+    }
+    Ok(())
+}
+
+fn said(shape: &[Expr]) -> String {
+    let axes: Vec<String> = shape.iter().map(ToString::to_string).collect();
+    format!("[{}]", axes.join(", "))
+}
+
+/// A model on its way.
+struct Carrying<'a> {
+    lowered: Lowered,
+    graph: &'a Graph,
+    target: &'a Target,
+}
+
+impl Carrying<'_> {
+    /// Makes each output's tensor that of its input.
+    fn join(&mut self, pairs: &[Pair]) {
+        let ids = |name: &str| named(&self.lowered, name);
+        let gone: BTreeMap<TensorId, TensorId> =
+            pairs.iter().filter_map(|pair| Some((ids(&pair.output)?, ids(&pair.input)?))).collect();
+        let tensors = std::mem::take(&mut self.lowered.lifetimes.tensors);
+        // Where each tensor is when those are gone.
+        let mut places = Vec::with_capacity(tensors.len());
+        let mut left = 0;
+        for id in (0..).map(TensorId).take(tensors.len()) {
+            places.push(TensorId(left));
+            left += u32::from(!gone.contains_key(&id));
+        }
+        let place = |id: TensorId| places[gone.get(&id).unwrap_or(&id).index()];
+        let mut names: HashMap<String, TensorId> = HashMap::new();
+        for (tensor, id) in tensors.into_iter().zip((0..).map(TensorId)) {
+            if gone.contains_key(&id) {
+                names.insert(tensor.name, place(id));
+                names.extend(tensor.aliases.into_iter().map(|name| (name, place(id))));
+            } else {
+                self.lowered.lifetimes.tensors.push(tensor);
+            }
+        }
+        let mut names: Vec<(String, TensorId)> = names.into_iter().collect();
+        names.sort();
+        for (name, id) in names {
+            self.lowered.lifetimes.tensors[id.index()].aliases.push(name);
+        }
+        for task in &mut self.lowered.lifetimes.tasks {
+            let all = task.reads.iter_mut().chain(&mut task.writes).chain(&mut task.rows);
+            let rights = task.in_place.iter_mut().flat_map(|(read, written)| [read, written]);
+            let held = task.held.iter_mut().flat_map(|held| &mut held.weights);
+            all.chain(rights).chain(held).for_each(|id| *id = place(*id));
+        }
+        for code in &mut self.lowered.codes {
+            for port in code.inputs.iter_mut().chain(&mut code.outputs) {
+                if let Source::Tensor(tensor) = &mut port.source
+                    && tensor.index() < places.len()
+                {
+                    *tensor = place(*tensor);
+                }
+            }
+            code.kept.iter_mut().for_each(|kept| kept.tensor = place(kept.tensor));
+        }
+        let of: HashMap<&str, &str> = pairs.iter().map(|p| (p.output.as_str(), p.input.as_str())).collect();
+        for boundary in &mut self.lowered.outputs {
+            if let Some(input) = boundary.tensor.as_deref().and_then(|name| of.get(name)) {
+                boundary.tensor = Some((*input).to_owned());
+            }
+        }
+    }
+
+    /// Adds the task that copies an output into its state at the end of the step.
+    fn copy(&mut self, pair: &Pair) -> Result<(), BadState> {
+        let (input, output) = (named(&self.lowered, &pair.input), named(&self.lowered, &pair.output));
+        let boundary = self.lowered.inputs.iter().find(|b| b.name == pair.carried.input);
+        let (Some(state), Some(from), Some(boundary)) = (input, output, boundary) else { return Ok(()) };
+        let (dtype, shape) = (boundary.dtype, boundary.most.clone());
+        let bad = |problem| BadState {
+            input: pair.carried.input.clone(),
+            output: pair.carried.output.clone(),
+            problem: Problem::Copy(problem),
+        };
+        let model = identity(self.graph, dtype, &boundary.shape).map_err(bad)?;
+        let id = |all: &[ValueId], name: &str| all.iter().copied().find(|v| self.graph.value(*v).name == name);
+        let port = |value: Option<ValueId>, tensor: TensorId| Port {
+            // Names of inputs and outputs are the graph's.
+            value: value.unwrap_or(ValueId(u32::MAX)),
+            source: Source::Tensor(tensor),
+            dtype,
+            shape: boundary.shape.clone(),
+            most: shape.clone(),
+            found: false,
+        };
+        let inputs = vec![port(id(&self.graph.outputs, &pair.carried.output), from)];
+        let outputs = vec![port(id(&self.graph.inputs, &pair.carried.input), state)];
+        let bytes = self.lowered.lifetimes.tensor(state).bytes.saturating_mul(2);
+        let operand = [(dtype, shape.clone())];
+        let mut costs = self.target.engines.iter().map(|engine| Other {
+            engine: engine.name.clone(),
+            workspace: cost::workspace(engine, "Identity", &operand, &operand),
+            cost: cost::estimate(self.target, engine, 0, bytes, dtype),
+        });
+        let first = costs.next();
+        let name = self.fresh(&format!("keep {}", pair.input));
+        let task = Task {
+            ops: vec![name.clone()],
+            name,
+            reads: vec![from],
+            writes: vec![state],
+            rows: Vec::new(),
+            in_place: Vec::new(),
+            workspace: first.as_ref().map_or(0, |first| first.workspace),
+            cost: first.map(|first| first.cost).unwrap_or_default(),
+            others: costs.collect(),
+            held: None,
+        };
+        self.lowered.lifetimes.tasks.push(task);
+        self.lowered.codes.push(Code { model, inputs, outputs, varies: false, kept: Vec::new() });
+        Ok(())
+    }
+
+    /// A task's name that no other has.
+    fn fresh(&self, name: &str) -> String {
+        let taken: HashSet<&str> = self.lowered.lifetimes.tasks.iter().map(|t| t.name.as_str()).collect();
+        let numbered = (2..).map(|n: u64| format!("{name}.{n}"));
+        // Taken names are fewer than numbers.
+        std::iter::once(name.to_owned()).chain(numbered).find(|n| !taken.contains(n.as_str())).unwrap_or_default()
+    }
+
+    /// Says of the inputs' tensors that they are states, and the same in the facts.
+    fn states(&mut self, pairs: &[Pair]) {
+        let Lowered { lifetimes, states, .. } = &mut self.lowered;
+        let names: HashSet<&str> = pairs.iter().map(|pair| pair.input.as_str()).collect();
+        for tensor in lifetimes.tensors.iter_mut().filter(|t| names.contains(t.name.as_str())) {
+            tensor.kind = Kind::State;
+        }
+        // The one version may be needed after the other is written; what lies in a state's place is gone for the next step.
+        let tensors = &lifetimes.tensors;
+        let lasts = |id: &TensorId| tensors[id.index()].kind == Kind::State;
+        for task in &mut lifetimes.tasks {
+            task.in_place.retain(|(read, written)| !lasts(read) && !lasts(written));
+        }
+        *states = pairs.iter().map(|pair| pair.carried.clone()).collect();
+        // In the order in which tasks run: it says which version each reads.
+        self.lowered.facts = facts(&self.lowered.lifetimes);
+    }
+}
+
+/// A task's model that copies.
+fn identity(graph: &Graph, dtype: DType, shape: &[Expr]) -> Result<bytes::Bytes, TaskModelError> {
+    let value = |name: &str| Value { name: name.to_owned(), dtype, shape: shape.to_vec(), content: Content::Computed };
+    let op = Op {
+        name: "keep".to_owned(),
+        domain: String::new(),
+        kind: "Identity".to_owned(),
+        inputs: vec![Some(ValueId(0))],
+        outputs: vec![Some(ValueId(1))],
+        captures: Vec::new(),
+        attributes: Vec::new(),
+        work: Work { flops: Expr::constant(0), inside_bytes: Expr::constant(0) },
+    };
+    let standard = graph.opsets.iter().find(|(domain, _)| domain.is_empty()).cloned();
+    let copy = Graph {
+        opsets: vec![standard.unwrap_or((String::new(), OPSET))],
+        ir_version: graph.ir_version,
+        values: vec![value("from"), value("to")],
+        ops: vec![op],
+        inputs: vec![ValueId(0)],
+        outputs: vec![ValueId(1)],
+        ..Graph::default()
+    };
+    let outside = Outside { embed: &|_| None, kept: &|_| None, goes_out: &|_| true };
+    Ok(task_model_for(&copy, &[OpId(0)], &outside)?.model)
+}

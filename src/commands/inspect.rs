@@ -259,6 +259,9 @@ struct ProgramReport {
     /// Tensors that are brought in each step.
     streamed: Vec<String>,
     traffic: BTreeMap<String, u64>,
+    /// Pairs of an input and an output that are one tensor from step to step.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    states: Vec<String>,
     bounds: Vec<String>,
 }
 
@@ -286,6 +289,7 @@ impl ProgramReport {
             resident: resident.into_iter().map(|(t, _)| t).collect(),
             streamed: streamed.into_iter().map(|(t, _)| t).collect(),
             traffic: traffic(program),
+            states: program.header.states.iter().map(|s| format!("{}={}", s.input, s.output)).collect(),
             bounds: room_bounds(program),
         }
     }
@@ -308,6 +312,9 @@ impl std::fmt::Display for ProgramReport {
         }
         writeln!(f, "  once        {}: {}", Bytes(self.resident_bytes).human(), some(&self.resident))?;
         write!(f, "  each step   {} tensors: {}", self.streamed.len(), some(&self.streamed))?;
+        if !self.states.is_empty() {
+            write!(f, "\n  states      {}: {}", self.states.len(), some(&self.states))?;
+        }
         for (link, bytes) in &self.traffic {
             write!(f, "\n  link {link:<7}{} a step", Bytes(*bytes).human())?;
         }

@@ -1,0 +1,246 @@
+//! States: runs of many steps give the bits of single steps whose outputs the caller carries back, in any memory; plans say which
+//! inputs and outputs are one state, and run again.
+
+mod common;
+
+// Other tests use the rest of it.
+#[allow(dead_code)]
+#[path = "../compiler/tests/common/build.rs"]
+mod build;
+
+use berth::npz::{self, Array};
+use berth_ir::DType;
+use build::{Builder, attribute};
+use common::{Folder, berth, json, refused};
+use serde_json::Value;
+use std::path::Path;
+
+const ROWS: i64 = 4;
+const WIDE: i64 = 256;
+const LAYERS: usize = 6;
+const STEPS: usize = 5;
+
+/// Numbers that are no other's.
+fn numbers(count: i64, salt: usize) -> Vec<u8> {
+    let number = |n: usize| ((n * 2_654_435_761 + salt * 40_503) % 2_001) as f32 / 1_000.0 - 1.0;
+    (0..count as usize).flat_map(|n| (number(n) / 16.0).to_le_bytes()).collect()
+}
+
+/// Recurrent layers one on the other, `h' = tanh(h W + x U)`, each with its own state. Beside them a sum of all that came
+/// (which the task that writes it reads), a state that is read behind its writer, one through views, and two that swap.
+fn recurrent(b: &mut Builder) -> Vec<(String, String)> {
+    let shape = &[&*ROWS.to_string(), &*WIDE.to_string()];
+    let mut pairs: Vec<(String, String)> = Vec::new();
+    b.input("x", DType::F32, shape);
+    let mut below = "x".to_owned();
+    for n in 0..LAYERS {
+        let name = |what: &str| format!("{what}{n}");
+        b.input(&name("h"), DType::F32, shape);
+        b.tensor(&name("w"), DType::F32, &[WIDE, WIDE], numbers(WIDE * WIDE, 2 * n));
+        b.tensor(&name("u"), DType::F32, &[WIDE, WIDE], numbers(WIDE * WIDE, 2 * n + 1));
+        b.node("MatMul", &[&name("h"), &name("w")], &[&name("hw")], vec![]);
+        b.node("MatMul", &[&below, &name("u")], &[&name("xu")], vec![]);
+        b.node("Add", &[&name("hw"), &name("xu")], &[&name("a")], vec![]);
+        b.node("Tanh", &[&name("a")], &[&name("next")], vec![]).output(&name("next"));
+        below = name("next");
+        pairs.push((name("h"), name("next")));
+    }
+    let flat = (ROWS * WIDE).to_string();
+    for name in ["sum", "late", "left", "right"] {
+        b.input(name, DType::F32, shape);
+        pairs.push((name.to_owned(), format!("{name}_next")));
+    }
+    b.input("line", DType::F32, &[&flat]).ints("flat", &[ROWS * WIDE]).ints("wide", &[ROWS, WIDE]);
+    pairs.push(("line".to_owned(), "line_next".to_owned()));
+    b.node("Add", &["sum", &below], &["sum_next"], vec![]);
+    b.node("Cos", &[&below], &["late_next"], vec![]).node("Mul", &["late_next", "late"], &["y"], vec![]);
+    b.node("Reshape", &["line", "wide"], &["line_wide"], vec![]).node("Sub", &["y", "line_wide"], &["z"], vec![]);
+    b.node("Sin", &["z"], &["s"], vec![]).node("Reshape", &["s", "flat"], &["line_next"], vec![]);
+    b.node("Identity", &["left"], &["right_next"], vec![]).node("Identity", &["right"], &["left_next"], vec![]);
+    b.output("y").output("z").output("sum_next").output("late_next").output("line_next");
+    b.output("left_next").output("right_next");
+    pairs
+}
+
+/// The words that say the states.
+fn words(pairs: &[(String, String)]) -> Vec<String> {
+    pairs.iter().flat_map(|(input, output)| ["--state".to_owned(), format!("{input}={output}")]).collect()
+}
+
+fn with<'a>(words: &[&'a str], more: &'a [String]) -> Vec<&'a str> {
+    words.iter().copied().chain(more.iter().map(String::as_str)).collect()
+}
+
+fn same_bits(case: &str, report: &Value, outputs: usize) {
+    let against = &report["against"];
+    assert_eq!(against["outputs"], outputs, "{case}: {against}");
+    let different = against["different"].as_array().expect("a comparison");
+    assert!(different.is_empty(), "{case}: these outputs differ from those of single steps: {different:?}");
+}
+
+/// The model in a folder, inputs of its first step, and what so many single steps bring when each reads what the last wrote.
+struct Case {
+    folder: Folder,
+    model: String,
+    inputs: String,
+    all: String,
+    pairs: Vec<(String, String)>,
+    outputs: usize,
+}
+
+fn case(name: &str) -> Case {
+    let folder = Folder::new(name);
+    let (model, plan) = (folder.file("model.onnx"), folder.file("single.ron"));
+    let mut b = Builder::new(17);
+    let pairs = recurrent(&mut b);
+    std::fs::write(&model, b.bytes()).expect("the model");
+    let (inputs, all) = (folder.file("inputs.npz"), folder.file("all.npz"));
+    let shape = |name: &str| if name == "line" { vec![(ROWS * WIDE) as u64] } else { vec![ROWS as u64, WIDE as u64] };
+    let names = std::iter::once("x").chain(pairs.iter().map(|(input, _)| input.as_str()));
+    let array = |(n, name): (usize, &str)| Array {
+        name: name.to_owned(),
+        dtype: DType::F32,
+        shape: shape(name),
+        bytes: numbers(ROWS * WIDE, 100 + n),
+    };
+    let first: Vec<Array> = names.enumerate().map(array).collect();
+    npz::write(Path::new(&inputs), &first).expect("inputs");
+    json(&["compile", &model, "-o", &plan]);
+    let (step, mut outputs) = (folder.file("step.npz"), Vec::new());
+    npz::write(Path::new(&step), &first).expect("inputs");
+    for _ in 0..STEPS {
+        json(&["run", &plan, "--model", &model, "--inputs", &step, "--outputs", &all]);
+        outputs = npz::read(Path::new(&all)).expect("outputs");
+        let next = |input: &Array| {
+            let output = pairs.iter().find(|(name, _)| *name == input.name).map(|(_, output)| output);
+            let found = output.map(|output| outputs.iter().find(|o| o.name == *output).expect("the output"));
+            Array { name: input.name.clone(), ..found.unwrap_or(input).clone() }
+        };
+        npz::write(Path::new(&step), &first.iter().map(next).collect::<Vec<_>>()).expect("inputs");
+    }
+    Case { folder, model, inputs, all, pairs, outputs: outputs.len() }
+}
+
+#[test]
+fn many_steps_are_single_steps_whose_outputs_come_back() {
+    let Case { folder, model, inputs, all, pairs, outputs } = case("states");
+    let (states, steps) = (words(&pairs), STEPS.to_string());
+    for memory in ["device=100%", "device=60%", "device=least"] {
+        let run = ["run", &model, "--inputs", &inputs, "--steps", &steps, "--against", &all, "--memory", memory];
+        same_bits(memory, &json(&with(&run, &states)), outputs);
+        for extension in ["ron", "binpb"] {
+            let plan = folder.file(&format!("plan.{extension}"));
+            json(&with(&["compile", &model, "--memory", memory, "-o", &plan], &states));
+            json(&["verify", &plan, "--model", &model]);
+            json(&["simulate", &plan]);
+            let run = ["run", &plan, "--model", &model, "--inputs", &inputs, "--steps", &steps, "--against", &all];
+            same_bits(&format!("{plan} {memory}"), &json(&run), outputs);
+        }
+    }
+    // Fewer steps are others.
+    let run = ["run", &model, "--inputs", &inputs, "--steps", "2", "--against", &all];
+    let report = json(&with(&run, &states));
+    assert!(!report["against"]["different"].as_array().expect("a comparison").is_empty());
+}
+
+#[test]
+fn fast_numerics_carry_states_too() {
+    let Case { folder, model, inputs, all, pairs, outputs } = case("states-fast");
+    // What is stored is compared as numbers.
+    let mut stored = npz::read(Path::new(&inputs)).expect("inputs");
+    let wanted = npz::read(Path::new(&all)).expect("outputs").into_iter();
+    stored.extend(wanted.map(|array| Array { name: format!("out:{}", array.name), ..array }));
+    let both = folder.file("both.npz");
+    npz::write(Path::new(&both), &stored).expect("both");
+    let (states, steps) = (words(&pairs), STEPS.to_string());
+    let report = json(&with(&["run", &model, "--inputs", &both, "--steps", &steps, "--numerics", "fast"], &states));
+    let found = &report["stored"];
+    assert_eq!(found["outputs"], outputs, "{found}");
+    assert!(found["largest"].as_f64().expect("a number") < 1e-4, "{found}");
+}
+
+#[test]
+fn plans_say_which_states_they_have() {
+    let folder = Folder::new("states-plans");
+    let (model, plain, plan) = (folder.file("model.onnx"), folder.file("plain.ron"), folder.file("plan.ron"));
+    let mut b = Builder::new(17);
+    let states = words(&recurrent(&mut b));
+    std::fs::write(&model, b.bytes()).expect("the model");
+    json(&["compile", &model, "-o", &plain]);
+    json(&with(&["compile", &model, "-o", &plan], &states));
+    let (before, text) =
+        (std::fs::read_to_string(&plain).expect("a plan"), std::fs::read_to_string(&plan).expect("a plan"));
+    assert!(!before.contains("states") && text.contains("states"), "{text}");
+    assert!(text.contains("(input: \"h0\", output: \"next0\")") && text.contains("kind: State"), "{text}");
+    let said = |output: std::process::Output| String::from_utf8_lossy(&output.stdout).into_owned();
+    let difference = said(berth(["diff", &plain, &plan]));
+    assert!(difference.contains("states: [] -> [(input:\"h0\",output:\"next0\")"), "{difference}");
+    let shown = said(berth(["inspect", &plan]));
+    assert!(shown.contains("  states      11: `h0=next0`, "), "{shown}");
+    let seen = json(&with(&["inspect", &model], &states));
+    assert_eq!(seen["totals"]["state"], (LAYERS as i64 + 5) * ROWS * WIDE * 4, "{seen}");
+    assert_eq!(json(&["inspect", &model])["totals"].get("state"), None);
+    // Without what the header says of them it is another program, and one with others is refused in words.
+    let other = folder.file("other.ron");
+    let from = text.find("        states: [").expect("the states");
+    let to = from + text[from..].find("        ],\n").expect("their end") + "        ],\n".len();
+    std::fs::write(&other, format!("{}{}", &text[..from], &text[to..])).expect("a plan");
+    let (code, words) = refused(&["verify", &other, "--model", &model]);
+    assert!(code == 1 && words.contains("is not safe to run"), "{words}");
+    std::fs::write(&other, text.replacen("output: \"next0\"", "output: \"nobody\"", 1)).expect("a plan");
+    for command in ["verify", "run"] {
+        let (code, words) = refused(&[command, &other, "--model", &model]);
+        assert!(code == 2 && words.contains("state `h0=nobody`: the model has no output `nobody`"), "{words}");
+    }
+    let (code, words) = refused(&["run", &plan, "--model", &model, "--state", "h0=next0"]);
+    assert!(code == 2 && words.contains("leave out `--state`"), "{words}");
+}
+
+#[test]
+fn compare_plans_with_states() {
+    let folder = Folder::new("states-compare");
+    let model = folder.file("model.onnx");
+    let mut b = Builder::new(17);
+    let states = words(&recurrent(&mut b));
+    std::fs::write(&model, b.bytes()).expect("the model");
+    for target in ["host", "h100-pcie"] {
+        let compare = ["compare", &model, "--target", target, "--memory", "device=60%"];
+        let report = json(&with(&compare, &states));
+        assert_eq!(report["rows"][0]["strategy"], "berth");
+        assert!(report["rows"][0]["figures"].is_object(), "{report}");
+    }
+}
+
+#[test]
+fn what_is_no_state_is_refused_in_words() {
+    let folder = Folder::new("states-refused");
+    let model = folder.file("model.onnx");
+    let mut b = Builder::new(17);
+    recurrent(&mut b);
+    b.input("past", DType::F32, &["1", "past", "8"]).input("token", DType::F32, &["1", "1", "8"]);
+    b.node("Concat", &["past", "token"], &["present"], vec![attribute("axis", 1)]).output("present");
+    std::fs::write(&model, b.bytes()).expect("the model");
+    let first = "h0=next0";
+    for (states, said) in [
+        (
+            vec!["h9=next0"],
+            "state `h9=next0`: the model has no input `h9`; it has `h0`, `h1`, `h2`, `h3`, `h4` and 9 more",
+        ),
+        (vec!["h0=later"], "the model has no output `later`"),
+        (vec!["h0"], "`--state h0`: it names no input and no output; write it as `--state INPUT=OUTPUT`"),
+        (vec!["=next0"], "it names no input and no output"),
+        (vec![first, "h0=next1"], "the input `h0` is in another state already"),
+        (vec![first, "h1=next0"], "the output `next0` is in another state already"),
+        (vec![first, first], "the input `h0` is in another state already"),
+        (vec!["line=sum_next"], "the input has the shape [1024] and the output [4, 256]; a state keeps its shape"),
+        (vec!["past=present"], "it grows by 1 in each step, and states that grow are not planned"),
+    ] {
+        let states: Vec<String> = states.iter().flat_map(|s| ["--state".to_owned(), (*s).to_owned()]).collect();
+        for command in ["compile", "run", "compare", "inspect"] {
+            for past in ["past=3", "past=0..7"] {
+                let (code, words) = refused(&with(&[command, &model, "--dim", past], &states));
+                assert!(code == 2 && words.contains(said), "{command} {past}: {words}");
+            }
+        }
+    }
+}

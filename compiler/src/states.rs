@@ -2,7 +2,7 @@
 //!
 //! Reads:    the graph, what it was lowered to in the order in which its tasks run, the pairs.
 //! Decides:  for each pair whether the task that writes the output can write the state itself; where it cannot, a task at
-//!           the end of the step copies the output into it.
+//!           the end of the step copies into it what would be the output. What the caller takes is the state.
 //! Promises: no task that must see a step's first version of a state stands behind the one that writes the next; facts say
 //!           the same as the lifetimes; or an error that names the pair.
 //! Why:      a state that the caller carries crosses to it and back in every step and is held twice; as one tensor it is
@@ -365,6 +365,14 @@ impl Carrying<'_> {
             others: costs.collect(),
             held: None,
         };
+        // What the caller takes is the state, so that nothing is taken twice.
+        let outputs_of = |name: &str| self.lowered.outputs.iter().filter(|b| b.tensor.as_deref() == Some(name)).count();
+        if outputs_of(&pair.output) == 1 && self.lowered.lifetimes.tensor(from).kind == Kind::Output {
+            self.lowered.lifetimes.tensors[from.index()].kind = Kind::Activation;
+        }
+        if let Some(output) = self.lowered.outputs.iter_mut().find(|b| b.name == pair.carried.output) {
+            output.tensor = Some(pair.input.clone());
+        }
         self.lowered.lifetimes.tasks.push(task);
         self.lowered.codes.push(Code { model, inputs, outputs, varies: false, kept: Vec::new() });
         Ok(())

@@ -203,7 +203,8 @@ fn what_reads_the_state_too_late_has_it_copied() {
         assert_eq!((last.name.as_str(), writer(&after, "h").as_str()), ("keep h", "keep h"), "{case}");
         assert_eq!(names(&after, &last.reads), ["next"], "{case}");
         assert!(last.cost.0 > 0 && last.others.len() + 1 == target().engines.len(), "{case}: {last:?}");
-        assert_eq!((boundary(&after, "next").as_str(), after.facts.tensors["next"].kind), ("next", Kind::Output));
+        let kind = after.facts.tensors["next"].kind;
+        assert_eq!((boundary(&after, "next").as_str(), kind), ("h", Kind::Activation), "{case}");
         let code = after.codes.last().expect("its code");
         let (from, to) = (&code.inputs[0], &code.outputs[0]);
         assert_eq!((&from.shape, from.dtype, &from.most), (&to.shape, to.dtype, &to.most), "{case}");
@@ -242,7 +243,8 @@ fn what_two_outputs_share_is_copied() {
     before.outputs.push(Boundary { name: "other".to_owned(), ..other });
     let after = carry(&graph, before.clone(), &target(), &pairs(&[("h", "next")])).expect("a state");
     check(&before, &after);
-    assert_eq!((writer(&after, "h").as_str(), boundary(&after, "next").as_str()), ("keep h", "next"));
+    assert_eq!((writer(&after, "h").as_str(), boundary(&after, "next").as_str()), ("keep h", "h"));
+    assert_eq!((boundary(&after, "other").as_str(), after.facts.tensors["next"].kind), ("next", Kind::Output));
 }
 
 #[test]

@@ -174,7 +174,7 @@ fn plans_say_which_states_they_have() {
     assert!(text.contains("(input: \"h0\", output: \"next0\")") && text.contains("kind: State"), "{text}");
     let said = |output: std::process::Output| String::from_utf8_lossy(&output.stdout).into_owned();
     let difference = said(berth(["diff", &plain, &plan]));
-    assert!(difference.contains("states: [] -> [(input:\"h0\",output:\"next0\")"), "{difference}");
+    assert!(difference.contains("states: [] -> [(input: \"h0\", output: \"next0\")"), "{difference}");
     let shown = said(berth(["inspect", &plan]));
     assert!(shown.contains("  states      11: `h0=next0`, "), "{shown}");
     let seen = json(&with(&["inspect", &model], &states));

@@ -5,6 +5,7 @@
 #[path = "common/build.rs"]
 mod build;
 
+use berth_compiler::hold::stretches;
 use berth_compiler::import;
 use berth_compiler::lower::{Boundary, Lowered, Source, exactly, lower};
 use berth_compiler::states::carry;
@@ -160,11 +161,16 @@ fn layer(b: &mut Builder) {
 fn who_writes_the_output_writes_the_state() {
     let mut b = Builder::new(17);
     layer(&mut b);
+    let (_, before) = lowered(&b);
     let after = carried(&b, &[("h", "next")]);
     assert_eq!(after.lifetimes.tasks.len(), 4, "nothing is added");
     assert_eq!((writer(&after, "h").as_str(), boundary(&after, "next").as_str()), ("next", "h"));
     let last = after.lifetimes.tasks.last().expect("a task");
     assert_eq!(names(&after, &last.reads), ["h", "x"], "what comes after the writer reads the next version");
+    // It is there in the whole step, beside what is made on the way.
+    assert_eq!(after.lifetimes.load()[1] - before.lifetimes.load()[1], 32);
+    // One call must not read the one version and write the next.
+    assert_eq!((stretches(&before), stretches(&after)), (vec![0..4], vec![0..2, 3..4]));
     // No pairs, no change.
     assert!(carried(&b, &[]).states.is_empty());
 }

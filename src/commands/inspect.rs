@@ -60,7 +60,8 @@ pub fn inspect(args: &cli::Inspect) -> Outcome {
         out_bytes: caches.iter().map(|c| bytes(c.present)).sum(),
     };
     let (file_peak_bytes, peak_bound_bytes) = (ordered.before, ordered.bound.bytes);
-    let report = ModelReport { file_peak_bytes, peak_bound_bytes, saved, ..report };
+    let reordered = ordered.after < ordered.before;
+    let report = ModelReport { file_peak_bytes, reordered, peak_bound_bytes, saved, ..report };
     files::print(&ModelReport { caches, assumed: graph.assumptions.clone(), ..report }, args.format)
 }
 
@@ -74,8 +75,10 @@ struct ModelReport {
     stored_bytes: u64,
     caches: Caches,
     peak_bytes: u64,
-    /// The peak in the file's order.
+    /// The peak in the file's order, and whether tasks stand in another; states are there in every order.
     file_peak_bytes: u64,
+    #[serde(skip)]
+    reordered: bool,
     /// No order has a lower peak.
     peak_bound_bytes: u64,
     /// What rewriting the graph saves, where it does.
@@ -121,7 +124,11 @@ impl ModelReport {
         let uses = lifetimes.uses();
         let alive = uses.iter().enumerate().filter(|(t, u)| {
             let inside = u.first().zip(u.last()).is_some_and(|(a, b)| *a <= peak && peak <= *b);
-            inside && lifetimes.tensors[*t].kind != Kind::Weight
+            match lifetimes.tensors[*t].kind {
+                Kind::Weight => false,
+                Kind::State => !u.is_empty(),
+                _ => inside,
+            }
         });
         let mut alive: Vec<(String, u64)> =
             alive.map(|(t, _)| lifetimes.tensor(TensorId(t as u32))).map(|t| (t.name.clone(), t.bytes)).collect();
@@ -138,6 +145,7 @@ impl ModelReport {
             reuse: histogram(lifetimes),
             peak_bytes: load.get(peak).copied().unwrap_or(0),
             file_peak_bytes: 0,
+            reordered: false,
             peak_bound_bytes: 0,
             saved: None,
             peak_task: lifetimes.tasks.get(peak).map_or(String::new(), |t| t.name.clone()),
@@ -184,7 +192,7 @@ fn held(all: &[(String, u64)]) -> String {
 impl std::fmt::Display for ModelReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let human = |b: u64| Bytes(b).human();
-        let reordered = self.peak_bytes < self.file_peak_bytes;
+        let reordered = self.reordered;
         writeln!(f, "{}: {} tasks in {} order", self.model, self.tasks, if reordered { "another" } else { "file" })?;
         for (kind, bytes) in &self.totals {
             let stored = format!(", from {} of files", human(self.stored_bytes));

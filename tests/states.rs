@@ -18,6 +18,7 @@ use std::path::Path;
 const ROWS: i64 = 4;
 const WIDE: i64 = 256;
 const LAYERS: usize = 6;
+const CACHE: i64 = 3;
 const STEPS: usize = 5;
 
 /// Numbers that are no other's.
@@ -26,8 +27,9 @@ fn numbers(count: i64, salt: usize) -> Vec<u8> {
     (0..count as usize).flat_map(|n| (number(n) / 16.0).to_le_bytes()).collect()
 }
 
-/// Recurrent layers one on the other, `h' = tanh(h W + x U)`, each with its own state. Beside them a sum of all that came
-/// (which the task that writes it reads), a state that is read behind its writer, one through views, and two that swap.
+/// Recurrent layers one on the other, `h' = tanh(h W + x U)`, each with its own state. Beside them sums, products and the
+/// largest of what came (which the tasks that write them read), a state that is read behind its writer, one through views,
+/// and two that swap. Then caches of fixed size into which each step writes a row, at a place that is a state too.
 fn recurrent(b: &mut Builder) -> Vec<(String, String)> {
     let shape = &[&*ROWS.to_string(), &*WIDE.to_string()];
     let mut pairs: Vec<(String, String)> = Vec::new();
@@ -46,19 +48,36 @@ fn recurrent(b: &mut Builder) -> Vec<(String, String)> {
         pairs.push((name("h"), name("next")));
     }
     let flat = (ROWS * WIDE).to_string();
-    for name in ["sum", "late", "left", "right"] {
+    for name in ["sum", "less", "part", "ratio", "most", "late", "left", "right"] {
         b.input(name, DType::F32, shape);
         pairs.push((name.to_owned(), format!("{name}_next")));
     }
     b.input("line", DType::F32, &[&flat]).ints("flat", &[ROWS * WIDE]).ints("wide", &[ROWS, WIDE]);
     pairs.push(("line".to_owned(), "line_next".to_owned()));
     b.node("Add", &["sum", &below], &["sum_next"], vec![]);
+    b.node("Sub", &[&below, "less"], &["less_next"], vec![]).node("Mul", &["part", &below], &["part_next"], vec![]);
+    b.node("Max", &["most", &below], &["most_next"], vec![]).node("Cos", &["less_next"], &["near_one"], vec![]);
+    b.node("Div", &["ratio", "near_one"], &["ratio_next"], vec![]).output("most_next");
+    b.output("less_next").output("part_next").output("ratio_next");
     b.node("Cos", &[&below], &["late_next"], vec![]).node("Mul", &["late_next", "late"], &["y"], vec![]);
     b.node("Reshape", &["line", "wide"], &["line_wide"], vec![]).node("Sub", &["y", "line_wide"], &["z"], vec![]);
     b.node("Sin", &["z"], &["s"], vec![]).node("Reshape", &["s", "flat"], &["line_next"], vec![]);
     b.node("Identity", &["left"], &["right_next"], vec![]).node("Identity", &["right"], &["left_next"], vec![]);
     b.output("y").output("z").output("sum_next").output("late_next").output("line_next");
     b.output("left_next").output("right_next");
+    let cache = &[&*CACHE.to_string(), &*WIDE.to_string()];
+    b.input("at", DType::I64, &["1"]).input("keys", DType::F32, cache).input("values", DType::F32, cache);
+    b.ints("one", &[1]).ints("rows", &[CACHE]).ints("zero", &[0]).ints("row", &[1, 1]).ints("all", &[1, WIDE]);
+    b.node("Add", &["at", "one"], &["at_next"], vec![]).node("Mod", &["at_next", "rows"], &["place"], vec![]);
+    b.node("Slice", &[&below, "zero", "one", "zero"], &["key"], vec![]);
+    b.node("Reshape", &["place", "row"], &["index"], vec![]).node("Expand", &["index", "all"], &["indices"], vec![]);
+    b.node("ScatterND", &["keys", "index", "key"], &["keys_next"], vec![]);
+    b.node("ScatterElements", &["values", "indices", "key"], &["values_next"], vec![]);
+    b.node("Mul", &["keys_next", "values_next"], &["mixed"], vec![]).output("mixed");
+    for name in ["at", "keys", "values"] {
+        b.output(&format!("{name}_next"));
+        pairs.push((name.to_owned(), format!("{name}_next")));
+    }
     pairs
 }
 
@@ -95,13 +114,20 @@ fn case(name: &str) -> Case {
     let pairs = recurrent(&mut b);
     std::fs::write(&model, b.bytes()).expect("the model");
     let (inputs, all) = (folder.file("inputs.npz"), folder.file("all.npz"));
-    let shape = |name: &str| if name == "line" { vec![(ROWS * WIDE) as u64] } else { vec![ROWS as u64, WIDE as u64] };
+    let shape = |name: &str| match name {
+        "line" => vec![(ROWS * WIDE) as u64],
+        "keys" | "values" => vec![CACHE as u64, WIDE as u64],
+        _ => vec![ROWS as u64, WIDE as u64],
+    };
     let names = std::iter::once("x").chain(pairs.iter().map(|(input, _)| input.as_str()));
-    let array = |(n, name): (usize, &str)| Array {
-        name: name.to_owned(),
-        dtype: DType::F32,
-        shape: shape(name),
-        bytes: numbers(ROWS * WIDE, 100 + n),
+    let array = |(n, name): (usize, &str)| {
+        let (name, shape) = (name.to_owned(), shape(name));
+        match name.as_str() {
+            "at" => Array { name, dtype: DType::I64, shape: vec![1], bytes: vec![0; 8] },
+            _ => {
+                Array { name, dtype: DType::F32, bytes: numbers(shape.iter().product::<u64>() as i64, 100 + n), shape }
+            }
+        }
     };
     let first: Vec<Array> = names.enumerate().map(array).collect();
     npz::write(Path::new(&inputs), &first).expect("inputs");
@@ -180,13 +206,18 @@ fn plans_say_which_states_they_have() {
         (std::fs::read_to_string(&plain).expect("a plan"), std::fs::read_to_string(&plan).expect("a plan"));
     assert!(!before.contains("states") && text.contains("states"), "{text}");
     assert!(text.contains("(input: \"h0\", output: \"next0\")") && text.contains("kind: State"), "{text}");
+    // Only what no task can write where it is read is copied.
+    let copied = |name: &str| text.contains(&format!("\"run keep {name}\""));
+    assert!(["most", "late", "right"].iter().all(|name| copied(name)), "{text}");
+    assert!(!["h0", "sum", "keys", "values", "at", "line", "left"].iter().any(|name| copied(name)), "{text}");
     let said = |output: std::process::Output| String::from_utf8_lossy(&output.stdout).into_owned();
     let difference = said(berth(["diff", &plain, &plan]));
     assert!(difference.contains("states: [] -> [(input: \"h0\", output: \"next0\")"), "{difference}");
     let shown = said(berth(["inspect", &plan]));
-    assert!(shown.contains("  states      11: `h0=next0`, "), "{shown}");
+    assert!(shown.contains("  states      18: `h0=next0`, "), "{shown}");
     let seen = json(&with(&["inspect", &model], &states));
-    assert_eq!(seen["totals"]["state"], (LAYERS as i64 + 5) * ROWS * WIDE * 4, "{seen}");
+    let (wide, cached) = ((LAYERS as i64 + 9) * ROWS * WIDE * 4, 2 * CACHE * WIDE * 4);
+    assert_eq!(seen["totals"]["state"], wide + cached + 8, "{seen}");
     assert_eq!(json(&["inspect", &model])["totals"].get("state"), None);
     // Without what the header says of them it is another program, and one with others is refused in words.
     let other = folder.file("other.ron");
@@ -232,7 +263,7 @@ fn what_is_no_state_is_refused_in_words() {
     for (states, said) in [
         (
             vec!["h9=next0"],
-            "state `h9=next0`: the model has no input `h9`; it has `h0`, `h1`, `h2`, `h3`, `h4` and 9 more",
+            "state `h9=next0`: the model has no input `h9`; it has `h0`, `h1`, `h2`, `h3`, `h4` and 16 more",
         ),
         (vec!["h0=later"], "the model has no output `later`"),
         (vec!["h0"], "`--state h0`: it names no input and no output; write it as `--state INPUT=OUTPUT`"),

@@ -1,8 +1,9 @@
 //! Makes one tensor of an input and an output that are one state: what a step writes the next step reads.
 //!
 //! Reads:    the graph, what it was lowered to in the order in which its tasks run, the pairs.
-//! Decides:  for each pair whether the task that writes the output can write the state itself; where it cannot, a task at
-//!           the end of the step copies into it what would be the output. What the caller takes is the state.
+//! Decides:  for each pair whether the task that writes the output can write the state itself, over what it reads of it where
+//!           its operator can; where it cannot, a task at the end of the step copies into it what would be the output. What the
+//!           caller takes is the state.
 //! Promises: no task that must see a step's first version of a state stands behind the one that writes the next; facts say
 //!           the same as the lifetimes; or an error that names the pair.
 //! Why:      a state that the caller carries crosses to it and back in every step and is held twice; as one tensor it is
@@ -22,6 +23,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// Names that are listed for one that is unknown.
 const LISTED: usize = 5;
+/// Operators that compute each element from the same element, so that they may write it where they read it.
+const BY_ELEMENT: [&str; 4] = ["Add", "Div", "Mul", "Sub"];
+/// Operators that write some elements of their first operand and keep the others where they are.
+const INTO: [&str; 2] = ["ScatterElements", "ScatterND"];
 /// The standard operator set for a copy in a model that has none: the first with all types.
 const OPSET: i64 = 13;
 
@@ -122,7 +127,7 @@ pub fn carry(graph: &Graph, lowered: Lowered, target: &Target, pairs: &[Carried]
     }
     let writers = Uses::new(&lowered.lifetimes);
     let (joined, copied): (Vec<Pair>, Vec<Pair>) =
-        pairs.iter().cloned().partition(|pair| pair.is_joined(&lowered, &writers));
+        pairs.iter().cloned().partition(|pair| pair.is_joined(graph, &lowered, &writers));
     let mut carrying = Carrying { lowered, graph, target };
     carrying.join(&joined);
     for pair in copied.iter() {
@@ -159,21 +164,37 @@ impl Uses {
 }
 
 impl Pair {
-    /// Whether the task that writes the output may write the state: nothing reads the version before from there on, and
-    /// nobody else has the output's tensor.
-    fn is_joined(&self, lowered: &Lowered, uses: &Uses) -> bool {
+    /// Whether the task that writes the output may write the state: nothing reads the version before from there on, but for
+    /// that task where it may write what it reads, and nobody else has the output's tensor.
+    fn is_joined(&self, graph: &Graph, lowered: &Lowered, uses: &Uses) -> bool {
         let (Some(input), Some(output)) = (named(lowered, &self.input), named(lowered, &self.output)) else {
             return false;
         };
         let lifetimes = &lowered.lifetimes;
         let alone = lowered.outputs.iter().filter(|b| b.tensor.as_ref() == Some(&self.output)).count() == 1;
         let alike = lifetimes.tensor(input).bytes == lifetimes.tensor(output).bytes;
-        let read_before = |writer: &usize| uses.last.get(&input).is_none_or(|last| last < writer);
+        let read_before = |writer: &usize| {
+            let last = uses.last.get(&input);
+            last.is_none_or(|last| last < writer || (last == writer && in_place(graph, lowered, *writer, input)))
+        };
         alone
             && alike
             && lifetimes.tensor(output).kind == Kind::Output
             && uses.writer.get(&output).is_some_and(read_before)
     }
+}
+
+/// Whether a task may write its result over a tensor that it reads.
+fn in_place(graph: &Graph, lowered: &Lowered, task: usize, tensor: TensorId) -> bool {
+    let (task, code) = (&lowered.lifetimes.tasks[task], &lowered.codes[task]);
+    let ([name], [result]) = (&task.ops[..], &code.outputs[..]) else { return false };
+    let Some(op) = graph.ops.iter().find(|op| op.name == *name && op.domain.is_empty()) else { return false };
+    let mut reads = code.inputs.iter().filter(|port| port.source == Source::Tensor(tensor));
+    let (Some(read), None) = (reads.next(), reads.next()) else { return false };
+    let alike = (read.dtype, &read.shape) == (result.dtype, &result.shape);
+    let into = INTO.contains(&op.kind.as_str()) && op.inputs.first() == Some(&Some(read.value));
+    let once = op.reads().filter(|value| *value == read.value).count() == 1;
+    alike && once && (into || BY_ELEMENT.contains(&op.kind.as_str()))
 }
 
 fn named(lowered: &Lowered, name: &str) -> Option<TensorId> {

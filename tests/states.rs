@@ -7,11 +7,14 @@ mod common;
 #[allow(dead_code)]
 #[path = "../compiler/tests/common/build.rs"]
 mod build;
+#[path = "../compiler/tests/common/recurrent.rs"]
+mod recurrent;
 
 use berth::npz::{self, Array};
 use berth_ir::DType;
 use build::{Builder, attribute};
 use common::{Folder, berth, json, refused};
+use recurrent::random;
 use serde_json::Value;
 use std::path::Path;
 
@@ -107,13 +110,33 @@ struct Case {
     outputs: usize,
 }
 
+impl Case {
+    fn new(name: &str, b: &Builder, pairs: Vec<(String, String)>, first: &[Array]) -> Case {
+        let folder = Folder::new(name);
+        let (model, plan) = (folder.file("model.onnx"), folder.file("single.ron"));
+        std::fs::write(&model, b.bytes()).expect("the model");
+        let (inputs, all, step) = (folder.file("inputs.npz"), folder.file("all.npz"), folder.file("step.npz"));
+        npz::write(Path::new(&inputs), first).expect("inputs");
+        json(&["compile", &model, "-o", &plan]);
+        npz::write(Path::new(&step), first).expect("inputs");
+        let mut outputs = Vec::new();
+        for _ in 0..STEPS {
+            json(&["run", &plan, "--model", &model, "--inputs", &step, "--outputs", &all]);
+            outputs = npz::read(Path::new(&all)).expect("outputs");
+            let next = |input: &Array| {
+                let output = pairs.iter().find(|(name, _)| *name == input.name).map(|(_, output)| output);
+                let found = output.map(|output| outputs.iter().find(|o| o.name == *output).expect("the output"));
+                Array { name: input.name.clone(), ..found.unwrap_or(input).clone() }
+            };
+            npz::write(Path::new(&step), &first.iter().map(next).collect::<Vec<_>>()).expect("inputs");
+        }
+        Case { folder, model, inputs, all, pairs, outputs: outputs.len() }
+    }
+}
+
 fn case(name: &str) -> Case {
-    let folder = Folder::new(name);
-    let (model, plan) = (folder.file("model.onnx"), folder.file("single.ron"));
     let mut b = Builder::new(17);
     let pairs = recurrent(&mut b);
-    std::fs::write(&model, b.bytes()).expect("the model");
-    let (inputs, all) = (folder.file("inputs.npz"), folder.file("all.npz"));
     let shape = |name: &str| match name {
         "line" => vec![(ROWS * WIDE) as u64],
         "keys" | "values" => vec![CACHE as u64, WIDE as u64],
@@ -130,21 +153,7 @@ fn case(name: &str) -> Case {
         }
     };
     let first: Vec<Array> = names.enumerate().map(array).collect();
-    npz::write(Path::new(&inputs), &first).expect("inputs");
-    json(&["compile", &model, "-o", &plan]);
-    let (step, mut outputs) = (folder.file("step.npz"), Vec::new());
-    npz::write(Path::new(&step), &first).expect("inputs");
-    for _ in 0..STEPS {
-        json(&["run", &plan, "--model", &model, "--inputs", &step, "--outputs", &all]);
-        outputs = npz::read(Path::new(&all)).expect("outputs");
-        let next = |input: &Array| {
-            let output = pairs.iter().find(|(name, _)| *name == input.name).map(|(_, output)| output);
-            let found = output.map(|output| outputs.iter().find(|o| o.name == *output).expect("the output"));
-            Array { name: input.name.clone(), ..found.unwrap_or(input).clone() }
-        };
-        npz::write(Path::new(&step), &first.iter().map(next).collect::<Vec<_>>()).expect("inputs");
-    }
-    Case { folder, model, inputs, all, pairs, outputs: outputs.len() }
+    Case::new(name, &b, pairs, &first)
 }
 
 #[test]
@@ -175,6 +184,34 @@ fn many_steps_are_single_steps_whose_outputs_come_back() {
     let run = ["run", &model, "--inputs", &inputs, "--steps", "2", "--against", &all];
     let report = json(&with(&run, &states));
     assert!(!report["against"]["different"].as_array().expect("a comparison").is_empty());
+}
+
+/// Any model, so that states meet whatever else a plan does. What is read and written when is for the seed to say.
+#[test]
+fn any_model_carries_its_states() {
+    let seeds: u64 = std::env::var("BERTH_SEEDS").map_or(6, |n| n.parse().expect("a number"));
+    for seed in 0..seeds {
+        let (b, pairs) = random(seed);
+        let model = b.model();
+        let array = |(n, port): (usize, &berth_compiler::import::Port)| Array {
+            name: port.name.clone(),
+            dtype: DType::F32,
+            shape: vec![4, 16],
+            bytes: numbers(64, n),
+        };
+        let first: Vec<Array> = model.inputs().iter().enumerate().map(array).collect();
+        let Case { folder, model, inputs, all, pairs, outputs } =
+            Case::new(&format!("states-any-{seed}"), &b, pairs, &first);
+        for memory in [&["device=least"][..], &["device=least", "dram=64KiB"], &["device=100%"]] {
+            let words = memory.iter().flat_map(|m| ["--memory".to_owned(), (*m).to_owned()]).chain(words(&pairs));
+            let (words, plan) = (words.collect::<Vec<_>>(), folder.file("plan.binpb"));
+            json(&with(&["compile", &model, "-o", &plan], &words));
+            let run = ["run", &plan, "--model", &model, "--inputs", &inputs, "--against", &all];
+            let steps = STEPS.to_string();
+            let report = json(&[&run[..], &["--steps", &steps]].concat());
+            same_bits(&format!("seed {seed}, {}", memory.join(" ")), &report, outputs);
+        }
+    }
 }
 
 #[test]

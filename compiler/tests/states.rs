@@ -4,6 +4,8 @@
 #[allow(dead_code)]
 #[path = "common/build.rs"]
 mod build;
+#[path = "common/recurrent.rs"]
+mod recurrent;
 
 use berth_compiler::hold::stretches;
 use berth_compiler::import;
@@ -14,6 +16,7 @@ use berth_ir::lifetime::TensorId;
 use berth_ir::program::{Carried, DimRange, Kind};
 use berth_ir::{DType, Target};
 use build::{Builder, attribute};
+use recurrent::{Dice, random};
 use std::collections::{BTreeMap, BTreeSet};
 
 fn target() -> Target {
@@ -391,56 +394,6 @@ fn what_is_fixed_or_not_computed_carries_nothing() {
     before.outputs[0].tensor = None;
     let bad = carry(&graph, before, &target(), &pairs(&[("x", "y")])).expect_err("nobody writes it").to_string();
     assert!(bad.contains("no task computes the output"), "{bad}");
-}
-
-/// Numbers from a seed.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % end
-    }
-}
-
-/// A model of some inputs, and pairs of them with outputs.
-fn random(seed: u64) -> (Builder, Vec<(String, String)>) {
-    let dice = &mut Dice(seed);
-    let mut b = Builder::new(17);
-    b.ints("flat", &[8]).ints("wide", &[2, 4]).input("x", DType::F32, &["2", "4"]);
-    let inputs: Vec<String> = (0..1 + dice.below(4)).map(|n| format!("h{n}")).collect();
-    inputs.iter().for_each(|name| _ = b.input(name, DType::F32, &["2", "4"]));
-    let mut values: Vec<String> = inputs.iter().cloned().chain(["x".to_owned()]).collect();
-    let mut made = Vec::new();
-    for n in 0..2 + dice.below(12) {
-        let name = format!("v{n}");
-        let (one, two) = (values[dice.below(values.len())].clone(), values[dice.below(values.len())].clone());
-        match dice.below(6) {
-            0 => {
-                let (flat, other) = (format!("{name}_flat"), format!("{name}_t"));
-                b.node("Reshape", &[&one, "flat"], &[&flat], vec![]).node("Tanh", &[&flat], &[&other], vec![]);
-                b.node("Reshape", &[&other, "wide"], &[&name], vec![])
-            }
-            1 => b.node("Identity", &[&one], &[&name], vec![]),
-            2 | 3 => b.node("Cos", &[&one], &[&name], vec![]),
-            _ => b.node("Sub", &[&one, &two], &[&name], vec![]),
-        };
-        values.push(name.clone());
-        made.push(name);
-    }
-    let mut pairs = Vec::new();
-    for input in inputs {
-        let left: Vec<&String> = made.iter().filter(|m| pairs.iter().all(|(_, o)| o != *m)).collect();
-        if left.is_empty() || dice.below(4) == 0 {
-            continue;
-        }
-        pairs.push((input, left[dice.below(left.len())].clone()));
-    }
-    made.iter().filter(|m| pairs.iter().any(|(_, o)| o == *m) || dice.below(4) == 0).for_each(|m| _ = b.output(m));
-    if pairs.is_empty() {
-        b.output(&made[made.len() - 1]);
-    }
-    (b, pairs)
 }
 
 /// Any order in which each task comes after what it reads.

@@ -214,6 +214,60 @@ fn any_model_carries_its_states() {
     }
 }
 
+/// Products of which the weights take most of the room, and that write states; one state reads what the other writes.
+fn wide(b: &mut Builder) -> Vec<Array> {
+    b.input("g", DType::F32, &["1", "64"]).input("h", DType::F32, &["1", "1001"]);
+    b.tensor("a", DType::F32, &[64, 1001], numbers(64 * 1001, 1)).tensor(
+        "b",
+        DType::F32,
+        &[1001, 64],
+        numbers(64_064, 2),
+    );
+    b.node("MatMul", &["g", "a"], &["p"], vec![]).node("Add", &["h", "p"], &["h_next"], vec![]);
+    b.node("Sin", &["h_next"], &["s"], vec![]).node("MatMul", &["s", "b"], &["g_next"], vec![]);
+    b.output("h_next").output("g_next");
+    vec![floats("g", &[1, 64]), floats("h", &[1, 1001])]
+}
+
+/// A result of little (made of a state of one row) that is read first and last; between, four results wait for their sum.
+fn tall(b: &mut Builder) -> Vec<Array> {
+    b.input("g", DType::F32, &["1", "256"]).input("h", DType::F32, &["64", "256"]).ints("shape", &[64, 256]);
+    b.node("Exp", &["g"], &["e"], vec![]).node("Expand", &["e", "shape"], &["mask"], vec![]);
+    b.node("Mul", &["mask", "mask"], &["m"], vec![]).tensor("w", DType::F32, &[256, 256], numbers(65_536, 3));
+    b.node("MatMul", &["m", "w"], &["a"], vec![]).node("Sigmoid", &["a"], &["s"], vec![]);
+    b.node("Tanh", &["a"], &["t"], vec![]).node("Cos", &["a"], &["c"], vec![]);
+    b.node("Mul", &["a", "s"], &["p"], vec![]).node("Mul", &["t", "c"], &["q"], vec![]);
+    b.node("MatMul", &["p", "w"], &["u"], vec![]).node("Add", &["u", "q"], &["v"], vec![]);
+    b.node("Sub", &["v", "mask"], &["z"], vec![]).node("Add", &["h", "z"], &["h_next"], vec![]);
+    b.tensor("ones", DType::F32, &[1, 64], numbers(64, 4)).node("MatMul", &["ones", "z"], &["sum"], vec![]);
+    b.node("Tanh", &["sum"], &["g_next"], vec![]).output("h_next").output("g_next");
+    vec![floats("g", &[1, 256]), floats("h", &[64, 256])]
+}
+
+fn floats(name: &str, shape: &[u64]) -> Array {
+    let bytes = numbers(shape.iter().product::<u64>() as i64, name.len());
+    Array { name: name.to_owned(), dtype: DType::F32, shape: shape.to_vec(), bytes }
+}
+
+#[test]
+fn what_is_cut_or_made_again_carries_its_states() {
+    let made: [(&str, fn(&mut Builder) -> Vec<Array>); 2] = [("split", wide), ("recompute", tall)];
+    for (how, make) in made {
+        let mut b = Builder::new(17);
+        let first = make(&mut b);
+        let pairs = ["g", "h"].map(|name| (name.to_owned(), format!("{name}_next"))).to_vec();
+        let Case { folder, model, inputs, all, pairs, outputs } =
+            Case::new(&format!("states-{how}"), &b, pairs, &first);
+        let (states, plan, steps) = (words(&pairs), folder.file("plan.ron"), STEPS.to_string());
+        json(&with(&["compile", &model, "--memory", "device=least", "-o", &plan], &states));
+        let text = std::fs::read_to_string(&plan).expect("a plan");
+        assert!(text.contains(how) && text.contains("states"), "{text}");
+        json(&["verify", &plan, "--model", &model]);
+        let run = ["--inputs", &inputs, "--against", &all, "--steps", &steps];
+        same_bits(how, &json(&[&["run", &plan, "--model", &model], &run[..]].concat()), outputs);
+    }
+}
+
 #[test]
 fn fast_numerics_carry_states_too() {
     let Case { folder, model, inputs, all, pairs, outputs } = case("states-fast");

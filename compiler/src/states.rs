@@ -15,7 +15,7 @@ use crate::task_model::{Outside, TaskModelError, task_model_for};
 use berth_ir::DType;
 use berth_ir::Expr;
 use berth_ir::graph::{Content, Graph, Op, OpId, Value, ValueId, Work};
-use berth_ir::lifetime::{Lifetimes, Other, Task, TensorId};
+use berth_ir::lifetime::{Other, Task, TensorId};
 use berth_ir::program::{Carried, Kind};
 use berth_ir::target::Target;
 use std::cmp::Reverse;
@@ -125,15 +125,15 @@ pub fn carry(graph: &Graph, lowered: Lowered, target: &Target, pairs: &[Carried]
     if pairs.is_empty() {
         return Ok(lowered);
     }
-    let writers = Uses::new(&lowered.lifetimes);
-    let (joined, copied): (Vec<Pair>, Vec<Pair>) =
-        pairs.iter().cloned().partition(|pair| pair.is_joined(graph, &lowered, &writers));
-    let mut carrying = Carrying { lowered, graph, target };
-    carrying.join(&joined);
-    for pair in copied.iter() {
+    let uses = Uses::new(graph, &lowered);
+    let (joined, mut copied): (Vec<Pair>, Vec<Pair>) = pairs.iter().cloned().partition(|pair| uses.is_joined(pair));
+    let mut carrying = Carrying { lowered, graph, target, names: HashSet::new() };
+    let places = carrying.join(&joined);
+    for pair in &mut copied {
+        (pair.input, pair.output) = (places[pair.input.index()], places[pair.output.index()]);
         carrying.copy(pair)?;
     }
-    carrying.states(&pairs);
+    carrying.states(&pairs, &places);
     Ok(carrying.lowered)
 }
 
@@ -141,96 +141,104 @@ pub fn carry(graph: &Graph, lowered: Lowered, target: &Target, pairs: &[Carried]
 #[derive(Clone, Debug)]
 struct Pair {
     carried: Carried,
-    /// The tensors' names, which stay when ids change.
-    input: String,
-    output: String,
+    input: TensorId,
+    output: TensorId,
+    /// Which of the model's inputs and outputs they are.
+    at: (usize, usize),
 }
 
-/// Who writes each tensor, and who reads it last.
-struct Uses {
+/// Who uses what.
+struct Uses<'a> {
+    lowered: &'a Lowered,
+    ops: HashMap<&'a str, &'a Op>,
+    /// The tasks that write each tensor, and that read it last.
     writer: HashMap<TensorId, usize>,
     last: HashMap<TensorId, usize>,
+    /// How many outputs of the model each tensor is, by name.
+    outputs: HashMap<&'a str, usize>,
 }
 
-impl Uses {
-    fn new(lifetimes: &Lifetimes) -> Uses {
-        let (mut writer, mut last) = (HashMap::new(), HashMap::new());
-        for (position, task) in lifetimes.tasks.iter().enumerate() {
+impl<'a> Uses<'a> {
+    fn new(graph: &'a Graph, lowered: &'a Lowered) -> Uses<'a> {
+        let (mut writer, mut last, mut outputs) = (HashMap::new(), HashMap::new(), HashMap::new());
+        for (position, task) in lowered.lifetimes.tasks.iter().enumerate() {
             last.extend(task.reads.iter().map(|tensor| (*tensor, position)));
             writer.extend(task.writes.iter().map(|tensor| (*tensor, position)));
         }
-        Uses { writer, last }
+        for tensor in lowered.outputs.iter().filter_map(|boundary| boundary.tensor.as_deref()) {
+            *outputs.entry(tensor).or_default() += 1;
+        }
+        Uses { lowered, ops: graph.ops.iter().map(|op| (op.name.as_str(), op)).collect(), writer, last, outputs }
     }
-}
 
-impl Pair {
     /// Whether the task that writes the output may write the state: nothing reads the version before from there on, but for
     /// that task where it may write what it reads, and nobody else has the output's tensor.
-    fn is_joined(&self, graph: &Graph, lowered: &Lowered, uses: &Uses) -> bool {
-        let (Some(input), Some(output)) = (named(lowered, &self.input), named(lowered, &self.output)) else {
-            return false;
+    fn is_joined(&self, pair: &Pair) -> bool {
+        let tensor = |id| self.lowered.lifetimes.tensor(id);
+        let (input, output) = (tensor(pair.input), tensor(pair.output));
+        let alone = self.outputs.get(output.name.as_str()) == Some(&1) && output.kind == Kind::Output;
+        let over = |writer: &usize| match self.last.get(&pair.input) {
+            Some(last) => last < writer || (last == writer && self.in_place(*writer, pair.input)),
+            None => true,
         };
-        let lifetimes = &lowered.lifetimes;
-        let alone = lowered.outputs.iter().filter(|b| b.tensor.as_ref() == Some(&self.output)).count() == 1;
-        let alike = lifetimes.tensor(input).bytes == lifetimes.tensor(output).bytes;
-        let read_before = |writer: &usize| {
-            let last = uses.last.get(&input);
-            last.is_none_or(|last| last < writer || (last == writer && in_place(graph, lowered, *writer, input)))
-        };
-        alone
-            && alike
-            && lifetimes.tensor(output).kind == Kind::Output
-            && uses.writer.get(&output).is_some_and(read_before)
+        alone && input.bytes == output.bytes && self.writer.get(&pair.output).is_some_and(over)
     }
-}
 
-/// Whether a task may write its result over a tensor that it reads.
-fn in_place(graph: &Graph, lowered: &Lowered, task: usize, tensor: TensorId) -> bool {
-    let (task, code) = (&lowered.lifetimes.tasks[task], &lowered.codes[task]);
-    let ([name], [result]) = (&task.ops[..], &code.outputs[..]) else { return false };
-    let Some(op) = graph.ops.iter().find(|op| op.name == *name && op.domain.is_empty()) else { return false };
-    let mut reads = code.inputs.iter().filter(|port| port.source == Source::Tensor(tensor));
-    let (Some(read), None) = (reads.next(), reads.next()) else { return false };
-    let alike = (read.dtype, &read.shape) == (result.dtype, &result.shape);
-    let into = INTO.contains(&op.kind.as_str()) && op.inputs.first() == Some(&Some(read.value));
-    let once = op.reads().filter(|value| *value == read.value).count() == 1;
-    alike && once && (into || BY_ELEMENT.contains(&op.kind.as_str()))
-}
-
-fn named(lowered: &Lowered, name: &str) -> Option<TensorId> {
-    let place = lowered.lifetimes.tensors.iter().position(|t| t.name == name)?;
-    u32::try_from(place).ok().map(TensorId)
+    /// Whether a task may write its result over a tensor that it reads.
+    fn in_place(&self, task: usize, tensor: TensorId) -> bool {
+        let (task, code) = (&self.lowered.lifetimes.tasks[task], &self.lowered.codes[task]);
+        let ([name], [result]) = (&task.ops[..], &code.outputs[..]) else { return false };
+        let Some(op) = self.ops.get(name.as_str()).filter(|op| op.domain.is_empty()) else { return false };
+        let mut reads = code.inputs.iter().filter(|port| port.source == Source::Tensor(tensor));
+        let (Some(read), None) = (reads.next(), reads.next()) else { return false };
+        let alike = (read.dtype, &read.shape) == (result.dtype, &result.shape);
+        let into = INTO.contains(&op.kind.as_str()) && op.inputs.first() == Some(&Some(read.value));
+        let once = op.reads().filter(|value| *value == read.value).count() == 1;
+        alike && once && (into || BY_ELEMENT.contains(&op.kind.as_str()))
+    }
 }
 
 /// The pairs, if each is one that a state can be made of.
 fn checked(lowered: &Lowered, pairs: &[Carried]) -> Result<Vec<Pair>, BadState> {
+    if pairs.is_empty() {
+        return Ok(Vec::new());
+    }
     let (mut inputs, mut outputs) = (BTreeSet::new(), BTreeSet::new());
+    let tensors = lowered.lifetimes.tensors.iter().zip((0..).map(TensorId));
+    let ids: HashMap<&str, TensorId> = tensors.map(|(tensor, id)| (tensor.name.as_str(), id)).collect();
     let written: HashSet<TensorId> = lowered.lifetimes.tasks.iter().flat_map(|t| &t.writes).copied().collect();
+    let (all_inputs, all_outputs) = (by_name(&lowered.inputs), by_name(&lowered.outputs));
     let one = |carried: &Carried| {
         let bad = |problem| BadState { input: carried.input.clone(), output: carried.output.clone(), problem };
-        let input = found("input", &lowered.inputs, &carried.input).map_err(bad)?;
-        let output = found("output", &lowered.outputs, &carried.output).map_err(bad)?;
+        let found = |side, named: &HashMap<&str, usize>, all: &[Boundary], name: &str| {
+            let unknown = || Problem::Unknown { side, name: name.to_owned(), near: near(side, all, name) };
+            named.get(name).copied().ok_or_else(|| bad(unknown()))
+        };
+        let input = found("input", &all_inputs, &lowered.inputs, &carried.input)?;
+        let output = found("output", &all_outputs, &lowered.outputs, &carried.output)?;
         for (side, name, seen) in [("input", &carried.input, &mut inputs), ("output", &carried.output, &mut outputs)] {
             if !seen.insert(name.clone()) {
                 return Err(bad(Problem::Twice { side, name: name.clone() }));
             }
         }
+        let at = (input, output);
+        let (input, output) = (&lowered.inputs[input], &lowered.outputs[output]);
         alike(input, output).map_err(bad)?;
-        let tensor = input.tensor.clone().ok_or_else(|| bad(Problem::Fixed))?;
-        let computed = |name: &String| named(lowered, name).is_some_and(|tensor| written.contains(&tensor));
-        let other = output.tensor.clone().filter(computed).ok_or_else(|| bad(Problem::NotComputed))?;
-        Ok(Pair { carried: carried.clone(), input: tensor, output: other })
+        let id = |boundary: &Boundary| ids.get(boundary.tensor.as_deref()?).copied();
+        let input = id(input).ok_or_else(|| bad(Problem::Fixed))?;
+        let output = id(output).filter(|id| written.contains(id)).ok_or_else(|| bad(Problem::NotComputed))?;
+        Ok(Pair { carried: carried.clone(), input, output, at })
     };
     pairs.iter().map(one).collect()
 }
 
-/// The input or output with a name.
-fn found<'a>(side: &'static str, all: &'a [Boundary], name: &str) -> Result<&'a Boundary, Problem> {
-    all.iter().find(|b| b.name == name).ok_or_else(|| Problem::Unknown {
-        side,
-        name: name.to_owned(),
-        near: near(side, all, name),
-    })
+/// Where each name stands first.
+fn by_name(all: &[Boundary]) -> HashMap<&str, usize> {
+    let mut places = HashMap::new();
+    for (place, boundary) in all.iter().enumerate() {
+        places.entry(boundary.name.as_str()).or_insert(place);
+    }
+    places
 }
 
 /// The names that begin and end most like one, as a sentence.
@@ -286,66 +294,66 @@ struct Carrying<'a> {
     lowered: Lowered,
     graph: &'a Graph,
     target: &'a Target,
+    /// Names of tasks, once some are added.
+    names: HashSet<String>,
 }
 
 impl Carrying<'_> {
-    /// Makes each output's tensor that of its input.
-    fn join(&mut self, pairs: &[Pair]) {
-        let ids = |name: &str| named(&self.lowered, name);
-        let gone: BTreeMap<TensorId, TensorId> =
-            pairs.iter().filter_map(|pair| Some((ids(&pair.output)?, ids(&pair.input)?))).collect();
+    /// Makes each output's tensor that of its input; what each tensor is then.
+    fn join(&mut self, pairs: &[Pair]) -> Vec<TensorId> {
+        let gone: BTreeMap<TensorId, TensorId> = pairs.iter().map(|pair| (pair.output, pair.input)).collect();
         let tensors = std::mem::take(&mut self.lowered.lifetimes.tensors);
-        // Where each tensor is when those are gone.
-        let mut places = Vec::with_capacity(tensors.len());
         let mut left = 0;
-        for id in (0..).map(TensorId).take(tensors.len()) {
-            places.push(TensorId(left));
+        let counted = (0..).map(TensorId).take(tensors.len()).map(|id| {
+            let place = TensorId(left);
             left += u32::from(!gone.contains_key(&id));
-        }
-        let place = |id: TensorId| places[gone.get(&id).unwrap_or(&id).index()];
-        let mut names: HashMap<String, TensorId> = HashMap::new();
+            place
+        });
+        let counted: Vec<TensorId> = counted.collect();
+        let places: Vec<TensorId> =
+            (0..).map(TensorId).take(tensors.len()).map(|id| counted[gone.get(&id).unwrap_or(&id).index()]).collect();
+        // Joined tensors may stand before those that they are now.
+        let mut aliases = Vec::new();
         for (tensor, id) in tensors.into_iter().zip((0..).map(TensorId)) {
             if gone.contains_key(&id) {
-                names.insert(tensor.name, place(id));
-                names.extend(tensor.aliases.into_iter().map(|name| (name, place(id))));
+                let names = std::iter::once(tensor.name).chain(tensor.aliases);
+                aliases.extend(names.map(|name| (places[id.index()], name)));
             } else {
                 self.lowered.lifetimes.tensors.push(tensor);
             }
         }
-        let mut names: Vec<(String, TensorId)> = names.into_iter().collect();
-        names.sort();
-        for (name, id) in names {
+        for (id, name) in aliases {
             self.lowered.lifetimes.tensors[id.index()].aliases.push(name);
         }
+        let place = |id: &mut TensorId| *id = places.get(id.index()).copied().unwrap_or(*id);
         for task in &mut self.lowered.lifetimes.tasks {
             let all = task.reads.iter_mut().chain(&mut task.writes).chain(&mut task.rows);
             let rights = task.in_place.iter_mut().flat_map(|(read, written)| [read, written]);
             let held = task.held.iter_mut().flat_map(|held| &mut held.weights);
-            all.chain(rights).chain(held).for_each(|id| *id = place(*id));
+            all.chain(rights).chain(held).for_each(place);
         }
         for code in &mut self.lowered.codes {
             for port in code.inputs.iter_mut().chain(&mut code.outputs) {
-                if let Source::Tensor(tensor) = &mut port.source
-                    && tensor.index() < places.len()
-                {
-                    *tensor = place(*tensor);
+                if let Source::Tensor(tensor) = &mut port.source {
+                    place(tensor);
                 }
             }
-            code.kept.iter_mut().for_each(|kept| kept.tensor = place(kept.tensor));
+            code.kept.iter_mut().for_each(|kept| place(&mut kept.tensor));
         }
-        let of: HashMap<&str, &str> = pairs.iter().map(|p| (p.output.as_str(), p.input.as_str())).collect();
-        for boundary in &mut self.lowered.outputs {
-            if let Some(input) = boundary.tensor.as_deref().and_then(|name| of.get(name)) {
-                boundary.tensor = Some((*input).to_owned());
-            }
-        }
+        pairs.iter().for_each(|pair| self.take_state(pair));
+        places
+    }
+
+    /// Has the caller take the state as the output.
+    fn take_state(&mut self, pair: &Pair) {
+        let (input, output) = pair.at;
+        self.lowered.outputs[output].tensor = self.lowered.inputs[input].tensor.clone();
     }
 
     /// Adds the task that copies an output into its state at the end of the step.
     fn copy(&mut self, pair: &Pair) -> Result<(), BadState> {
-        let (input, output) = (named(&self.lowered, &pair.input), named(&self.lowered, &pair.output));
-        let boundary = self.lowered.inputs.iter().find(|b| b.name == pair.carried.input);
-        let (Some(state), Some(from), Some(boundary)) = (input, output, boundary) else { return Ok(()) };
+        let (state, from) = (pair.input, pair.output);
+        let boundary = &self.lowered.inputs[pair.at.0];
         let (dtype, shape) = (boundary.dtype, boundary.most.clone());
         let bad = |problem| BadState {
             input: pair.carried.input.clone(),
@@ -353,28 +361,31 @@ impl Carrying<'_> {
             problem: Problem::Copy(problem),
         };
         let model = identity(self.graph, dtype, &boundary.shape).map_err(bad)?;
-        let id = |all: &[ValueId], name: &str| all.iter().copied().find(|v| self.graph.value(*v).name == name);
-        let port = |value: Option<ValueId>, tensor: TensorId| Port {
-            // Names of inputs and outputs are the graph's.
-            value: value.unwrap_or(ValueId(u32::MAX)),
+        let port = |value: Option<&ValueId>, tensor: TensorId| Port {
+            // The model's inputs and outputs are the graph's, in order.
+            value: value.copied().unwrap_or(ValueId(u32::MAX)),
             source: Source::Tensor(tensor),
             dtype,
             shape: boundary.shape.clone(),
             most: shape.clone(),
             found: false,
         };
-        let inputs = vec![port(id(&self.graph.outputs, &pair.carried.output), from)];
-        let outputs = vec![port(id(&self.graph.inputs, &pair.carried.input), state)];
-        let bytes = self.lowered.lifetimes.tensor(state).bytes.saturating_mul(2);
-        let operand = [(dtype, shape.clone())];
+        let inputs = vec![port(self.graph.outputs.get(pair.at.1), from)];
+        let outputs = vec![port(self.graph.inputs.get(pair.at.0), state)];
+        let Lowered { lifetimes, .. } = &mut self.lowered;
+        let bytes = lifetimes.tensor(state).bytes.saturating_mul(2);
+        let operand = [(dtype, shape)];
         let mut costs = self.target.engines.iter().map(|engine| Other {
             engine: engine.name.clone(),
             workspace: cost::workspace(engine, "Identity", &operand, &operand),
             cost: cost::estimate(self.target, engine, 0, bytes, dtype),
         });
         let first = costs.next();
-        let name = self.fresh(&format!("keep {}", pair.input));
-        let task = Task {
+        if self.names.is_empty() {
+            self.names = lifetimes.tasks.iter().map(|task| task.name.clone()).collect();
+        }
+        let name = fresh(&mut self.names, format!("keep {}", lifetimes.tensor(state).name));
+        lifetimes.tasks.push(Task {
             ops: vec![name.clone()],
             name,
             reads: vec![from],
@@ -385,34 +396,23 @@ impl Carrying<'_> {
             cost: first.map(|first| first.cost).unwrap_or_default(),
             others: costs.collect(),
             held: None,
-        };
-        // What the caller takes is the state, so that nothing is taken twice.
-        let outputs_of = |name: &str| self.lowered.outputs.iter().filter(|b| b.tensor.as_deref() == Some(name)).count();
-        if outputs_of(&pair.output) == 1 && self.lowered.lifetimes.tensor(from).kind == Kind::Output {
-            self.lowered.lifetimes.tensors[from.index()].kind = Kind::Activation;
-        }
-        if let Some(output) = self.lowered.outputs.iter_mut().find(|b| b.name == pair.carried.output) {
-            output.tensor = Some(pair.input.clone());
-        }
-        self.lowered.lifetimes.tasks.push(task);
+        });
         self.lowered.codes.push(Code { model, inputs, outputs, varies: false, kept: Vec::new() });
+        // The caller takes the state, so that nothing is taken twice.
+        self.take_state(pair);
+        let tensor = &mut self.lowered.lifetimes.tensors[from.index()];
+        let taken = self.lowered.outputs.iter().any(|b| b.tensor.as_ref() == Some(&tensor.name));
+        if tensor.kind == Kind::Output && !taken {
+            tensor.kind = Kind::Activation;
+        }
         Ok(())
     }
 
-    /// A task's name that no other has.
-    fn fresh(&self, name: &str) -> String {
-        let taken: HashSet<&str> = self.lowered.lifetimes.tasks.iter().map(|t| t.name.as_str()).collect();
-        let numbered = (2..).map(|n: u64| format!("{name}.{n}"));
-        // Taken names are fewer than numbers.
-        std::iter::once(name.to_owned()).chain(numbered).find(|n| !taken.contains(n.as_str())).unwrap_or_default()
-    }
-
     /// Says of the inputs' tensors that they are states, and the same in the facts.
-    fn states(&mut self, pairs: &[Pair]) {
+    fn states(&mut self, pairs: &[Pair], places: &[TensorId]) {
         let Lowered { lifetimes, states, .. } = &mut self.lowered;
-        let names: HashSet<&str> = pairs.iter().map(|pair| pair.input.as_str()).collect();
-        for tensor in lifetimes.tensors.iter_mut().filter(|t| names.contains(t.name.as_str())) {
-            tensor.kind = Kind::State;
+        for pair in pairs {
+            lifetimes.tensors[places[pair.input.index()].index()].kind = Kind::State;
         }
         // The one version may be needed after the other is written; what lies in a state's place is gone for the next step.
         let tensors = &lifetimes.tensors;
@@ -424,6 +424,19 @@ impl Carrying<'_> {
         // In the order in which tasks run: it says which version each reads.
         self.lowered.facts = facts(&self.lowered.lifetimes);
     }
+}
+
+/// A name that is not taken; it is then.
+fn fresh(taken: &mut HashSet<String>, name: String) -> String {
+    let mut fresh = name.clone();
+    // Ends: each round takes another number, and taken names are fewer.
+    for n in 2.. {
+        if taken.insert(fresh.clone()) {
+            break;
+        }
+        fresh = format!("{name}.{n}");
+    }
+    fresh
 }
 
 /// A task's model that copies.

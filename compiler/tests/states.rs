@@ -196,7 +196,7 @@ fn views_of_a_state_are_the_state() {
     assert_eq!(after.lifetimes.tasks.len(), 2);
     assert_eq!(writer(&after, "h"), "t");
     let state = after.lifetimes.tensors.iter().find(|t| t.name == "h").expect("the state");
-    assert_eq!((state.kind, state.aliases.clone()), (Kind::State, vec!["h_flat".into(), "next".into(), "t".into()]));
+    assert_eq!((state.kind, state.aliases.clone()), (Kind::State, vec!["h_flat".into(), "t".into(), "next".into()]));
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod build;
 mod recurrent;
 
 use berth::npz::{self, Array};
+use berth_compiler::import::onnx::AttributeProto;
 use berth_ir::DType;
 use build::{Builder, attribute};
 use common::{Folder, berth, json, refused};
@@ -112,12 +113,17 @@ struct Case {
 
 impl Case {
     fn new(name: &str, b: &Builder, pairs: Vec<(String, String)>, first: &[Array]) -> Case {
+        Case::at(name, b, pairs, first, &[])
+    }
+
+    /// With words that bind the model's dims.
+    fn at(name: &str, b: &Builder, pairs: Vec<(String, String)>, first: &[Array], dims: &[&str]) -> Case {
         let folder = Folder::new(name);
         let (model, plan) = (folder.file("model.onnx"), folder.file("single.ron"));
         std::fs::write(&model, b.bytes()).expect("the model");
         let (inputs, all, step) = (folder.file("inputs.npz"), folder.file("all.npz"), folder.file("step.npz"));
         npz::write(Path::new(&inputs), first).expect("inputs");
-        json(&["compile", &model, "-o", &plan]);
+        json(&[&["compile", &model, "-o", &plan], dims].concat());
         npz::write(Path::new(&step), first).expect("inputs");
         let mut outputs = Vec::new();
         for _ in 0..STEPS {
@@ -251,10 +257,9 @@ fn floats(name: &str, shape: &[u64]) -> Array {
 
 #[test]
 fn what_is_cut_or_made_again_carries_its_states() {
-    let made: [(&str, fn(&mut Builder) -> Vec<Array>); 2] = [("split", wide), ("recompute", tall)];
-    for (how, make) in made {
+    for how in ["split", "recompute"] {
         let mut b = Builder::new(17);
-        let first = make(&mut b);
+        let first = if how == "split" { wide(&mut b) } else { tall(&mut b) };
         let pairs = ["g", "h"].map(|name| (name.to_owned(), format!("{name}_next"))).to_vec();
         let Case { folder, model, inputs, all, pairs, outputs } =
             Case::new(&format!("states-{how}"), &b, pairs, &first);
@@ -266,6 +271,31 @@ fn what_is_cut_or_made_again_carries_its_states() {
         let run = ["--inputs", &inputs, "--against", &all, "--steps", &steps];
         same_bits(how, &json(&[&["run", &plan, "--model", &model], &run[..]].concat()), outputs);
     }
+}
+
+#[test]
+fn states_of_one_size_stand_beside_inputs_of_any() {
+    let mut b = Builder::new(17);
+    b.input("x", DType::F32, &["n", "64"]).input("h", DType::F32, &["1", "64"]).input("g", DType::F32, &["1", "64"]);
+    b.tensor("w", DType::F32, &[64, 64], numbers(4096, 5)).node("MatMul", &["x", "w"], &["p"], vec![]);
+    b.node("Add", &["p", "h"], &["q"], vec![]);
+    b.node(
+        "ReduceMax",
+        &["q"],
+        &["h_next"],
+        vec![AttributeProto { r#type: 7, i: None, ints: vec![0], ..attribute("axes", 0) }],
+    );
+    b.node("Max", &["g", "h_next"], &["g_next"], vec![]).output("q").output("h_next").output("g_next");
+    let pairs = ["g", "h"].map(|name| (name.to_owned(), format!("{name}_next"))).to_vec();
+    let first = [floats("x", &[3, 64]), floats("h", &[1, 64]), floats("g", &[1, 64])];
+    let dims = ["--dim", "n=1..5"];
+    let Case { folder, model, inputs, all, pairs, outputs } = Case::at("states-range", &b, pairs, &first, &dims);
+    let (states, plan, steps) = (words(&pairs), folder.file("plan.ron"), STEPS.to_string());
+    json(&with(&[&["compile", &model, "-o", &plan], &dims[..]].concat(), &states));
+    let run = ["run", &plan, "--model", &model, "--inputs", &inputs, "--against", &all, "--steps", &steps];
+    same_bits("a plan", &json(&run), outputs);
+    let run = [&["run", &model, "--inputs", &inputs, "--against", &all, "--steps", &steps], &dims[..]].concat();
+    same_bits("the model", &json(&with(&run, &states)), outputs);
 }
 
 #[test]

@@ -80,6 +80,17 @@ pub struct Bound {
     pub cast: Option<Cast>,
 }
 
+/// What outlives a step.
+#[derive(Debug, Args)]
+pub struct States {
+    /// An input and the output that is its next value, such as `h_in=h_out`: what a step writes, the next step reads
+    ///
+    /// They are one tensor, which stays from step to step: only the first step's input is given. For states of recurrent
+    /// models and for caches of fixed size. May be given several times.
+    #[arg(long = "state", value_name = "INPUT=OUTPUT")]
+    pub states: Vec<String>,
+}
+
 /// A type that narrow floats are computed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Cast {
@@ -136,6 +147,9 @@ pub struct Compile {
     /// Sizes.
     #[command(flatten)]
     pub bound: Bound,
+    /// States.
+    #[command(flatten)]
+    pub states: States,
     /// Machine.
     #[command(flatten)]
     pub machine: Machine,
@@ -175,6 +189,9 @@ pub struct Inspect {
     /// Sizes.
     #[command(flatten)]
     pub bound: Bound,
+    /// States.
+    #[command(flatten)]
+    pub states: States,
     /// Machine.
     #[command(flatten)]
     pub machine: Machine,
@@ -244,6 +261,9 @@ pub struct Compare {
     /// Sizes.
     #[command(flatten)]
     pub bound: Bound,
+    /// States.
+    #[command(flatten)]
+    pub states: States,
     /// Machine.
     #[command(flatten)]
     pub machine: Machine,
@@ -272,6 +292,9 @@ pub struct Run {
     /// Sizes.
     #[command(flatten)]
     pub bound: Bound,
+    /// States.
+    #[command(flatten)]
+    pub states: States,
     /// Machine.
     #[command(flatten)]
     pub machine: Machine,

@@ -118,7 +118,7 @@ mod tests {
         let host = fine(machine::target("host"));
         for (percent, whole) in [(100, false), (400, true)] {
             let memory = [format!("device={percent}%")];
-            let wanted = Wanted { target: &host, memory: &memory, engines: None, threads: 2 };
+            let wanted = Wanted { target: &host, memory: &memory, engines: None, threads: 2, states: &[] };
             let model = fine(for_memory(&graph, &dims, &wanted));
             let (target, _) = fine(in_bytes(&memory, &host, &model.lowered));
             let mut measured = Vec::new();

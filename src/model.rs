@@ -7,11 +7,12 @@ use berth_compiler::import::{self, Cast, ImportError, Model};
 use berth_compiler::lower::{Lowered, lower};
 use berth_compiler::order::{EFFORT, Ordered, order_after};
 use berth_compiler::rewrite::{Saved, rewrite, saved};
+use berth_compiler::states::carry;
 use berth_ir::Target;
 use berth_ir::beneath;
 use berth_ir::expr::Binding;
 use berth_ir::graph::{Graph, Stored};
-use berth_ir::program::DimRange;
+use berth_ir::program::{Carried, DimRange};
 use berth_runtime_exec::store::Places;
 use bytes::Bytes;
 use std::cell::RefCell;
@@ -90,6 +91,19 @@ pub fn sets(words: &[String]) -> Result<BTreeMap<String, Vec<i64>>, Failure> {
         }
     }
     Ok(all)
+}
+
+/// What `--state` says.
+pub fn states(words: &[String]) -> Result<Vec<Carried>, Failure> {
+    let one = |word: &String| match word.split_once('=') {
+        Some((input, output)) if !input.is_empty() && !output.is_empty() => {
+            Ok(Carried { input: input.to_owned(), output: output.to_owned() })
+        }
+        _ => Err(Failure::bad(format!(
+            "`--state {word}`: it names no input and no output; write it as `--state INPUT=OUTPUT`: what a step gives as the output the next step reads as the input"
+        ))),
+    };
+    words.iter().map(one).collect()
 }
 
 /// Adds what the shapes of given inputs say of dims. Where two sizes have one name, the second is bound by its input and
@@ -227,10 +241,10 @@ pub struct Ready {
 
 /// Lowers a graph for a target, its tasks in the order that holds least: the file's where no other holds less. What is
 /// planned follows from the graph, its dims and the target alone, so that a program finds its model again.
-pub fn ready(graph: &Graph, dims: &Dims, target: &Target) -> Result<Ready, Failure> {
-    let (lowered, ordered) = as_it_is(graph, dims, target)?;
+pub fn ready(graph: &Graph, dims: &Dims, target: &Target, states: &[Carried]) -> Result<Ready, Failure> {
+    let (lowered, ordered) = as_it_is(graph, dims, target, states)?;
     if let Some(other) = rewrite(graph, dims) {
-        let (after, order) = as_it_is(&other, dims, target)?;
+        let (after, order) = as_it_is(&other, dims, target, states)?;
         if let Some(saved) = saved(&lowered.lifetimes, &after.lifetimes) {
             return Ok(Ready { lowered: after, ordered: order, saved: Some(saved), graph: other });
         }
@@ -238,8 +252,13 @@ pub fn ready(graph: &Graph, dims: &Dims, target: &Target) -> Result<Ready, Failu
     Ok(Ready { lowered, ordered, saved: None, graph: graph.clone() })
 }
 
-/// Lowers a graph without rewriting it.
-pub fn as_it_is(graph: &Graph, dims: &Dims, target: &Target) -> Result<(Lowered, Ordered), Failure> {
+/// Lowers a graph without rewriting it; the pairs of inputs and outputs are states.
+pub fn as_it_is(
+    graph: &Graph,
+    dims: &Dims,
+    target: &Target,
+    states: &[Carried],
+) -> Result<(Lowered, Ordered), Failure> {
     let files = Files::default();
     let read = |stored: &Stored, offset, bytes| files.read(stored, offset, bytes);
     let mut lowered = lower(graph, dims, target, &read).map_err(Failure::bad)?;
@@ -247,6 +266,7 @@ pub fn as_it_is(graph: &Graph, dims: &Dims, target: &Target) -> Result<(Lowered,
     if ordered.after < ordered.before {
         lowered.reorder(&ordered.tasks);
     }
+    let lowered = carry(graph, lowered, target, states).map_err(Failure::bad)?;
     Ok((lowered, ordered))
 }
 

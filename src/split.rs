@@ -17,7 +17,7 @@ use berth_compiler::split::{THREADS, reach, split};
 use berth_ir::Target;
 use berth_ir::graph::Graph;
 use berth_ir::lifetime::Lifetimes;
-use berth_ir::program::{Header, Mode, Recompute, Split};
+use berth_ir::program::{Carried, Header, Mode, Recompute, Split};
 use berth_ir::units::{BytesPerSec, Nanos};
 use std::borrow::Cow;
 
@@ -31,6 +31,8 @@ pub struct Wanted<'a> {
     pub engines: Option<&'a [String]>,
     /// Threads of the engine; bits stay for up to so many, and for [`THREADS`].
     pub threads: u64,
+    /// What `--state` says.
+    pub states: &'a [Carried],
 }
 
 /// A model to be planned, and the graph that it was lowered from.
@@ -53,7 +55,7 @@ pub struct Pieces {
 
 /// A model, split if the memory that is wanted is less than it needs as it is.
 pub fn for_memory(graph: &Graph, dims: &Dims, wanted: &Wanted) -> Result<Model, Failure> {
-    let ready = model::ready(graph, dims, wanted.target)?;
+    let ready = model::ready(graph, dims, wanted.target, wanted.states)?;
     let Some((least, budgeted)) = needs(&ready.lowered, wanted)? else { return Ok(as_it_is(ready)) };
     let asked = machine::wants_least(wanted.target, wanted.memory);
     let room = budgeted.tier(budgeted.device()).map_or(0, |t| t.room().0);
@@ -109,9 +111,9 @@ fn of_pieces(
     Ok([again_all, pieces, both].into_iter().flatten().min_by_key(|pieces| pieces.least.bytes))
 }
 
-/// A model as a program's header says that it was split, and what of it is made again.
+/// A model as a program's header says that it was split, what of it is made again, and which states it has.
 pub fn as_said(graph: &Graph, dims: &Dims, target: &Target, said: &Header) -> Result<Model, Failure> {
-    let mut model = as_it_is(model::ready(graph, dims, target)?);
+    let mut model = as_it_is(model::ready(graph, dims, target, &said.states)?);
     if let Some(how) = said.split {
         model = put(&model, dims, target, how)?.unwrap_or(model);
     }
@@ -132,7 +134,7 @@ fn pieces(model: Model, wanted: &Wanted) -> Result<Option<Pieces>, Failure> {
 
 fn put(whole: &Model, dims: &Dims, target: &Target, how: Split) -> Result<Option<Model>, Failure> {
     let Some(graph) = split(&whole.graph, dims, &whole.lowered.lifetimes, how) else { return Ok(None) };
-    let (lowered, _) = model::as_it_is(&graph, dims, target)?;
+    let (lowered, _) = model::as_it_is(&graph, dims, target, &whole.lowered.states)?;
     Ok(Some(Model { lowered: Lowered { split: Some(how), ..lowered }, graph, budgeted: None }))
 }
 
@@ -188,7 +190,7 @@ fn recomputed(
 
 fn put_again(whole: &Model, dims: &Dims, target: &Target, all: Vec<Recompute>) -> Result<Model, Failure> {
     let graph = recompute::put(&whole.graph, &all).map_err(Failure::bad)?;
-    let (lowered, _) = model::as_it_is(&graph, dims, target)?;
+    let (lowered, _) = model::as_it_is(&graph, dims, target, &whole.lowered.states)?;
     let lowered = Lowered { split: whole.lowered.split, recompute: all, ..lowered };
     Ok(Model { lowered, graph, budgeted: None })
 }

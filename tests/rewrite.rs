@@ -52,7 +52,7 @@ impl Caller for Side<'_> {
 /// Plans a graph as it is, proves the plan, runs it; outputs by name.
 fn run(graph: &Graph, dims: &Dims, inputs: &BTreeMap<String, Array>, folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let target = berth::machine::target("host").expect("the host");
-    let (mut lowered, _) = model::as_it_is(graph, dims, &target).unwrap_or_else(|e| panic!("{}", e.paragraph));
+    let (mut lowered, _) = model::as_it_is(graph, dims, &target, &[]).unwrap_or_else(|e| panic!("{}", e.paragraph));
     let mut engine = OrtEngine::open(&EngineOptions { library: None, threads: 2, spin: false }).expect("the engine");
     let costs = berth::measure::costs(&lowered, &mut engine, &Places::folder(folder))
         .unwrap_or_else(|e| panic!("{}", e.paragraph));
@@ -298,7 +298,7 @@ fn random_graphs_keep_their_bits() {
         rewritten += 1;
         let target = berth::machine::target("host").expect("the host");
         let [a, b] = [&graph, &other]
-            .map(|g| model::as_it_is(g, &dims, &target).unwrap_or_else(|e| panic!("{}", e.paragraph)).0);
+            .map(|g| model::as_it_is(g, &dims, &target, &[]).unwrap_or_else(|e| panic!("{}", e.paragraph)).0);
         cheaper += usize::from(saved(&a.lifetimes, &b.lifetimes).is_some());
         let [before, after] = [&graph, &other].map(|g| run(g, &dims, &inputs, Path::new("/")));
         assert!(before == after, "seed {seed}: outputs differ");

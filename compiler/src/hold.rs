@@ -24,10 +24,13 @@ const SPARE_PART: u64 = 32;
 const UNITS: u64 = 24;
 
 /// The tasks that may be in a stretch, in stretches as long as possible: those whose sizes each run knows before it starts.
+/// One that writes a state is in none: a task that reads the version before it and writes the next would do both in one place.
 pub fn stretches(lowered: &Lowered) -> Vec<Range<usize>> {
     let mut all: Vec<Range<usize>> = Vec::new();
     for (n, code) in lowered.codes.iter().enumerate() {
-        if code.varies || code.outputs.iter().any(|port| port.found) {
+        let carries =
+            lowered.lifetimes.tasks[n].writes.iter().any(|t| lowered.lifetimes.tensor(*t).kind == Kind::State);
+        if carries || code.varies || code.outputs.iter().any(|port| port.found) {
             continue;
         }
         match all.last_mut() {
@@ -132,6 +135,7 @@ pub fn hold(graph: &Graph, lowered: &Lowered, stretches: &[Range<usize>]) -> Res
         outputs: lowered.outputs.clone(),
         split: lowered.split,
         recompute: lowered.recompute.clone(),
+        states: lowered.states.clone(),
         embedded: lowered.embedded.clone(),
     })
 }

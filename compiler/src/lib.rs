@@ -41,6 +41,7 @@ mod site;
 mod slice;
 pub mod spill;
 pub mod split;
+pub mod states;
 pub mod stay;
 mod step;
 pub mod stream;

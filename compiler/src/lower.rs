@@ -15,7 +15,7 @@ use crate::twins::{Place, Read, Twin, place, twins};
 use berth_ir::expr::{Binding, Ranges};
 use berth_ir::graph::{Attribute, Content, Graph, Op, OpId, Stored, Value, ValueId};
 use berth_ir::lifetime::{Lifetimes, Other, Task, Tensor, TensorId};
-use berth_ir::program::{DimRange, Filled, Home, Kind, Recompute, Split, Transposed};
+use berth_ir::program::{Carried, DimRange, Filled, Home, Kind, Recompute, Split, Transposed};
 use berth_ir::target::{Target, hex};
 use berth_ir::verify::{ModelFacts, OpFact, TensorFact};
 use berth_ir::{DType, Expr};
@@ -47,6 +47,8 @@ pub struct Lowered {
     pub split: Option<Split>,
     /// Operators that were made to run once more after that.
     pub recompute: Vec<Recompute>,
+    /// Inputs and outputs that are one state each, where [`crate::states`] made them so.
+    pub states: Vec<Carried>,
     /// Contents of constants that live in the tasks' code and that the graph does not have.
     pub embedded: HashMap<ValueId, Bytes>,
 }
@@ -799,6 +801,7 @@ impl Lowering<'_> {
             outputs,
             split: None,
             recompute: Vec::new(),
+            states: Vec::new(),
             embedded: self.embedded,
         })
     }
@@ -866,7 +869,8 @@ fn constant_of_shape(op: &Op, element: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bits))
 }
 
-fn facts(lifetimes: &Lifetimes) -> ModelFacts {
+/// What a program is checked against.
+pub(crate) fn facts(lifetimes: &Lifetimes) -> ModelFacts {
     let fact = |t: &Tensor| TensorFact { kind: t.kind, dtype: t.dtype, bytes: t.extent.clone(), home: t.home.clone() };
     let name = |t: &TensorId| lifetimes.tensor(*t).name.clone();
     let op = |t: &Task| OpFact {

@@ -102,6 +102,7 @@ fn write_header(h: &Header) -> wire::Header {
         memory: write_named(&h.memory.iter().map(|(tier, b)| (tier.clone(), b.0)).collect()),
         split: h.split.map(|s| wire::Split { room: s.room, threads: s.threads }),
         recompute: h.recompute.iter().map(write_recompute).collect(),
+        states: h.states.iter().map(write_carried).collect(),
     }
 }
 
@@ -118,11 +119,16 @@ fn read_header(h: wire::Header) -> Result<Header, BadBinary> {
         memory: read_named(h.memory, "memory")?.into_iter().map(|(tier, b)| (tier, Bytes(b))).collect(),
         split: h.split.map(|s| Split { room: s.room, threads: s.threads }),
         recompute: h.recompute.into_iter().map(|r| Recompute { op: r.op, readers: r.readers }).collect(),
+        states: h.states.into_iter().map(|s| Carried { input: s.input, output: s.output }).collect(),
     })
 }
 
 fn write_recompute(r: &Recompute) -> wire::Recompute {
     wire::Recompute { op: r.op.clone(), readers: r.readers.clone() }
+}
+
+fn write_carried(s: &Carried) -> wire::Carried {
+    wire::Carried { input: s.input.clone(), output: s.output.clone() }
 }
 
 fn write_dims(dims: &BTreeMap<String, DimRange>) -> Vec<wire::Dim> {

@@ -154,7 +154,7 @@ impl Lifetimes {
     }
 
     /// Bytes of tensors other than weights that are alive at each position, with the task's workspace: what must be
-    /// held somewhere whatever is done about weights.
+    /// held somewhere whatever is done about weights. A state is alive in the whole step.
     pub fn load(&self) -> Vec<u64> {
         let mut change = vec![0i128; self.tasks.len() + 1];
         for (index, uses) in self.uses().iter().enumerate() {
@@ -163,8 +163,9 @@ impl Lifetimes {
                 continue;
             }
             if let (Some(first), Some(last)) = (uses.first(), uses.last()) {
-                change[*first] += i128::from(t.bytes);
-                change[*last + 1] -= i128::from(t.bytes);
+                let span = if t.kind == Kind::State { 0..self.tasks.len() } else { *first..*last + 1 };
+                change[span.start] += i128::from(t.bytes);
+                change[span.end] -= i128::from(t.bytes);
             }
         }
         let mut load = Vec::with_capacity(self.tasks.len());

@@ -75,6 +75,20 @@ pub struct Header {
     /// Operators of the model, as it was split, that run once more each: whoever has the model adds them again, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recompute: Vec<Recompute>,
+    /// Pairs of an input and an output of the model that are one state each: whoever has the model joins them again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub states: Vec<Carried>,
+}
+
+/// A state as a model has it: what a step writes as the output, the next step reads as the input. It is one tensor, which
+/// outlives a step; only the first step's input is fed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Carried {
+    /// The model's name of the input.
+    pub input: String,
+    /// The model's name of the output.
+    pub output: String,
 }
 
 /// An operator that is run once more, so that its result need not be held until it is read again.

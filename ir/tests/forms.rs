@@ -48,10 +48,11 @@ fn header() -> impl Strategy<Value = Header> {
     let maps = (dims(), btree_map(name(), number(), 0..3), btree_map(name(), number().prop_map(Bytes), 0..3));
     let split = prop::option::of((number(), number()).prop_map(|(room, threads)| Split { room, threads }));
     let recompute = (name(), prop::collection::vec(name(), 0..3)).prop_map(|(op, readers)| Recompute { op, readers });
-    let changed = (split, prop::collection::vec(recompute, 0..3));
+    let states = (name(), name()).prop_map(|(input, output)| Carried { input, output });
+    let changed = (split, prop::collection::vec(recompute, 0..3), prop::collection::vec(states, 0..3));
     (some, maps, changed).prop_map(
         |((format, model, target, layout, exact, looped), (dims, growth, memory), changed)| {
-            let (split, recompute) = changed;
+            let (split, recompute, states) = changed;
             Header {
                 format,
                 model,
@@ -64,6 +65,7 @@ fn header() -> impl Strategy<Value = Header> {
                 memory,
                 split,
                 recompute,
+                states,
             }
         },
     )

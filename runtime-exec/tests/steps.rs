@@ -2,7 +2,7 @@
 
 mod common;
 
-use berth_ir::program::{Class, Instruction, Mode};
+use berth_ir::program::{Access, Class, Instruction, Kind, Mode, Program};
 use berth_ir::verify::verify;
 use berth_runtime_exec::errors::{LoadError, RunError};
 use berth_runtime_exec::executor::{CallOff, Executor, Held, Options, Pace};
@@ -89,6 +89,51 @@ fn a_program_that_was_proved_for_one_step_runs_one() {
         match steps {
             1 => assert_eq!(keeper.outputs, [chain.output(&input(1))]),
             _ => assert!(matches!(ended, Err(RunError::Once { steps: 2 })) && keeper.outputs.is_empty(), "{ended:?}"),
+        }
+    }
+}
+
+/// A chain whose last task writes what its first reads in the next step.
+fn circle(chain: &Chain) -> Program {
+    let mut program = chain.program().into_inner();
+    let last = chain.tasks - 1;
+    program.tensors.retain(|tensor| tensor.name != "y");
+    program.berths.retain(|berth| berth.name != "y");
+    program.tensors.iter_mut().filter(|t| t.name == "x").for_each(|t| t.kind = Kind::State);
+    program.berths.iter_mut().filter(|b| b.name == "x").for_each(|b| b.until.clear());
+    program.tasks[last].accesses[2] = Access::Write("x".to_owned());
+    let step = &mut program.bodies[0].code;
+    let feeds = step.iter().position(|i| matches!(i, Instruction::Feed { .. })).expect("it feeds");
+    let Instruction::Feed { name, berth, .. } = step.remove(feeds) else { unreachable!("it was one") };
+    program.prologue.push(Instruction::Feed { name, berth, after: Vec::new() });
+    for instruction in step {
+        match instruction {
+            Instruction::Run { berths, after, .. } => {
+                berths.iter_mut().filter(|berth| *berth == "y").for_each(|berth| *berth = "x".to_owned());
+                after.iter_mut().filter(|after| after.name == "feed x").for_each(|after| after.steps = 1);
+            }
+            Instruction::Fetch { berth, .. } => *berth = "x".to_owned(),
+            _ => {}
+        }
+    }
+    program
+}
+
+#[test]
+fn a_state_is_fed_once_and_each_step_starts_where_the_last_ended() {
+    for engines_of in [1, 2] {
+        let chain = Chain { resident: true, room: 4, engines: engines_of, ..Chain::default() };
+        let folder = Folder::with("circle", &chain);
+        let program = verify(&common::machine(), circle(&chain), None).expect("it is safe");
+        let mut executor =
+            Executor::load(&program, &chain.ports(), engines(&chain), &Options::new(&folder.0)).expect("it loads");
+        // The first feed is the prologue's, the step before the first; a second run starts anew.
+        let mut wanted = vec![chain.output(&input(0))];
+        (1..9).for_each(|step| wanted.push(chain.output(&wanted[step - 1])));
+        for _ in 0..2 {
+            let mut keeper = Keeper::default();
+            executor.run(9, PATIENCE, &mut keeper).expect("it runs");
+            assert!(keeper.outputs == wanted, "{engines_of} engines");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `berth compare`: berth's program beside what people do today, through the same verifier and simulator.
 
 use crate::cli;
-use crate::commands::{planned, proved, stem};
+use crate::commands::{planned, proved, said, stem};
 use crate::failure::{Failure, Outcome};
 use crate::measure::costs;
 use crate::split::Wanted;
@@ -78,7 +78,8 @@ pub fn compare(args: &cli::Compare) -> Outcome {
     let dims = model::dims(&args.bound.dims)?;
     let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;
     let engines = args.machine.engines.as_deref();
-    let wanted = Wanted { target: &target, memory: &args.machine.memory, engines, threads: THREADS };
+    let states = &model::states(&args.states.states)?;
+    let wanted = Wanted { target: &target, memory: &args.machine.memory, engines, threads: THREADS, states };
     let mut lowered = split::for_memory(&graph, &dims, &wanted)?.lowered;
     if args.measure {
         let options = EngineOptions { library: None, threads: args.threads as usize, spin: false };
@@ -103,8 +104,7 @@ pub fn compare(args: &cli::Compare) -> Outcome {
         let made = make(&lowered.lifetimes, &target, Mode::Loop);
         if let Ok(plan) = &made {
             let mut program = plan.program.clone();
-            program.header.split = lowered.split;
-            program.header.recompute = lowered.recompute.clone();
+            program.header = said(program.header, &lowered);
             let program = proved(&target, program, Some(&lowered.facts)).map_err(|e| {
                 Failure::unfit(format!("a bug of berth: the program of {strategy} was refused\n{}", e.paragraph))
             })?;

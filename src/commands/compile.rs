@@ -22,7 +22,8 @@ pub fn compile(args: &cli::Compile) -> Outcome {
     let dims = model::dims(&args.bound.dims)?;
     let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;
     let engines = args.machine.engines.as_deref();
-    let wanted = Wanted { target: &target, memory: &args.machine.memory, engines, threads: u64::from(args.threads) };
+    let (states, threads) = (&model::states(&args.states.states)?, u64::from(args.threads));
+    let wanted = Wanted { target: &target, memory: &args.machine.memory, engines, threads, states };
     let split::Model { graph: planned_graph, mut lowered, budgeted } = split::for_memory(&graph, &dims, &wanted)?;
     let places = model::places(&opened);
     // Of a large model these are a good part of the memory that planning and proving take.

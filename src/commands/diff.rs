@@ -41,6 +41,7 @@ fn words(before: &Program, after: &Program) -> Vec<String> {
     changed("dims", compact(&a.dims), compact(&b.dims));
     changed("split", compact(&a.split), compact(&b.split));
     changed("recompute", compact(&a.recompute), compact(&b.recompute));
+    changed("states", compact(&a.states), compact(&b.states));
     changed("memory", compact(&a.memory), compact(&b.memory));
     let human = |b: Option<&u64>| b.map_or("none".to_owned(), |b| Bytes(*b).human());
     let (peaks, other) = (&before.facts.peaks, &after.facts.peaks);

@@ -29,7 +29,8 @@ pub fn inspect(args: &cli::Inspect) -> Outcome {
     let opened = model::open(&args.file, args.bound.cast)?;
     let dims = model::dims(&args.bound.dims)?;
     let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;
-    let ready = model::ready(&graph, &dims, &target)?;
+    let states = &model::states(&args.states.states)?;
+    let ready = model::ready(&graph, &dims, &target, states)?;
     let model::Ready { lowered: whole, ordered, saved, graph: planned } = ready;
     let mut lowered = whole.clone();
     let engines = args.machine.engines.as_deref();
@@ -39,7 +40,7 @@ pub fn inspect(args: &cli::Inspect) -> Outcome {
     }
     let budgeted = machine::budget(&target, &args.machine.memory, &lowered.lifetimes)?.target;
     let (least, full) = extremes(&lowered.lifetimes, &budgeted).map_err(machine::plan_failure)?;
-    let wanted = Wanted { target: &target, memory: &args.machine.memory, engines, threads: THREADS };
+    let wanted = Wanted { target: &target, memory: &args.machine.memory, engines, threads: THREADS, states };
     let model = split::Model { graph: planned, lowered: whole, budgeted: Some(budgeted) };
     let whole = split::Pieces { model, least };
     let pieces = split::finest(&whole, &dims, &wanted)?;
@@ -59,7 +60,8 @@ pub fn inspect(args: &cli::Inspect) -> Outcome {
         out_bytes: caches.iter().map(|c| bytes(c.present)).sum(),
     };
     let (file_peak_bytes, peak_bound_bytes) = (ordered.before, ordered.bound.bytes);
-    let report = ModelReport { file_peak_bytes, peak_bound_bytes, saved, ..report };
+    let reordered = ordered.after < ordered.before;
+    let report = ModelReport { file_peak_bytes, reordered, peak_bound_bytes, saved, ..report };
     files::print(&ModelReport { caches, assumed: graph.assumptions.clone(), ..report }, args.format)
 }
 
@@ -73,8 +75,10 @@ struct ModelReport {
     stored_bytes: u64,
     caches: Caches,
     peak_bytes: u64,
-    /// The peak in the file's order.
+    /// The peak in the file's order, and whether tasks stand in another; states are there in every order.
     file_peak_bytes: u64,
+    #[serde(skip)]
+    reordered: bool,
     /// No order has a lower peak.
     peak_bound_bytes: u64,
     /// What rewriting the graph saves, where it does.
@@ -120,21 +124,28 @@ impl ModelReport {
         let uses = lifetimes.uses();
         let alive = uses.iter().enumerate().filter(|(t, u)| {
             let inside = u.first().zip(u.last()).is_some_and(|(a, b)| *a <= peak && peak <= *b);
-            inside && lifetimes.tensors[*t].kind != Kind::Weight
+            match lifetimes.tensors[*t].kind {
+                Kind::Weight => false,
+                Kind::State => !u.is_empty(),
+                _ => inside,
+            }
         });
         let mut alive: Vec<(String, u64)> =
             alive.map(|(t, _)| lifetimes.tensor(TensorId(t as u32))).map(|t| (t.name.clone(), t.bytes)).collect();
         alive.sort_by(|a, b| (std::cmp::Reverse(a.1), &a.0).cmp(&(std::cmp::Reverse(b.1), &b.0)));
+        let states = lifetimes.tensors.iter().any(|t| t.kind == Kind::State);
         let kinds = [Kind::Weight, Kind::Input, Kind::Activation, Kind::Output];
+        let kinds = kinds.into_iter().chain(states.then_some(Kind::State));
         ModelReport {
             model,
             tasks: lifetimes.tasks.len(),
-            totals: kinds.map(|k| (format!("{k:?}").to_lowercase(), lifetimes.total(k))).into_iter().collect(),
+            totals: kinds.map(|k| (format!("{k:?}").to_lowercase(), lifetimes.total(k))).collect(),
             stored_bytes: lifetimes.stored(),
             caches: Caches::default(),
             reuse: histogram(lifetimes),
             peak_bytes: load.get(peak).copied().unwrap_or(0),
             file_peak_bytes: 0,
+            reordered: false,
             peak_bound_bytes: 0,
             saved: None,
             peak_task: lifetimes.tasks.get(peak).map_or(String::new(), |t| t.name.clone()),
@@ -181,7 +192,7 @@ fn held(all: &[(String, u64)]) -> String {
 impl std::fmt::Display for ModelReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let human = |b: u64| Bytes(b).human();
-        let reordered = self.peak_bytes < self.file_peak_bytes;
+        let reordered = self.reordered;
         writeln!(f, "{}: {} tasks in {} order", self.model, self.tasks, if reordered { "another" } else { "file" })?;
         for (kind, bytes) in &self.totals {
             let stored = format!(", from {} of files", human(self.stored_bytes));
@@ -256,6 +267,9 @@ struct ProgramReport {
     /// Tensors that are brought in each step.
     streamed: Vec<String>,
     traffic: BTreeMap<String, u64>,
+    /// Pairs of an input and an output that are one tensor from step to step.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    states: Vec<String>,
     bounds: Vec<String>,
 }
 
@@ -283,6 +297,7 @@ impl ProgramReport {
             resident: resident.into_iter().map(|(t, _)| t).collect(),
             streamed: streamed.into_iter().map(|(t, _)| t).collect(),
             traffic: traffic(program),
+            states: program.header.states.iter().map(|s| format!("{}={}", s.input, s.output)).collect(),
             bounds: room_bounds(program),
         }
     }
@@ -305,6 +320,9 @@ impl std::fmt::Display for ProgramReport {
         }
         writeln!(f, "  once        {}: {}", Bytes(self.resident_bytes).human(), some(&self.resident))?;
         write!(f, "  each step   {} tensors: {}", self.streamed.len(), some(&self.streamed))?;
+        if !self.states.is_empty() {
+            write!(f, "\n  states      {}: {}", self.states.len(), some(&self.states))?;
+        }
         for (link, bytes) in &self.traffic {
             write!(f, "\n  link {link:<7}{} a step", Bytes(*bytes).human())?;
         }

@@ -16,7 +16,7 @@ pub mod verify;
 use crate::failure::Failure;
 use berth_compiler::lower::Lowered;
 use berth_compiler::plan::{Plan, plan};
-use berth_ir::program::Mode;
+use berth_ir::program::{Header, Mode};
 use berth_ir::verify::{ModelFacts, Verified, Violation, verify as prove};
 use berth_ir::{Program, Target};
 
@@ -33,13 +33,18 @@ pub fn planned_for<T>(
     make: impl FnOnce(&Verified<Program>) -> Result<T, Failure>,
 ) -> Result<(Plan, T), Failure> {
     let mut plan = plan(&lowered.lifetimes, target, Mode::Loop).map_err(crate::machine::plan_failure)?;
-    plan.program.header.split = lowered.split;
-    plan.program.header.recompute = lowered.recompute.clone();
+    plan.program.header = said(plan.program.header, lowered);
     let proved = proved(target, plan.program, Some(&lowered.facts))
         .map_err(|e| Failure::unfit(format!("a bug of berth: its own program was refused\n{}", e.paragraph)))?;
     let made = make(&proved)?;
     plan.program = proved.into_inner();
     Ok((plan, made))
+}
+
+/// A header that says how the model was changed before it was planned.
+pub fn said(header: Header, lowered: &Lowered) -> Header {
+    let Lowered { split, recompute, states, .. } = lowered;
+    Header { split: *split, recompute: recompute.clone(), states: states.clone(), ..header }
 }
 
 /// Proves a program, or says the first things that are wrong with it.

@@ -51,7 +51,7 @@ pub fn pack(args: &cli::Pack) -> Outcome {
     let opened = model::open(&args.file, args.bound.cast)?;
     let dims = with_ones(&opened, model::dims(&args.bound.dims)?);
     let graph = model::graph(&opened, &dims, &model::sets(&args.bound.sets)?)?;
-    let lowered = model::ready(&graph, &dims, &machine::target("host")?)?.lowered;
+    let lowered = model::ready(&graph, &dims, &machine::target("host")?, &[])?.lowered;
     let wanted = in_order(&lowered);
     let quiet = args.format != cli::Format::Text || !std::io::stderr().is_terminal();
     let mut notice = |done: u64, all: u64| {

@@ -200,7 +200,8 @@ pub fn run(args: &cli::Run) -> Outcome {
     let first: Vec<String> = target.engines.iter().take(1).map(|e| e.name.clone()).collect();
     let engines = args.machine.engines.as_deref().unwrap_or(&first);
     let threads = u64::from(args.threads);
-    let wanted = Wanted { target: &target, memory: &args.machine.memory, engines: Some(engines), threads };
+    let states = &model::states(&args.states.states)?;
+    let wanted = Wanted { target: &target, memory: &args.machine.memory, engines: Some(engines), threads, states };
     let mut model = match &given {
         Some(program) => split::as_said(&graph, &dims, &target, &program.header)?,
         None => split::for_memory(&graph, &dims, &wanted)?,
@@ -485,6 +486,9 @@ fn given_program(args: &cli::Run) -> Result<Option<Program>, Failure> {
         return Err(Failure::bad(
             "a program keeps the memory that it was compiled for: leave out `--memory`, or compile again",
         ));
+    }
+    if !args.states.states.is_empty() {
+        return Err(Failure::bad("a program has the states that it was compiled with: leave out `--state`"));
     }
     files::read_program(&args.file).map(Some)
 }

@@ -87,6 +87,7 @@ impl Emitter<'_> {
                 growth: BTreeMap::new(),
                 split: None,
                 recompute: Vec::new(),
+                states: Vec::new(),
             },
             arenas,
             tensors: self.tensors(),

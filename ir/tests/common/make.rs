@@ -433,6 +433,7 @@ fn finish(m: Maker, shape: &Shape) -> Program {
             memory: BTreeMap::new(),
             split: None,
             recompute: Vec::new(),
+            states: Vec::new(),
         },
         arenas: m.tops.iter().map(|(tier, bytes)| Arena { tier: tier.to_string(), bytes: *bytes }).collect(),
         tensors: m.tensors,

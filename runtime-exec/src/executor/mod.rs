@@ -74,10 +74,11 @@ pub enum Operand {
 
 /// The side of a run that has the inputs and wants the outputs.
 pub trait Caller {
-    /// Writes an input's bytes for a step (counted from one) into place. An input whose size is not fixed may fill less.
+    /// Writes an input's bytes for a step (counted from one) into place. An input whose size is not fixed may fill less. A
+    /// state is fed once in a run, in step zero, which is the prologue.
     fn feed(&mut self, tensor: &str, step: usize, to: &mut [u8]) -> Result<(), String>;
-    /// Takes an output's bytes of a step. `dims` are the sizes that only this step knows; an output whose size is not fixed
-    /// has its bytes at the start.
+    /// Takes an output's bytes of a step; of a state, what the step left. `dims` are the sizes that only this step knows; an
+    /// output whose size is not fixed has its bytes at the start.
     fn fetch(&mut self, tensor: &str, step: usize, from: &[u8], dims: &Binding) -> Result<(), String>;
 }
 

@@ -276,6 +276,7 @@ impl Chain {
                 growth: BTreeMap::new(),
                 split: None,
                 recompute: Vec::new(),
+                states: Vec::new(),
             },
             arenas,
             tensors,

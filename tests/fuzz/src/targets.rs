@@ -264,7 +264,7 @@ pub fn compile_model(bytes: &[u8]) {
     let Ok(graph) = model.graph(&binding) else { return };
     let held = graph.values.iter().filter_map(|v| v.elements().as_constant()).fold(0, i128::saturating_add);
     let target = make::machine(c, u64::try_from(held).unwrap_or(0).saturating_mul(4));
-    let Ok(ready) = ready(&graph, &exactly(&binding), &target) else { return };
+    let Ok(ready) = ready(&graph, &exactly(&binding), &target, &[]) else { return };
     // As it is, or with all weights kept that can be, or those of some stretches.
     let (all, units) = (stretches(&ready.lowered), units(&ready.lowered));
     let kept = match c.below(4) {

@@ -13,6 +13,7 @@ use crate::stay::{Arrival, Level, Stay, load_curve};
 use berth_ir::lifetime::TensorId;
 use berth_ir::lists::Lists;
 use berth_ir::program::Kind;
+use berth_ir::units::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Times that the least room is looked for from the bottom again.
@@ -26,10 +27,14 @@ impl Site<'_> {
 
     /// The gentlest choice that fits at all, with its place: nothing pinned, nothing ahead, as little put aside as does.
     pub fn base(&self) -> Result<(Choice, Placed), NoRoom> {
-        let no_room = || NoRoom {
-            tier: self.machine.device.name.clone(),
-            room: self.machine.device.room().0,
-            least: self.least(),
+        let no_room = || match self.least() {
+            least if !least.works() => self.short_below(),
+            least => NoRoom {
+                tier: self.machine.device.name.clone(),
+                room: self.machine.device.room().0,
+                least,
+                below: false,
+            },
         };
         let gentle = self.first_rung(self.room());
         // The rungs of this room may all miss what a rung of a smaller one hits: a small lower memory is filled otherwise.
@@ -137,9 +142,7 @@ impl Site<'_> {
 
     /// The least that works, and what is held where it is reached.
     pub fn least(&self) -> Least {
-        let Some((bytes, choice, placed)) = self.least_rung() else {
-            return Least { bytes: u64::MAX, bound: 0, task: String::new(), held: Vec::new(), spills: false, lower: 0 };
-        };
+        let Some((bytes, choice, placed)) = self.least_rung() else { return Least::none() };
         let stays_put = choice.aside.is_empty();
         let load = load_curve(&placed.stays, Level::Device, self.positions(), self.machine.device.alignment);
         let position = load.iter().enumerate().rev().max_by_key(|(_, l)| **l).map_or(0, |(p, _)| p);
@@ -169,6 +172,39 @@ impl Site<'_> {
             spills: self.machine.can_spill(),
             lower: if stays_put { 0 } else { placed.lower_height() },
         }
+    }
+
+    /// What the memory below must have, found by doubling and halving: weights pass through it on their way to the device.
+    fn short_below(&self) -> NoRoom {
+        let lower = self.machine.lower.map(|tier| (tier.name.clone(), tier.room().0, tier.alignment));
+        let (tier, room, grain) = lower.unwrap_or((self.machine.device.name.clone(), 0, 1));
+        let choice = self.least_choice();
+        // What lies there, where that much suffices.
+        let held = |bytes: u64| {
+            let target = self.machine.target.budgeted(&BTreeMap::from([(tier.clone(), Bytes(bytes))]));
+            let site = Site::new(self.lifetimes, &target, self.mode).ok()?;
+            let placed = site.place(stays(self.lifetimes, &site.machine, &choice), 0)?;
+            let below = placed.stays.into_iter().filter(|s| s.level == Level::Lower);
+            let mut below: Vec<(u64, TensorId)> = below.map(|s| (s.bytes, s.tensor)).collect();
+            below.sort_by_key(|(bytes, tensor)| (std::cmp::Reverse(*bytes), *tensor));
+            Some(below)
+        };
+        let (mut low, mut high) = (room, room.max(grain));
+        while held(high).is_none() && high < u64::MAX / 2 {
+            (low, high) = (high, high * 2);
+        }
+        while high - low > grain {
+            let middle = low + (high - low) / 2 / grain * grain;
+            if held(middle).is_some() { high = middle } else { low = middle }
+        }
+        let held = held(high).unwrap_or_default();
+        let uses = self.lifetimes.uses();
+        let task = held.first().and_then(|(_, tensor)| uses[tensor.index()].first());
+        let task = task.map_or(String::new(), |position| self.lifetimes.tasks[*position].name.clone());
+        let held =
+            held.into_iter().map(|(bytes, tensor)| (self.lifetimes.tensor(tensor).name.clone(), bytes)).collect();
+        let least = Least { bytes: high, bound: 0, task, held, spills: false, lower: 0 };
+        NoRoom { tier, room, least, below: true }
     }
 }
 

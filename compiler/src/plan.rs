@@ -68,9 +68,9 @@ pub enum PlanError {
 pub fn plan(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Plan, PlanError> {
     let Some(beside) = held::beside(lifetimes, target) else { return planned(lifetimes, target, mode) };
     let (tier, room) = (target.device(), target.tier(target.device()).map_or(0, |tier| tier.room().0));
-    let no_room = |least| PlanError::NoRoom(Box::new(NoRoom { tier: tier.to_owned(), room, least }));
+    let no_room = |least| PlanError::NoRoom(Box::new(NoRoom { tier: tier.to_owned(), room, least, below: false }));
     let plan = planned(lifetimes, &beside, mode).map_err(|error| match error {
-        PlanError::NoRoom(beside) => {
+        PlanError::NoRoom(beside) if !beside.below => {
             no_room(Least { bytes: held::with_berths(beside.least.bytes, lifetimes, target), ..beside.least })
         }
         other => other,
@@ -147,7 +147,8 @@ pub(crate) fn plan_stays(lifetimes: &Lifetimes, target: &Target, mode: Mode, sta
     Some(site.planned(Choice::least(lifetimes), placed))
 }
 
-/// The least capacity of the device, and the capacity at which everything stays.
+/// The least capacity of the device, and the capacity at which everything stays. None is the least where the memory below is
+/// too small for weights to pass through: then [`plan`] says by how much.
 pub fn extremes(lifetimes: &Lifetimes, target: &Target) -> Result<(Least, u64), PlanError> {
     let beside = held::beside(lifetimes, target);
     let site = Site::new(lifetimes, beside.as_ref().unwrap_or(target), Mode::Loop)?;

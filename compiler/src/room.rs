@@ -11,12 +11,14 @@ pub struct NoRoom {
     pub room: u64,
     /// The least.
     pub least: Least,
+    /// It is the memory below the device, through which weights come.
+    pub below: bool,
 }
 
 /// The least capacity of the device that a plan was found for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Least {
-    /// Bytes of the arena.
+    /// Bytes of the arena; the most that there are where no capacity works.
     pub bytes: u64,
     /// No plan with these tasks can do with less.
     pub bound: u64,
@@ -30,6 +32,18 @@ pub struct Least {
     pub lower: u64,
 }
 
+impl Least {
+    /// No capacity of the device works: the memory below is too small.
+    pub fn none() -> Least {
+        Least { bytes: u64::MAX, bound: 0, task: String::new(), held: Vec::new(), spills: false, lower: 0 }
+    }
+
+    /// Whether some capacity works.
+    pub fn works(&self) -> bool {
+        self.bytes < u64::MAX
+    }
+}
+
 impl std::fmt::Display for NoRoom {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let least = &self.least;
@@ -41,6 +55,12 @@ impl std::fmt::Display for NoRoom {
         let more = if more == 0 { String::new() } else { format!(", and {more} more") };
         writeln!(f, "  capacity {}, needed {}: {}{more}", exact(self.room), exact(least.bytes), held.join(", "))?;
         let (tier, needed) = (&self.tier, least.bytes);
+        if self.below {
+            return write!(
+                f,
+                "  help: give it `--memory {tier}={needed}B`, the least for weights on their way from files to the device"
+            );
+        }
         match (least.spills, least.lower) {
             (true, 0) => write!(
                 f,

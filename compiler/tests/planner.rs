@@ -430,6 +430,20 @@ proptest! {
     }
 
     #[test]
+    fn a_memory_that_the_largest_weight_cannot_pass_is_named(layers in 2usize..12, weight in 2_000u64..200_000, percent in 1u64..100) {
+        let mut lifetimes = decoder(layers, weight, 1_000_000_000);
+        lifetimes.tasks.iter_mut().for_each(|t| t.others.clear());
+        let at = |below: u64| plan(&lifetimes, &machine(false, &[("device", 1 << 29), ("dram", below)]), Mode::Loop);
+        let Err(PlanError::NoRoom(refused)) = at(weight * percent / 100) else {
+            return Err(TestCaseError::fail("a weight passed through less than it is"));
+        };
+        prop_assert_eq!((refused.tier.as_str(), refused.below), ("dram", true));
+        prop_assert!(refused.least.bytes >= weight && !refused.least.task.is_empty(), "{refused}");
+        let made = at(refused.least.bytes).map_err(|e| TestCaseError::fail(format!("what is asked for is refused: {e}")))?;
+        check(&machine(false, &[("device", 1 << 29), ("dram", refused.least.bytes)]), &made, "berth")?;
+    }
+
+    #[test]
     fn weights_pass_through_a_memory_that_cannot_hold_them(layers in 12usize..40, weight in 200_000u64..2_000_000, device in 10u64..60, below in 10u64..90, parts in prop::collection::vec(1u64..=8, 41)) {
         let mut lifetimes = decoder(layers, weight, 1_000_000_000);
         lifetimes.tasks.iter_mut().for_each(|t| t.others.clear());

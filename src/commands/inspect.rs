@@ -7,13 +7,14 @@ use crate::split::{self, Wanted};
 use crate::summary::{room_bounds, traffic};
 use crate::{files, machine, model};
 use berth_compiler::caches::caches;
-use berth_compiler::plan::extremes;
+use berth_compiler::plan::{extremes, plan};
 use berth_compiler::rewrite::Saved;
+use berth_compiler::room::Least;
 use berth_compiler::split::THREADS;
 use berth_ir::Program;
 use berth_ir::graph::ValueId;
 use berth_ir::lifetime::{Lifetimes, TensorId};
-use berth_ir::program::{Instruction, Kind};
+use berth_ir::program::{Instruction, Kind, Mode};
 use berth_ir::reuse::{Bucket, Histogram, histogram};
 use berth_ir::units::Bytes;
 use serde::Serialize;
@@ -45,6 +46,9 @@ pub fn inspect(args: &cli::Inspect) -> Outcome {
     let whole = split::Pieces { model, least };
     let pieces = split::finest(&whole, &dims, &wanted)?;
     let least = pieces.as_ref().map_or(&whole.least, |pieces| &pieces.least);
+    if let (false, Some(target)) = (least.works(), &whole.model.budgeted) {
+        plan(&lowered.lifetimes, target, Mode::Loop).map_err(machine::plan_failure)?;
+    }
     let mut report = ModelReport::new(stem(&args.file), &lowered.lifetimes, target.device(), least, full);
     report.least_whole_bytes = whole.least.bytes;
     if let Some(split::Pieces { model: split::Model { lowered, .. }, .. }) = pieces {
@@ -248,7 +252,8 @@ impl std::fmt::Display for ModelReport {
                 (false, again) => format!("{again} operators run once more"),
             };
             let as_it_is = if self.least_again == 0 { "with every one whole" } else { "as it is" };
-            write!(f, "\n              with {changes}, {tasks} tasks in all; {whole} B {as_it_is}")?;
+            let needed = if whole == Least::none().bytes { "nothing works".into() } else { format!("{whole} B") };
+            write!(f, "\n              with {changes}, {tasks} tasks in all; {needed} {as_it_is}")?;
         }
         reuse(f, &self.reuse)?;
         self.assumed.iter().try_for_each(|a| write!(f, "\n  assumed     {a}"))

@@ -189,14 +189,16 @@ impl Site<'_> {
             below.sort_by_key(|(bytes, tensor)| (std::cmp::Reverse(*bytes), *tensor));
             Some(below)
         };
-        let (mut low, mut high) = (room, room.max(grain));
-        while held(high).is_none() && high < u64::MAX / 2 {
+        // In multiples of the alignment.
+        let (mut low, mut high) = (room / grain, room / grain + 1);
+        while held(high * grain).is_none() && high < u64::MAX / grain / 2 {
             (low, high) = (high, high * 2);
         }
-        while high - low > grain {
-            let middle = low + (high - low) / 2 / grain * grain;
-            if held(middle).is_some() { high = middle } else { low = middle }
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if held(middle * grain).is_some() { high = middle } else { low = middle }
         }
+        let high = high * grain;
         let held = held(high).unwrap_or_default();
         let uses = self.lifetimes.uses();
         let task = held.first().and_then(|(_, tensor)| uses[tensor.index()].first());

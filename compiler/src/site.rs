@@ -111,7 +111,10 @@ impl<'a> Site<'a> {
             return Err(PlanError::Empty);
         }
         let (machine, host) = (Machine::of(target)?, vec![false; lifetimes.tasks.len()]);
-        let machine = if lifetimes.total(Kind::Weight) > 0 { machine.for_weights()? } else { machine };
+        // One of no bytes is brought too.
+        let weight = |id: &TensorId| lifetimes.tensor(*id).kind == Kind::Weight;
+        let weighs = lifetimes.tasks.iter().any(|task| task.reads.iter().any(weight));
+        let machine = if weighs { machine.for_weights()? } else { machine };
         let least_step = engines::least(lifetimes, &machine, &host);
         Ok(Site { lifetimes, machine, mode, host, least_step, values: RefCell::new(None) })
     }

@@ -11,7 +11,7 @@ const GROUP: usize = 64;
 /// The task at which most must be held in any order, and how much that is.
 pub fn forced(whole: &Piece) -> Option<(u32, u128)> {
     let n = whole.len();
-    let mut held: Vec<u128> = whole.workspace.iter().map(|bytes| u128::from(*bytes)).collect();
+    let mut held: Vec<u128> = whole.workspace.iter().map(|bytes| whole.base + u128::from(*bytes)).collect();
     let (mut down, mut up) = (vec![0u64; n], vec![0u64; n]);
     for group in whole.tensors.chunks(GROUP) {
         let places = group.iter().filter_map(|t| Some((*t.users.first()?, *t.users.last()?)));

@@ -21,6 +21,7 @@ mod search;
 mod sets;
 
 use berth_ir::lifetime::{Lifetimes, TensorId};
+use berth_ir::program::Kind;
 use net::{Piece, Profile};
 use search::{Found, search};
 use std::cmp::Reverse;
@@ -132,8 +133,11 @@ pub fn order_after(lifetimes: &Lifetimes, after: &[(usize, usize)], effort: u64)
             Witness::Cut { name: name(task), done: done.into_iter().map(name).collect() }
         }
         None => {
-            let tensors = bound::held_at(&whole, task).into_iter().map(|t| TensorId(ids[t as usize])).collect();
-            Witness::Task { name: name(task), tensors }
+            let used = lifetimes.uses();
+            let state = |t: &TensorId| lifetimes.tensor(*t).kind == Kind::State && !used[t.index()].is_empty();
+            let states = (0..lifetimes.tensors.len() as u32).map(TensorId).filter(state);
+            let tensors = bound::held_at(&whole, task).into_iter().map(|t| TensorId(ids[t as usize])).chain(states);
+            Witness::Task { name: name(task), tensors: tensors.collect() }
         }
     };
     let small = |bytes: u128| u64::try_from(bytes).unwrap_or(u64::MAX);

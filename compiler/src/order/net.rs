@@ -1,6 +1,6 @@
 //! Tasks and what they hold, without names: the whole of a step, or a run of tasks cut out of an order of it.
 //!
-//! A tensor is held from its first user to its last, whoever writes it, so what is held is a cut function of the tasks
+//! A state is held throughout. Another tensor is held from its first user to its last, whoever writes it, so what is held is a cut function of the tasks
 //! that are done: it reads the same backwards, and a piece that is turned round is a piece.
 
 use berth_ir::lifetime::Lifetimes;
@@ -45,10 +45,15 @@ impl Piece {
             let mut operands = Vec::new();
             for id in task.operands().filter(|id| lifetimes.tensor(*id).kind != Kind::Weight) {
                 let place = &mut place[id.index()];
+                let bytes = lifetimes.tensor(id).bytes;
+                if lifetimes.tensor(id).kind == Kind::State {
+                    whole.base += if *place == u32::MAX { u128::from(bytes) } else { 0 };
+                    *place = 0;
+                    continue;
+                }
                 if *place == u32::MAX {
                     *place = ids.len() as u32;
                     ids.push(id.0);
-                    let bytes = lifetimes.tensor(id).bytes;
                     whole.tensors.push(Held { bytes, users: Vec::new(), before: false, after: false });
                 }
                 // Each once, even where a task names it twice.

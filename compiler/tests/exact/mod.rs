@@ -54,9 +54,9 @@ pub fn needs(all: &Lifetimes) -> Vec<u128> {
     (0..tasks.len()).map(before).collect()
 }
 
-/// Bytes of each tensor that is no weight, and the set of its users.
+/// Bytes of each tensor that is neither a weight nor a state, and the set of its users.
 fn users(all: &Lifetimes) -> Vec<(u64, u128)> {
-    let held = |(_, t): &(u32, &Tensor)| t.kind != Kind::Weight;
+    let held = |(_, t): &(u32, &Tensor)| !matches!(t.kind, Kind::Weight | Kind::State);
     let uses = |id: TensorId| {
         let users = all.tasks.iter().enumerate().filter(|(_, task)| task.operands().any(|o| o == id));
         users.fold(0u128, |bits, (n, _)| bits | 1 << n)
@@ -76,7 +76,9 @@ pub fn least(all: &Lifetimes, limit: u64, sets_max: usize) -> Option<Exact> {
     let operands: Vec<Vec<(u64, u128)>> = (0..n).map(of).collect();
     let everything = if n == TASKS_MAX { u128::MAX } else { (1 << n) - 1 };
     let mut seen: HashSet<u128, BuildHasherDefault<Spread>> = HashSet::default();
-    let mut open = BinaryHeap::from([(Reverse(0u64), 0u32, 0u128, 0u64)]);
+    // States are there throughout.
+    let states = all.total(Kind::State);
+    let mut open = BinaryHeap::from([(Reverse(0u64), 0u32, 0u128, states)]);
     while let Some((Reverse(peak), count, done, live)) = open.pop() {
         if done == everything {
             return Some(Exact::Least(peak));

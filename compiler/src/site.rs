@@ -111,10 +111,8 @@ impl<'a> Site<'a> {
             return Err(PlanError::Empty);
         }
         let (machine, host) = (Machine::of(target)?, vec![false; lifetimes.tasks.len()]);
-        // One of no bytes is brought too.
-        let weight = |id: &TensorId| lifetimes.tensor(*id).kind == Kind::Weight;
-        let weighs = lifetimes.tasks.iter().any(|task| task.reads.iter().any(weight));
-        let machine = if weighs { machine.for_weights()? } else { machine };
+        let stored = lifetimes.tensors.iter().any(|t| t.kind == Kind::Weight || t.home.is_some());
+        let machine = if stored { machine.for_weights()? } else { machine };
         let least_step = engines::least(lifetimes, &machine, &host);
         Ok(Site { lifetimes, machine, mode, host, least_step, values: RefCell::new(None) })
     }

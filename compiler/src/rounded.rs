@@ -9,6 +9,7 @@
 //!           addresses cannot: it is made for a little less, until what comes of it fits.
 
 use crate::residency::{Choice, source_ends, stays};
+use crate::sink::sink_with_time;
 use crate::site::{Site, Tried, near};
 use crate::spill::{Schedule, rough};
 use crate::stay::{Arrival, Level, Stay, load_curve};
@@ -81,13 +82,21 @@ impl Site<'_> {
         let schedule = rough(&lifetimes, &target)?;
         let aways = self.aways(&schedule, &target);
         let sunk = self.sunk(&schedule, &target);
-        let choice = Choice { rounded: Some(part), lowered: lowered.to_vec(), sunk, ..self.choice_of(&aways) };
-        let mut stays = stays(self.lifetimes, &self.machine, &choice);
-        self.stretch(&mut stays, &aways, &schedule);
-        self.trim(&mut stays);
-        let placed = self.repaired(stays, self.room())?;
-        let placed = self.brought_early(placed)?;
-        self.faster(None, choice, placed)
+        // In several memories below as the schedule has it; or in the first, and in the next what has no room there and the time.
+        let ways = if sunk.is_empty() { vec![sunk] } else { vec![sunk, BTreeMap::new()] };
+        let tried = ways.into_iter().enumerate().filter_map(|(way, sunk)| {
+            let choice = Choice { rounded: Some(part), lowered: lowered.to_vec(), sunk, ..self.choice_of(&aways) };
+            let mut stays = stays(self.lifetimes, &self.machine, &choice);
+            self.stretch(&mut stays, &aways, &schedule);
+            self.trim(&mut stays);
+            if way > 0 {
+                sink_with_time(&self.machine, &mut stays, &self.begins);
+            }
+            let placed = self.repaired(stays, self.room())?;
+            let placed = self.brought_early(placed)?;
+            self.faster(None, choice, placed)
+        });
+        tried.min_by_key(|tried| tried.timeline.step)
     }
 
     /// The machine with what a plan uses of it and a part of the device; weights that lie below have their home there.

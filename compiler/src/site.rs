@@ -99,6 +99,8 @@ pub(crate) struct Site<'a> {
     pub mode: Mode,
     /// By position: the engine of the lower memory runs the task.
     pub host: Vec<bool>,
+    /// When the task at each position begins where nothing waits, and when the step ends.
+    pub begins: Vec<u64>,
     /// No step with tasks on these engines is shorter.
     pub least_step: Nanos,
     /// The last addresses of what is no weight: most choices differ in weights alone.
@@ -114,7 +116,11 @@ impl<'a> Site<'a> {
         let stored = lifetimes.tensors.iter().any(|t| t.kind == Kind::Weight || t.home.is_some());
         let machine = if stored { machine.for_weights()? } else { machine };
         let least_step = engines::least(lifetimes, &machine, &host);
-        Ok(Site { lifetimes, machine, mode, host, least_step, values: RefCell::new(None) })
+        let mut begins = vec![0u64];
+        for task in &lifetimes.tasks {
+            begins.push(begins[begins.len() - 1].saturating_add(task.cost.0));
+        }
+        Ok(Site { lifetimes, machine, mode, host, begins, least_step, values: RefCell::new(None) })
     }
 
     /// The same place with tasks on the engines that they are assigned to.

@@ -1,7 +1,8 @@
-//! A workload as the planner of programs takes it: whole tensors with addresses, under the rules of the replay; or with one
-//! memory below and weights that are read only, so that they are dropped and read from files again.
+//! A workload as the planner of programs takes it: whole tensors with addresses. Weights are states that are written back where
+//! they were changed, to the host or the disk; or they are read only, dropped and read from files again, and the host alone takes
+//! what is put aside.
 //!
-//! The program is proved; what it takes is compared with a schedule of bytes under the same rules.
+//! The program is proved; what it takes is compared with a schedule of bytes on the same machine.
 
 use crate::read::{Rig, target};
 use berth_compiler::plan::plan;
@@ -12,7 +13,7 @@ use berth_ir::target::Target;
 use berth_ir::units::{Bytes, BytesPerSec, Nanos};
 use berth_ir::verify::verify;
 
-/// Steps of one workload under the same rules.
+/// Steps of one workload on one machine.
 #[derive(Clone, Copy, Debug)]
 pub struct Steps {
     /// All tasks one after the other.

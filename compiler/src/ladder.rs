@@ -203,9 +203,8 @@ impl Site<'_> {
         let uses = self.lifetimes.uses();
         let task = held.first().and_then(|(_, tensor)| uses[tensor.index()].first());
         let task = task.map_or(String::new(), |position| self.lifetimes.tasks[*position].name.clone());
-        let held =
-            held.into_iter().map(|(bytes, tensor)| (self.lifetimes.tensor(tensor).name.clone(), bytes)).collect();
-        let least = Least { bytes: high, bound: 0, task, held, spills: false, lower: 0 };
+        let held = held.into_iter().take(1).map(|(bytes, tensor)| (self.lifetimes.tensor(tensor).name.clone(), bytes));
+        let least = Least { bytes: high, bound: 0, task, held: held.collect(), spills: false, lower: 0 };
         NoRoom { tier, room, least, below: true }
     }
 }

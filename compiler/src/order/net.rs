@@ -1,7 +1,7 @@
 //! Tasks and what they hold, without names: the whole of a step, or a run of tasks cut out of an order of it.
 //!
-//! A state is held throughout. Another tensor is held from its first user to its last, whoever writes it, so what is held is a cut function of the tasks
-//! that are done: it reads the same backwards, and a piece that is turned round is a piece.
+//! A state is held throughout. Another tensor is held from its first user to its last, whoever writes it, so what is held is
+//! a cut function of the tasks that are done: it reads the same backwards, and a piece that is turned round is a piece.
 
 use berth_ir::lifetime::Lifetimes;
 use berth_ir::program::Kind;

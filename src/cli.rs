@@ -401,6 +401,12 @@ pub struct Calibrate {
     /// A scratch file is made in it, which has no name and is gone however the command ends.
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub folder: PathBuf,
+    /// Measure the disk by reading this file (a pack, a model's weights) and make no scratch file
+    ///
+    /// What was written just now may come faster than what was written long ago: a virtual disk, or a drive, may still hold it
+    /// in a memory of its own. The file is not changed.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["folder", "bytes"])]
+    pub file: Option<PathBuf>,
     /// Bytes of the scratch file; 1 GiB, or a quarter of what is free
     ///
     /// Memory is measured with blocks of as much together. With few bytes caches are measured too.

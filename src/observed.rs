@@ -245,7 +245,8 @@ impl Observation {
             let rate = crate::calibrate::a_second(seen.bytes.0, busy - late).max(1);
             changes.extend(link.group.clone().map(|group| (group, (rate, link.rate.0))));
             // Seen as it was, some of it beside compute, and so were the tasks.
-            (link.rate, link.beside, link.taken) = (BytesPerSec(rate), None, None);
+            link.rate = BytesPerSec(rate);
+            (link.beside, link.taken, link.computing) = (None, None, None);
         }
         for link in &mut target.links {
             let unseen = self.links.iter().all(|seen| seen.name != link.name);
@@ -253,7 +254,7 @@ impl Observation {
             if let Some((now, before)) = change {
                 let rate = u128::from(link.rate.0) * u128::from(*now) / u128::from(*before).max(1);
                 link.rate = BytesPerSec(u64::try_from(rate).unwrap_or(u64::MAX).max(1));
-                (link.beside, link.taken) = (None, None);
+                (link.beside, link.taken, link.computing) = (None, None, None);
             }
         }
         target

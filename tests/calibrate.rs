@@ -50,12 +50,12 @@ fn a_measured_machine_is_a_target_that_models_are_planned_for_and_run_on() {
         near(link("read").rate.0, median(&format!("disk, {words} at a time, {} under way", Pace::spare(chunk)))),
         "{target:?}"
     );
-    // What is left beside compute, where that is less.
-    for (name, what) in [
-        ("read", format!("disk while the engine computes, {words} at a time")),
-        ("in", "copy in memory while the engine computes".to_owned()),
-    ] {
-        assert!(near(link(name).rate_beside().0, median(&what).min(link(name).rate.0)), "{name}: {target:?}");
+    // What is left beside a task that reads, and beside one that computes, where that is less.
+    for (name, what) in [("read", format!("disk, {words} at a time,")), ("in", "copy in memory".to_owned())] {
+        let link = link(name);
+        let left = |while_it: &str| median(&format!("{what} while the engine {while_it}")).min(link.rate.0);
+        assert!(near(link.rate_beside().0, left("reads a weight")), "{name}: {target:?}");
+        assert!(near(link.computing.expect("it was measured").rate.0, left("computes")), "{name}: {target:?}");
     }
     assert!(near(target.engines[0].launch.0, median("a call that computes nothing")), "{target:?}");
 
@@ -75,6 +75,20 @@ fn a_measured_machine_is_a_target_that_models_are_planned_for_and_run_on() {
 }
 
 #[test]
+fn a_file_that_is_there_is_measured_and_stays_as_it_is() {
+    let folder = Folder::new("calibrate-file");
+    let (weights, this) = (folder.file("weights.bin"), folder.file("this.ron"));
+    let bytes: Vec<u8> = (0..17u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    std::fs::write(&weights, &bytes).expect("it writes");
+    let report = json(&["calibrate", "--file", &weights, "--rounds", "1", "-o", &this]);
+    assert_eq!((report["file"].as_str(), report["file_bytes"].as_u64()), (Some(&*weights), Some(17 << 20)));
+    let target = Target::from_ron(&read(&this)).expect("a target");
+    assert!(target.source.contains("weights.bin") && !target.source.contains("scratch"), "{}", target.source);
+    assert_eq!(folder.files(), ["this.ron", "weights.bin"]);
+    assert!(std::fs::read(&weights).expect("it is there") == bytes);
+}
+
+#[test]
 fn what_cannot_be_measured_or_written_is_refused() {
     let folder = Folder::new("calibrate-refused");
     let (here, absent, text) = (folder.file(""), folder.file("absent"), folder.file("this.txt"));
@@ -88,6 +102,10 @@ fn what_cannot_be_measured_or_written_is_refused() {
     check(&["--folder", &here, "--bytes", "4096TiB"], 1, "are free");
     check(&["--folder", &here, "--bytes", "1MiB"], 2, "16 MiB");
     check(&["--folder", &here, "--bytes", "16MiB", "-o", &text], 2, "`.ron`");
+    check(&["--file", &absent], 2, "absent");
+    check(&["--file", &here], 2, "no file");
+    check(&["--file", root().join("Cargo.toml").to_str().expect("UTF-8")], 2, "16 MiB");
+    check(&["--file", &absent, "--folder", &here], 2, "cannot be used with");
     check(&["--folder", &here, "--bytes", "16MiB", "-o", &format!("{absent}/this.ron")], 2, "cannot write");
 }
 

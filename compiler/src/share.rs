@@ -5,10 +5,11 @@
 //! Promises: integer arithmetic, the same every time; a task alone takes its cost, a copy alone its time.
 //! Why:      a task touches its bytes evenly over its cost. Where that rate and the copies' fit into the bandwidth it
 //!           keeps its speed, else it is slowed to what is left: a task bound by memory fully, one bound by arithmetic
-//!           hardly. Copies among themselves, and engines of one memory, do not slow each other.
+//!           only by what a link says that it slows all. Copies among themselves, and engines of one memory, do not slow each other.
 
 use berth_ir::Target;
 use berth_ir::target::Link;
+use berth_ir::units::Part;
 
 /// Even under copies that take everything a task keeps this part of its memory: hardware arbitrates.
 pub(crate) const LEAST_PART: u64 = 16;
@@ -21,31 +22,52 @@ const FULL: u64 = 1 << 20;
 pub(crate) struct Demand {
     tiers: [Option<usize>; 2],
     rate: u64,
-    /// What a copy loses of its speed while an engine computes in one of these memories.
-    lost: u64,
+    /// What a copy loses of its speed while an engine computes in one of these memories that asks nothing of it, and all.
+    lost: [u64; 2],
+    /// What engines lose of their speed meanwhile, however little they ask of these memories.
+    slows: u64,
+    /// Of a task: how much of its memory's bandwidth it asks for.
+    asks: u64,
 }
 
 impl Demand {
     /// Of a copy over a link that is busy with it so long: from both memories, files being none.
     pub fn of_copy(target: &Target, link: &Link, bytes: u64, nanos: u64) -> Demand {
         let memory = |name: &String| target.tiers.iter().position(|t| t.name == *name && !t.files);
-        let lost = FULL - part(link.rate_beside().0, link.present_rate().0);
+        let all = link.present_rate().0;
+        let (left, slows) = link.computing.map_or((link.rate_beside().0, 0), |c| (c.rate.0, c.slows.0));
+        let lost = [left, link.rate_beside().0].map(|left| FULL - speed(left, all));
         // What it takes of a task it takes while one runs; a copy that its link is slow to begin with takes less.
-        let taken = u128::from(rate(bytes, nanos)) * u128::from(link.rate_taken().0);
-        let rate = u64::try_from(taken / u128::from(link.present_rate().0.max(1))).unwrap_or(u64::MAX);
-        Demand { tiers: [memory(&link.from), memory(&link.to)], rate, lost }
+        let moved = u128::from(rate(bytes, nanos));
+        let of = |some: u64| u64::try_from(moved * u128::from(some) / u128::from(all.max(1)));
+        let rate = of(link.rate_taken().0).unwrap_or(u64::MAX);
+        let slows = of(part(slows, Part::WHOLE.0)).unwrap_or(FULL).min(FULL);
+        Demand { tiers: [memory(&link.from), memory(&link.to)], rate, lost, slows, asks: 0 }
     }
 
     /// Of a task that takes so long alone, on an engine by index: from the memory that it computes in.
     pub fn of_run(target: &Target, engine: usize, bytes: u64, nanos: u64) -> Demand {
         let tier = target.engines.get(engine).and_then(|e| target.tiers.iter().position(|t| t.name == e.tier));
-        Demand { tiers: [tier, None], rate: rate(bytes, nanos), lost: 0 }
+        let (rate, bandwidth) = (rate(bytes, nanos), tier.map_or(0, |tier| target.tiers[tier].bandwidth.0));
+        let asks = speed(rate, bandwidth);
+        Demand { tiers: [tier, None], rate, asks, ..Demand::default() }
     }
 }
 
 /// A speed: what is left of what there is; all of it where there is nothing.
-fn part(left: u64, all: u64) -> u64 {
-    if left >= all { FULL } else { (u128::from(FULL) * u128::from(left) / u128::from(all)).max(1) as u64 }
+fn speed(left: u64, all: u64) -> u64 {
+    if left >= all { FULL } else { part(left, all).max(1) }
+}
+
+/// Between what is lost beside a task that asks nothing, and beside one that asks for all.
+fn between([nothing, all]: [u64; 2], asks: u64) -> u64 {
+    let of = |lost: u64, part: u64| u128::from(lost) * u128::from(part);
+    ((of(nothing, FULL - asks) + of(all, asks)) / u128::from(FULL)) as u64
+}
+
+/// A part of a whole that is not zero, in parts of [`FULL`].
+fn part(some: u64, all: u64) -> u64 {
+    (u128::from(FULL) * u128::from(some) / u128::from(all)) as u64
 }
 
 fn rate(bytes: u64, nanos: u64) -> u64 {
@@ -62,14 +84,14 @@ pub(crate) struct Share {
     running: Vec<Option<Running>>,
 }
 
-/// What goes on in a memory.
+/// What copies do to a memory.
 #[derive(Clone, Copy, Debug)]
 struct Memory {
     bandwidth: u64,
     /// What copies take of it.
     taken: u64,
-    /// Engines that compute in it now.
-    computing: usize,
+    /// What they take of the speed of all engines.
+    slowed: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +108,7 @@ struct Running {
 impl Share {
     /// All memories idle.
     pub fn new(target: &Target, servers: usize) -> Share {
-        let memory = |bandwidth| Memory { bandwidth, taken: 0, computing: 0 };
+        let memory = |bandwidth| Memory { bandwidth, taken: 0, slowed: 0 };
         let tiers = target.tiers.iter().map(|t| memory(t.bandwidth.0)).collect();
         Share { tiers, engines: target.engines.len(), running: vec![None; servers] }
     }
@@ -109,14 +131,14 @@ impl Share {
     }
 
     fn count(&mut self, server: usize, demand: Demand, begins: bool) {
+        if server < self.engines {
+            return;
+        }
         for tier in demand.tiers.into_iter().flatten() {
             let memory = &mut self.tiers[tier];
-            match (server < self.engines, begins) {
-                (true, true) => memory.computing += 1,
-                (true, false) => memory.computing -= 1,
-                (false, true) => memory.taken = memory.taken.saturating_add(demand.rate),
-                (false, false) => memory.taken = memory.taken.saturating_sub(demand.rate),
-            }
+            let counted = |all: u64, one| if begins { all.saturating_add(one) } else { all.saturating_sub(one) };
+            memory.taken = counted(memory.taken, demand.rate);
+            memory.slowed = counted(memory.slowed, demand.slows);
         }
     }
 
@@ -136,13 +158,17 @@ impl Share {
     }
 
     fn speed(&self, server: usize, demand: Demand) -> u64 {
-        let mut memories = demand.tiers.into_iter().flatten().map(|tier| self.tiers[tier]);
         if server >= self.engines {
-            return if demand.lost > 0 && memories.any(|m| m.computing > 0) { FULL - demand.lost } else { FULL };
+            let computing = self.running[..self.engines].iter().flatten();
+            let near =
+                computing.filter(|run| run.demand.tiers[0].is_some_and(|tier| demand.tiers.contains(&Some(tier))));
+            return FULL - near.map(|run| between(demand.lost, run.demand.asks)).max().unwrap_or(0);
         }
-        let Some(Memory { bandwidth, taken, .. }) = memories.next() else { return FULL };
+        let Some(Memory { bandwidth, taken, slowed }) = demand.tiers[0].map(|tier| self.tiers[tier]) else {
+            return FULL;
+        };
         let left = bandwidth.saturating_sub(taken).max(bandwidth / LEAST_PART).max(1);
-        part(left, demand.rate.min(bandwidth))
+        speed(left, demand.rate.min(bandwidth)).min(FULL.saturating_sub(slowed).max(FULL / LEAST_PART))
     }
 }
 
@@ -208,6 +234,32 @@ mod tests {
         let slow = Demand::of_copy(&target, link(&target), 1_000, 2_000);
         assert_eq!(share.begin(2, 9, 800, 2_000, slow), 2_800);
         assert_eq!(share.begin(1, 7, 800, 300, Demand::of_run(&target, 1, 1_200, 300)), 1_200);
+    }
+
+    #[test]
+    fn a_copy_and_a_task_that_asks_little_of_the_memory_slow_each_other_as_the_link_says() {
+        let said =
+            r#"rate: "1GB/s", beside: Some("200MB/s"), computing: Some((rate: "600MB/s", slows: "20%")), latency"#;
+        let target = Target::from_ron(&MACHINE.replace("rate: \"1GB/s\", latency", said)).unwrap();
+        let mut share = Share::new(&target, 3);
+        let copy = Demand::of_copy(&target, link(&target), 1_000, 1_000);
+        // At three fifths of its rate beside a task that asks nothing of dram, two fifths where it asks for half, a fifth for all.
+        for (asked, end) in [(0, 1_667), (2, 2_500), (4, 5_000)] {
+            share.begin(1, 7, 0, 1_000, Demand::of_run(&target, 1, asked * 1_000, 1_000));
+            assert!(share.begin(2, 9, 0, 1_000, copy).abs_diff(end) <= 1, "{asked}");
+            share.end(1);
+            share.end(2);
+        }
+        // One hardly touches its memory; the other asks for all of it, of which a twentieth is taken: the more counts, once.
+        share.begin(2, 9, 0, 1_000, copy);
+        assert_eq!(share.begin(0, 8, 0, 400, Demand::of_run(&target, 0, 4, 400)), 500);
+        assert_eq!(share.begin(1, 7, 0, 400, Demand::of_run(&target, 1, 1_600, 400)), 500);
+        for server in 0..3 {
+            share.end(server);
+        }
+        // A copy that takes twice as long slows half as much.
+        share.begin(2, 9, 600, 2_000, Demand::of_copy(&target, link(&target), 1_000, 2_000));
+        assert_eq!(share.begin(0, 8, 600, 450, Demand::of_run(&target, 0, 4, 450)), 600 + 500);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What a machine is: memories, engines, links, each figure with its source.
 
 use crate::DType;
-use crate::units::{Bytes, BytesPerSec, Nanos, OpsPerSec};
+use crate::units::{Bytes, BytesPerSec, Nanos, OpsPerSec, Part};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -109,6 +109,10 @@ pub struct Link {
     /// that is more than the rate: a virtual disk's bytes are written more than once, and moving them takes cores.
     #[serde(default, skip_serializing_if = "is_default")]
     pub taken: Option<BytesPerSec>,
+    /// Beside a task that asks nothing of a memory that the link joins, where the two bear each other: moving bytes takes
+    /// cores. `beside` and `taken` are then beside one that asks all of it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub computing: Option<Computing>,
     /// From the start of a copy to its first byte.
     pub latency: Nanos,
     /// What the issuing thread pays for each copy.
@@ -125,6 +129,16 @@ pub struct Link {
     /// Whether it works.
     #[serde(default, skip_serializing_if = "is_default")]
     pub state: LinkState,
+}
+
+/// What a link and a task that computes from caches have of each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Computing {
+    /// What the link moves.
+    pub rate: BytesPerSec,
+    /// What the task loses of its speed, and any other at least.
+    pub slows: Part,
 }
 
 impl Link {
@@ -269,6 +283,15 @@ impl Target {
                 let problem = "what is left of its rate beside compute is zero, or more than the rate";
                 return Err(figure("link", &link.name, problem));
             }
+            if let Some(Computing { rate, slows }) = link.computing {
+                if rate.0 == 0 || rate > link.rate {
+                    let problem = "what is left of its rate beside a task that computes is zero, or more than the rate";
+                    return Err(figure("link", &link.name, problem));
+                }
+                if slows >= Part::WHOLE {
+                    return Err(figure("link", &link.name, "tasks lose all of their speed to it, or more"));
+                }
+            }
             if link.chunk.0 == 0 || link.grain.0 == 0 || link.rate.0 == 0 {
                 return Err(figure("link", &link.name, "rate, chunk or grain is zero (a dead link has `state: Cut`)"));
             }
@@ -353,6 +376,22 @@ mod tests {
 
     fn beside(rate: &str) -> Result<Target, BadTarget> {
         Target::from_ron(&MACHINE.replace("2GB/s\"", &format!("2GB/s\", beside: Some(\"{rate}\")")))
+    }
+
+    #[test]
+    fn what_a_link_and_a_task_that_computes_have_of_each_other_may_be_said() {
+        let with =
+            |said: &str| Target::from_ron(&MACHINE.replace("2GB/s\"", &format!("2GB/s\", computing: Some({said})")));
+        let target = with(r#"(rate: "1500MB/s", slows: "30%")"#).unwrap();
+        let said = Computing { rate: BytesPerSec(1_500_000_000), slows: Part(300_000) };
+        assert_eq!(target.links[0].computing, Some(said));
+        assert_eq!(Target::from_ron(&target.to_ron()).unwrap(), target);
+        assert_eq!(target.layout_hash(), Target::from_ron(MACHINE).unwrap().layout_hash(), "it makes nothing unsafe");
+        for wrong in
+            [r#"(rate: "0", slows: "30%")"#, r#"(rate: "3GB/s", slows: "30%")"#, r#"(rate: "1GB/s", slows: "100%")"#]
+        {
+            assert!(matches!(with(wrong), Err(BadTarget::Figure { what: "link", .. })), "{wrong}");
+        }
     }
 
     #[test]

@@ -20,6 +20,25 @@ pub struct Nanos(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OpsPerSec(pub u64);
 
+/// A part of a whole, in millionths. Text: `12%`, `125000ppm`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Part(pub u64);
+
+impl Part {
+    /// The whole.
+    pub const WHOLE: Part = Part(1_000_000);
+
+    /// So much of an amount, rounded down.
+    pub fn of(self, amount: u64) -> u64 {
+        u64::try_from(u128::from(amount) * u128::from(self.0) / u128::from(Part::WHOLE.0)).unwrap_or(u64::MAX)
+    }
+
+    /// To a hundredth, so that it reads well.
+    pub fn rounded(self) -> Part {
+        Part((self.0.saturating_add(5_000)) / 10_000 * 10_000)
+    }
+}
+
 impl Bytes {
     /// The time that these bytes take at this rate, rounded up. A rate of zero gives the longest time there is.
     pub fn at(self, rate: BytesPerSec) -> Nanos {
@@ -89,6 +108,7 @@ const SIZES_READ: Units =
     &[("TB", 1_000_000_000_000), ("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1_000), ("KB", 1_000)];
 const RATES: Units = &[("TB/s", 1_000_000_000_000), ("GB/s", 1_000_000_000), ("MB/s", 1_000_000), ("B/s", 1)];
 const TIMES: Units = &[("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1_000), ("ns", 1)];
+const PARTS: Units = &[("%", 10_000), ("ppm", 1)];
 const SPEEDS: Units = &[("Tops/s", 1_000_000_000_000), ("Gops/s", 1_000_000_000), ("Mops/s", 1_000_000), ("ops/s", 1)];
 
 fn print(f: &mut fmt::Formatter<'_>, value: u64, units: Units) -> fmt::Result {
@@ -143,6 +163,7 @@ macro_rules! quantity {
 quantity!(Bytes, SIZES, &[SIZES, SIZES_READ], "a size", "64MiB");
 quantity!(BytesPerSec, RATES, &[RATES], "a rate", "53GB/s");
 quantity!(Nanos, TIMES, &[TIMES], "a time", "5us");
+quantity!(Part, PARTS, &[PARTS], "a part", "12%");
 quantity!(OpsPerSec, SPEEDS, &[SPEEDS], "a rate of operations", "60Tops/s");
 
 #[cfg(test)]
@@ -158,6 +179,8 @@ mod tests {
         }
         assert_eq!("1.5MiB".parse(), Ok(Bytes(3 << 19)));
         assert_eq!("64".parse(), Ok(Bytes(64)));
+        assert_eq!([Part(120_000), Part(123_456), Part(0)].map(|p| p.to_string()), ["12%", "123456ppm", "0ppm"]);
+        assert_eq!(("12.5%".parse(), "100%".parse()), (Ok(Part(125_000)), Ok(Part::WHOLE)));
         assert!("64 parsecs".parse::<Bytes>().is_err());
         assert!("-1B".parse::<Bytes>().is_err());
         assert_eq!(Bytes(3_000).at(BytesPerSec(2_000_000_000)), Nanos(1_500));

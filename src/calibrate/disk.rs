@@ -19,13 +19,13 @@ const ROUND: u64 = 256 << 20;
 const SINGLE: u64 = 32;
 const PAGE: u64 = 4096;
 /// The scratch file where nothing else is said, and the least of one.
-const BYTES: u64 = 1 << 30;
+pub const BYTES: u64 = 1 << 30;
 const BYTES_LEAST: u64 = 16 << 20;
 
 /// What was measured, and the file to measure more with.
 #[derive(Debug)]
 pub struct Disk {
-    /// Bytes of the scratch file.
+    /// Bytes of the file.
     pub bytes: u64,
     /// Whether the page cache was passed by.
     pub direct: bool,
@@ -68,7 +68,7 @@ impl Disk {
 }
 
 /// A file that has no name any more: it is gone when this process is, however that ends.
-fn scratch(folder: &Path, bytes: u64) -> Result<File, Failure> {
+fn made(folder: &Path, bytes: u64) -> Result<File, Failure> {
     let name = format!(".berth-{}-calibrate.part", std::process::id());
     let path = folder.join(name);
     let fault = |e: std::io::Error| Failure::file("write a scratch file", &path, e);
@@ -114,9 +114,33 @@ pub fn room(folder: &Path, asked: Option<Bytes>) -> Result<u64, Failure> {
     Ok(bytes)
 }
 
-/// Measures the disk of a folder with a scratch file of so many bytes, in so many rounds.
-pub fn disk(folder: &Path, bytes: u64, rounds: usize) -> Result<Disk, Failure> {
-    let mut gauge = Gauge::new(&folder.join("the scratch file"), scratch(folder, bytes)?).map_err(Failure::bad)?;
+/// A scratch file of so many bytes in a folder, to be read.
+pub fn scratch(folder: &Path, bytes: u64) -> Result<Gauge, Failure> {
+    Gauge::new(&folder.join("the scratch file"), made(folder, bytes)?).map_err(Failure::bad)
+}
+
+/// A file that is there, to be read, and its bytes.
+pub fn existing(path: &Path) -> Result<(Gauge, u64), Failure> {
+    let fault = |e: std::io::Error| Failure::file("measure the disk by reading", path, e);
+    // Looked at before it is opened: opening a pipe waits.
+    let metadata = std::fs::metadata(path).map_err(fault)?;
+    if !metadata.is_file() {
+        return Err(Failure::bad(format!("`{}` is no file: name a pack or a model's weights", path.display())));
+    }
+    if metadata.len() < BYTES_LEAST {
+        return Err(Failure::bad(format!(
+            "`{}` has {}, too few to say anything of a disk: name a file of at least {}",
+            path.display(),
+            Bytes(metadata.len()).human(),
+            size(BYTES_LEAST)
+        )));
+    }
+    let gauge = Gauge::new(path, File::open(path).map_err(fault)?).map_err(Failure::bad)?;
+    Ok((gauge, metadata.len()))
+}
+
+/// Measures a disk by reading a file of so many bytes, in so many rounds.
+pub fn disk(mut gauge: Gauge, bytes: u64, rounds: usize) -> Result<Disk, Failure> {
     let round = ROUND.min(bytes);
     let shallow = |chunk: u64| DEPTHS.map(|depth| Way { chunk, depth, stride: chunk });
     let mut ways: Vec<Way> = CHUNKS.iter().flat_map(|chunk| [&shallow(*chunk)[..], &[way(*chunk)]].concat()).collect();

@@ -1,15 +1,16 @@
 //! `berth calibrate`: this machine as a target, measured.
 
-use crate::calibrate::beside::{Beside, beside};
+use crate::calibrate::beside::{Beside, Shared, beside};
 use crate::calibrate::compute::{self, Compute, compute};
-use crate::calibrate::disk::{Disk, disk, room};
+use crate::calibrate::disk::{BYTES, Disk, disk, existing, room, scratch};
 use crate::calibrate::memory::{Memory, memory};
 use crate::calibrate::waking::waking;
 use crate::calibrate::{Figure, rounded, size};
 use crate::failure::{Failure, Outcome};
 use crate::{cli, files, machine};
 use berth_ir::Target;
-use berth_ir::units::{Bytes, BytesPerSec, Nanos};
+use berth_ir::target::{Computing, Link};
+use berth_ir::units::{Bytes, BytesPerSec, Nanos, Part};
 use serde::Serialize;
 use std::fmt;
 use std::path::Path;
@@ -19,8 +20,10 @@ struct Report {
     /// The processor, as it calls itself.
     processor: String,
     cores: usize,
-    folder: String,
-    scratch_bytes: u64,
+    /// What was read: a scratch file in this folder, or this file.
+    folder: Option<String>,
+    file: Option<String>,
+    file_bytes: u64,
     /// Whether the page cache was passed by.
     direct: bool,
     figures: Vec<Figure>,
@@ -59,10 +62,18 @@ pub fn calibrate(args: &cli::Calibrate) -> Outcome {
         }
         files::check_writable(Some(path))?;
     }
-    let bytes = room(&args.folder, args.bytes)?;
+    let (gauge, bytes) = match &args.file {
+        Some(file) => existing(file)?,
+        None => {
+            let bytes = room(&args.folder, args.bytes)?;
+            (scratch(&args.folder, bytes)?, bytes)
+        }
+    };
     let rounds = args.rounds as usize;
     let mut engine = compute::open(args.engine.clone(), args.threads)?;
-    let mut disk = disk(&args.folder, bytes, rounds)?;
+    let mut disk = disk(gauge, bytes, rounds)?;
+    // Blocks of memory as large as a scratch file, if not larger.
+    let bytes = bytes.min(BYTES);
     let memory = memory(bytes, rounds);
     let waking = waking(rounds);
     let (compute, beside) = match &mut engine {
@@ -82,8 +93,9 @@ pub fn calibrate(args: &cli::Calibrate) -> Outcome {
     let mut report = Report {
         processor,
         cores,
-        folder: args.folder.display().to_string(),
-        scratch_bytes: bytes,
+        folder: args.file.is_none().then(|| args.folder.display().to_string()),
+        file: args.file.as_ref().map(|file| file.display().to_string()),
+        file_bytes: disk.bytes,
         direct: disk.direct,
         figures: parts.into_iter().flatten().flatten().chain([&waking]).cloned().collect(),
         links: Vec::new(),
@@ -96,8 +108,11 @@ pub fn calibrate(args: &cli::Calibrate) -> Outcome {
         let group = link.group.as_ref().map_or(String::new(), |group| format!(", shares `{group}`"));
         let [rate, left, taken] = [link.rate, link.rate_beside(), link.rate_taken()].map(|rate| rate.0 as f64 / 1e9);
         let chunk = size(link.chunk.0);
+        let computing = link.computing.map_or(String::new(), |Computing { rate, slows }| {
+            format!("; {:.2} beside tasks that read little, which lose {slows}", rate.0 as f64 / 1e9)
+        });
         report.links.push(format!(
-            "{:<10}{rate:.2} GB/s by {chunk}, {left:.2} beside compute, which lacks {taken:.2} of its memory{group}",
+            "{:<10}{rate:.2} GB/s by {chunk}, {left:.2} beside compute, which lacks {taken:.2} of its memory{computing}{group}",
             link.name
         ));
     }
@@ -114,6 +129,9 @@ pub fn calibrate(args: &cli::Calibrate) -> Outcome {
 /// Two copies at once that together move less than this share of one alone, in percent, share its rate.
 const SHARED: u64 = 130;
 
+/// The most of its speed that a task can lose: it ends.
+const LOST_MOST: Part = Part(990_000);
+
 /// Puts what was measured in the place of the preset's figures.
 fn measured(
     target: &mut Target,
@@ -127,28 +145,28 @@ fn measured(
     let deep = disk.deep();
     let rate = |figure: &Figure| BytesPerSec(rounded(figure.median));
     // As fast as alone, or what can be told from that.
-    let left = |figure: Option<&Figure>, alone: BytesPerSec| figure.map(rate).filter(|left| *left < alone);
     // What makes room for a copy wakes its link, and that wakes who waits for it.
     let woken = waking.median.saturating_mul(2);
-    // What the engine is slower by while the disk is read, of what it reads of a memory.
-    let taken = beside.zip(compute).map(|(beside, compute)| {
-        let [alone, reading] = beside.streamed.each_ref().map(|figure| u128::from(figure.median));
-        let lost = u128::from(compute.reading.median) * alone.saturating_sub(reading) / alone.max(1);
-        BytesPerSec(rounded(lost as u64))
-    });
+    // What the engine is slower by meanwhile, of what it reads of a memory, and of its speed.
+    let bears = |link: &mut Link, shared: &Shared| {
+        link.beside = Some(rate(&shared.rate)).filter(|left| *left < link.rate);
+        let lost = compute.map(|compute| shared.of_reading.of(compute.reading.median));
+        link.taken = lost.map(|lost| BytesPerSec(rounded(lost))).filter(|taken| *taken > link.rate_beside());
+        let slows = shared.of_computing.rounded().min(LOST_MOST);
+        link.computing = Some(Computing { rate: rate(&shared.computing).min(link.rate), slows });
+    };
     for link in &mut target.links {
         if stores.contains(&link.from) {
             link.rate = rate(&deep.rate);
-            link.beside = left(beside.map(|beside| &beside.rate), link.rate);
-            link.taken = taken.filter(|taken| *taken > link.rate_beside());
             link.chunk = Bytes(deep.chunk);
             link.latency = Nanos(rounded(disk.latency.median.saturating_add(woken)));
             link.submit = Nanos(rounded(deep.submit.median));
+            beside.iter().for_each(|beside| bears(link, &beside.disk));
         } else {
             link.rate = rate(&memory.rate);
             link.latency = Nanos(rounded(woken));
-            link.beside = left(beside.map(|beside| &beside.copying), link.rate);
             link.chunk = Bytes(memory.chunk);
+            beside.iter().for_each(|beside| bears(link, &beside.copying));
             link.group = shared.then(|| "memory".to_owned());
         }
     }
@@ -190,10 +208,11 @@ fn source(report: &Report) -> String {
     let cache =
         if report.direct { "past the page cache" } else { "through the page cache, which cannot be passed by here" };
     format!(
-        "Measured by `berth calibrate` on {}, {} cores, with a scratch file of {} read {cache}; each figure the median of its rounds, least and most beside. {}. As `host` has it: {}.",
+        "Measured by `berth calibrate` on {}, {} cores, with {} of {} read {cache}; each figure the median of its rounds, least and most beside. {}. As `host` has it: {}.",
         report.processor,
         report.cores,
-        size(report.scratch_bytes),
+        report.file.as_ref().map_or_else(|| "a scratch file".to_owned(), |file| format!("`{file}`")),
+        size(report.file_bytes),
         figures.join("; "),
         report.kept.join("; ")
     )

@@ -163,6 +163,7 @@ pub fn target(rig: &Rig) -> Target {
         rate: BytesPerSec(rate),
         beside: None,
         taken: None,
+        computing: None,
         latency: Nanos(0),
         submit: Nanos(0),
         chunk: Bytes(64 << 20),

@@ -215,11 +215,9 @@ fn measure_on<E: Engine>(
     Ok(engine.measure(session, code, scratch, RUNS, &mut empty_caches)?)
 }
 
-/// Runs between two looks whether to stop.
-const TURNS: u32 = 4;
-
 /// Runs a task over and over on scratch memory of its own, while `work` goes on beside it. What a run took, in
-/// nanoseconds, the median of all looks; and what the work came to, which begins when the task runs.
+/// nanoseconds, the mean of all, as what slows them may come in bursts; and what the work came to, which begins when the
+/// task runs.
 pub fn occupied<E: Engine, T>(
     engine: &mut E,
     code: &TaskCode,
@@ -231,13 +229,15 @@ pub fn occupied<E: Engine, T>(
         let (begun, ended) = (&begun, &ended);
         let computing = scope.spawn(move || {
             let taken = on_scratch(code, |_, scratch| {
-                let mut taken = vec![engine.measure(session, code, scratch, 1, &mut || {})?.run_nanos];
+                // Warm, and in the only order in which there is a run to count at all.
+                engine.measure(session, code, scratch, 1, &mut || {})?;
                 begun.store(true, Ordering::Release);
-                while !ended.load(Ordering::Acquire) {
-                    taken.push(engine.measure(session, code, scratch, TURNS, &mut || {})?.run_nanos);
+                let (mut runs, mut taken) = (0, 0);
+                while runs == 0 || !ended.load(Ordering::Acquire) {
+                    taken += engine.measure(session, code, scratch, 1, &mut || {})?.run_nanos;
+                    runs += 1;
                 }
-                taken.sort_unstable();
-                Ok(taken[taken.len() / 2])
+                Ok(taken / runs)
             });
             // Where it failed nobody waits for it.
             begun.store(true, Ordering::Release);

@@ -3,8 +3,8 @@
 
 use crate::choices::Choices;
 use berth_ir::DType;
-use berth_ir::target::{Engine, Link, LinkState, Target, Tier};
-use berth_ir::units::{Bytes, BytesPerSec, Nanos, OpsPerSec};
+use berth_ir::target::{Computing, Engine, Link, LinkState, Target, Tier};
+use berth_ir::units::{Bytes, BytesPerSec, Nanos, OpsPerSec, Part};
 
 const NAMES: &[&str] = &["hbm", "dram", "cxl", "nvme"];
 
@@ -68,6 +68,8 @@ pub fn machine(c: &mut Choices, wanted: u64) -> Target {
                 let full = rate(c);
                 let beside = c.one_in(4).then(|| BytesPerSec(rate(c).min(full)));
                 let taken = c.one_in(8).then(|| BytesPerSec(rate(c)));
+                let slows = Part(c.below(1_000_000) as u64);
+                let computing = c.one_in(8).then(|| Computing { rate: BytesPerSec(rate(c).min(full)), slows });
                 let grain = if c.one_in(24) { 1 << c.below(13) } else { 1 };
                 target.links.push(Link {
                     name: format!("{below}-{}.{twin}", NAMES[to]),
@@ -76,6 +78,7 @@ pub fn machine(c: &mut Choices, wanted: u64) -> Target {
                     rate: BytesPerSec(full),
                     beside,
                     taken,
+                    computing,
                     latency: Nanos(if c.one_in(3) { c.size() >> 16 } else { 0 }),
                     submit: Nanos(c.below(4) as u64 * 300),
                     chunk: Bytes(1 + if c.one_in(3) { c.size() } else { (1 << 20) - 1 }),

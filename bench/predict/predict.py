@@ -92,7 +92,7 @@ def main(command, folder, steps, rounds):
     folder, rounds = Path(folder), int(rounds)
     berth = Berth(command, folder, steps)
     berth.call("seed-weights", MID) if not (MODELS / "llama_mid_decode.weights.bin").exists() else None
-    # A pack of these runs: a file that is new may come faster than they do.
+    # A pack as all these runs read; it is new, as theirs are.
     pack = berth.pack(folder / "decoder.onnx", [])
     print(berth.call("calibrate", "--file", pack, "-o", berth.target).strip())
     errors = predict_points(berth, list(points(folder)), rounds)

@@ -16,7 +16,7 @@ use crate::site::{self, Site};
 use crate::step::Step;
 use berth_ir::lifetime::{Lifetimes, Task};
 use berth_ir::program::Mode;
-use berth_ir::target::{LinkState, Target, Tier};
+use berth_ir::target::{Computing, LinkState, Target, Tier};
 use berth_ir::units::{Bytes, BytesPerSec, Nanos};
 
 /// What is added to a memory.
@@ -147,9 +147,30 @@ fn faster(target: &Target, link: &str) -> Target {
     for link in target.links.iter_mut().filter(|l| l.name == link) {
         link.rate = more(link.rate);
         link.beside = link.beside.map(more);
+        link.computing = link.computing.map(|computing| Computing { rate: more(computing.rate), ..computing });
         if let LinkState::Degraded(rate) = &mut link.state {
             *rate = more(*rate);
         }
     }
     target
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use berth_ir::units::Part;
+
+    #[test]
+    fn a_faster_link_is_faster_beside_every_task() {
+        let host = include_str!("../../targets/host.ron");
+        let mut target = Target::from_ron(host).unwrap();
+        let half = BytesPerSec(target.links[0].rate.0 / 2);
+        target.links[0].beside = Some(half);
+        target.links[0].computing = Some(Computing { rate: half, slows: Part(300_000) });
+        let (before, after) = (&target.links[0], &faster(&target, &target.links[0].name).links[0]);
+        let tenth = |before: BytesPerSec, after: BytesPerSec| after.0 == before.0 + before.0 / FASTER_PART;
+        assert!(tenth(before.rate, after.rate) && tenth(half, after.beside.unwrap()), "{after:?}");
+        let computing = after.computing.unwrap();
+        assert!(tenth(half, computing.rate) && computing.slows == Part(300_000), "{after:?}");
+    }
 }

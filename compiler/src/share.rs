@@ -5,7 +5,8 @@
 //! Promises: integer arithmetic, the same every time; a task alone takes its cost, a copy alone its time.
 //! Why:      a task touches its bytes evenly over its cost. Where that rate and the copies' fit into the bandwidth it
 //!           keeps its speed, else it is slowed to what is left: a task bound by memory fully, one bound by arithmetic
-//!           only by what a link says that it slows all. Copies among themselves, and engines of one memory, do not slow each other.
+//!           only by what a link says that it slows all. Copies among themselves, and engines of one memory, do not slow
+//!           each other.
 
 use berth_ir::Target;
 use berth_ir::target::Link;

@@ -144,7 +144,6 @@ fn measured(
     let stores: Vec<String> = target.tiers.iter().filter(|t| t.files).map(|t| t.name.clone()).collect();
     let deep = disk.deep();
     let rate = |figure: &Figure| BytesPerSec(rounded(figure.median));
-    // As fast as alone, or what can be told from that.
     // What makes room for a copy wakes its link, and that wakes who waits for it.
     let woken = waking.median.saturating_mul(2);
     // What the engine is slower by meanwhile, of what it reads of a memory, and of its speed.

@@ -229,7 +229,7 @@ pub fn occupied<E: Engine, T>(
         let (begun, ended) = (&begun, &ended);
         let computing = scope.spawn(move || {
             let taken = on_scratch(code, |_, scratch| {
-                // Warm, and in the only order in which there is a run to count at all.
+                // The first finds caches cold. One is counted even where the work ends at once.
                 engine.measure(session, code, scratch, 1, &mut || {})?;
                 begun.store(true, Ordering::Release);
                 let (mut runs, mut taken) = (0, 0);

@@ -3,7 +3,7 @@
 mod common;
 
 use berth::npz::{self, Array};
-use common::{Folder, berth, json, model, refused, root};
+use common::{Folder, berth, json, model, refused, root, without_notes};
 
 const DIMS: &[&str] = &["--dim", "batch=1", "--dim", "seq=1", "--dim", "past=16"];
 
@@ -277,7 +277,7 @@ fn ctrl_c_ends_a_run_cleanly() {
     let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
     assert!(sent.success());
     let output = child.wait_with_output().expect("it ends");
-    let words = String::from_utf8_lossy(&output.stderr);
+    let words = without_notes(&output);
     assert_eq!(output.status.code(), Some(130), "{words}");
     assert!(words.starts_with("error: stopped in step ") || words.starts_with("error: stopped at once"), "{words}");
     assert!(folder.files().is_empty(), "it left {:?}", folder.files());

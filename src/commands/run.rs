@@ -8,7 +8,7 @@ use crate::live::Live;
 use crate::measure::{costs as costs_of, load_failure, ports};
 use crate::npz::{self, Array};
 use crate::observed::{LinkSeen, Observation};
-use crate::sides::{Sides, check_set, given_inputs, made_inputs, sides};
+use crate::sides::{Arrays, Sides, Steps, Values, check_set, given_inputs, made_inputs};
 use crate::slow::{Planned, Slow};
 use crate::split::{self, Model, Wanted};
 use crate::summary::Summary;
@@ -175,13 +175,18 @@ pub fn run(args: &cli::Run) -> Outcome {
     let model_path = args.model.as_deref().unwrap_or(&args.file);
     let opened = model::open(model_path, args.bound.cast)?;
     let arrays = args.inputs.as_deref().map(npz::read).transpose().map_err(Failure::bad)?;
-    let (inputs, stored) = sides(arrays.unwrap_or_default());
+    let names = opened.inputs().iter().map(|port| port.name.clone()).collect();
+    let mut arrays = Arrays::new(arrays.unwrap_or_default(), &names)?;
     let mut dims = model::dims(&args.bound.dims)?;
     if let Some(program) = &given {
         dims.extend(program.header.dims.clone());
     }
     check_threads(given.as_ref(), args.threads)?;
-    let inside = model::dims_of_inputs(&opened, &inputs, &mut dims)?;
+    let states = match &given {
+        Some(program) => program.header.states.clone(),
+        None => model::states(&args.states.states)?,
+    };
+    let inside = model::dims_of_inputs(&opened, &arrays.inputs, &states, &mut dims)?;
     let wished = args.stands_for.as_deref().unwrap_or(args.machine.name());
     // A program names its machine; where another description of it is given, the verifier compares the layouts.
     let its = given.as_ref().filter(|_| args.machine.target.is_none());
@@ -193,38 +198,41 @@ pub fn run(args: &cli::Run) -> Outcome {
     }
     let target = machine::target(name)?;
     let mut set = model::sets(&args.bound.sets)?;
-    model::set_deciding(&opened, &dims, &inputs, &mut set);
+    model::set_deciding(&opened, &dims, &arrays.inputs, &mut set);
     let graph = model::graph(&opened, &dims, &set)?;
     check_present(&graph, &opened)?;
     // Costs are measured of the first engine; others are used where somebody says so.
     let first: Vec<String> = target.engines.iter().take(1).map(|e| e.name.clone()).collect();
     let engines = args.machine.engines.as_deref().unwrap_or(&first);
     let threads = u64::from(args.threads);
-    let states = &model::states(&args.states.states)?;
-    let wanted = Wanted { target: &target, memory: &args.machine.memory, engines: Some(engines), threads, states };
+    let memory = &args.machine.memory;
+    let wanted = Wanted { target: &target, memory, engines: Some(engines), threads, states: &states };
     let mut model = match &given {
         Some(program) => split::as_said(&graph, &dims, &target, &program.header)?,
         None => split::for_memory(&graph, &dims, &wanted)?,
     };
     machine::restrict(&target, Some(engines), &mut model.lowered.lifetimes)?;
     let lowered = &model.lowered;
-    // Where no input says a size, it is the largest of its range.
-    let sizes: Binding = dims.iter().map(|(d, r)| (d.clone(), *inside.get(d).unwrap_or(&r.high))).collect();
+    let steps = Steps::new(&dims, &inside, lowered, args.steps as usize)?;
     // What is computed in another type may be given in the file's.
-    let (mut inputs, mut stored) = (inputs, stored);
     if args.bound.cast.is_some() {
-        let types: BTreeMap<String, DType> =
-            lowered.inputs.iter().chain(&lowered.outputs).map(|b| (b.name.clone(), b.dtype)).collect();
-        for arrays in [&mut inputs, &mut stored] {
-            let taken = std::mem::take(arrays).into_iter();
-            *arrays = taken.map(|(n, a)| (n.clone(), a.clone().as_float(*types.get(&n).unwrap_or(&a.dtype)))).collect();
-        }
+        let types: BTreeMap<&str, DType> =
+            lowered.inputs.iter().chain(&lowered.outputs).map(|b| (b.name.as_str(), b.dtype)).collect();
+        arrays = arrays.map(|array| {
+            let name = array.name.strip_prefix("out:").unwrap_or(&array.name);
+            let dtype = types.get(name).copied().unwrap_or(array.dtype);
+            array.as_float(dtype)
+        });
     }
+    let stored = std::mem::take(&mut arrays.outputs);
     let inputs = match args.inputs.is_some() {
-        true => given_inputs(lowered, inputs, &sizes)?,
-        false => made_inputs(lowered, &graph, args.seed)?,
+        true => given_inputs(lowered, arrays, &steps)?,
+        false => made_inputs(lowered, &graph, args.seed, &steps)?,
     };
-    check_set(&set, &inputs, args.inputs.is_some())?;
+    if args.inputs.is_some() {
+        check_set(&set, &inputs)?;
+    }
+    let sizes = steps.first;
     let against = args.against.as_deref().map(npz::read).transpose().map_err(Failure::bad)?;
 
     let options = EngineOptions {
@@ -304,8 +312,8 @@ struct Job<'a> {
     /// How engines are opened.
     options: EngineOptions,
     places: Places,
-    inputs: Vec<Array>,
-    /// Of every dim of the inputs.
+    inputs: Vec<Values>,
+    /// Of every dim of the inputs, in the first step.
     sizes: Binding,
     stop: Stopping,
 }

@@ -269,6 +269,36 @@ fn axes_within_a_range_stand_beside_one_that_grows() {
 }
 
 #[test]
+fn two_dims_grow_apart() {
+    let mut b = Builder::new(17);
+    b.input("x", DType::F32, &["1", "4"]).input("two", DType::F32, &["2", "4"]).ints("first", &[0]);
+    b.input("slow", DType::F32, &["s", "4"]).input("fast", DType::F32, &["f", "4"]);
+    b.node("Concat", &["slow", "x"], &["slow_next"], vec![attribute("axis", 0)]);
+    b.node("Concat", &["two", "fast"], &["fast_next"], vec![attribute("axis", 0)]);
+    for (cache, sum) in [("slow_next", "a"), ("fast_next", "b")] {
+        b.node("ReduceSum", &[cache, "first"], &[sum], vec![]).output(cache);
+    }
+    b.node("Mul", &["a", "b"], &["y"], vec![]).output("y");
+    let folder = Folder::new("growing-two");
+    let model = folder.file("model.onnx");
+    std::fs::write(&model, b.bytes()).expect("the model");
+    let pairs = ["slow", "fast"].map(|name| (name.to_owned(), format!("{name}_next"))).to_vec();
+    let dims = ["--dim", "s=2..6", "--dim", "f=0..7"].map(str::to_owned).to_vec();
+    let shapes = [("x", [1, 4]), ("two", [2, 4]), ("slow", [2, 4]), ("fast", [1, 4])];
+    let inputs: Vec<Array> = (0..).zip(shapes).map(|(n, (name, shape))| floats(name, &shape, n)).collect();
+    let others = inputs[..2].to_vec();
+    let case = Case { folder, model, pairs, dims, inputs, steps: 4 };
+    let (all, outputs) = case.by_hand(&|_| (Vec::new(), others.clone()));
+    let text = case.check("two dims", &[&["device=100%"], &["device=least", "dram=64KiB"]], &all, outputs);
+    assert!(text.contains("\"f\": 2,") && text.contains("\"s\": 1,"), "{text}");
+    // The one has room for five steps, the other for four.
+    let inputs = case.folder.file("inputs.npz");
+    let (code, words) =
+        refused(&["run", &case.folder.file("plan.ron"), "--model", &case.model, "--inputs", &inputs, "--steps", "5"]);
+    assert!(code == 2 && words.contains("`f` grows by 2 in each step: 5 steps from 1 on need it up to 9"), "{words}");
+}
+
+#[test]
 fn fast_numerics_have_caches_that_grow() {
     let (case, others) = decoder("gpt2_decode_torchscript", (4, 32), (2, 1, 2), 5);
     let (all, outputs) = case.by_hand(&|n| {

@@ -86,7 +86,8 @@ pub struct States {
     /// An input and the output that is its next value, such as `h_in=h_out`: what a step writes, the next step reads
     ///
     /// They are one tensor, which stays from step to step: only the first step's input is given. For states of recurrent
-    /// models and for caches of fixed size. May be given several times.
+    /// models and for caches. A cache may grow along an axis whose dim has a range, such as `--dim past=0..127`, by the same
+    /// in each step: the plan has room for the upper end. May be given several times.
     #[arg(long = "state", value_name = "INPUT=OUTPUT")]
     pub states: Vec<String>,
 }
@@ -306,7 +307,9 @@ pub struct Run {
     pub stands_for: Option<String>,
     /// Inputs: an `.npz` with an array `NAME` or `in:NAME` for each input
     ///
-    /// Without it, inputs are made from the seed. Arrays `out:NAME` are compared with what comes out.
+    /// Without it, inputs are made from the seed. `NAME@K` is what goes in from step K on. Where states grow, an input along
+    /// their dim has the shape that the last step reads: each step is fed the leading part along every axis. The run starts
+    /// with the size that the states' arrays have. Arrays `out:NAME` are compared with what comes out.
     #[arg(long, value_name = "FILE")]
     pub inputs: Option<PathBuf>,
     /// Read weights from this pack, made with `berth pack MODEL -o FILE`
@@ -320,7 +323,7 @@ pub struct Run {
     /// Outputs of another run: say whether these are the same, bit for bit
     #[arg(long, value_name = "FILE")]
     pub against: Option<PathBuf>,
-    /// Steps to run, each on the same inputs
+    /// Steps to run, each on the same inputs but for states and arrays `NAME@K`
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub steps: u32,
     /// How tasks compute

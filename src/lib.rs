@@ -17,6 +17,7 @@ pub mod npz;
 pub mod observed;
 mod rehearsal;
 pub mod seed;
+mod sides;
 pub mod slow;
 pub mod split;
 pub mod standing;

@@ -16,7 +16,7 @@ use berth_ir::program::{Carried, DimRange};
 use berth_runtime_exec::store::Places;
 use bytes::Bytes;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -108,8 +108,14 @@ pub fn states(words: &[String]) -> Result<Vec<Carried>, Failure> {
 
 /// Adds what the shapes of given inputs say of dims. Where two sizes have one name, the second is bound by its input and
 /// axis, as some exporters give unlike sizes one name; whether they can stand together is for the operators to say. What
-/// comes back are the sizes within the ranges that were given.
-pub fn dims_of_inputs(model: &Model, inputs: &BTreeMap<String, Array>, dims: &mut Dims) -> Result<Binding, Failure> {
+/// comes back are the sizes within the ranges that were given. Of dims that states have, theirs alone, which are those of the
+/// first step: what others have may be for a later one.
+pub fn dims_of_inputs(
+    model: &Model,
+    inputs: &BTreeMap<String, Array>,
+    states: &[Carried],
+    dims: &mut Dims,
+) -> Result<Binding, Failure> {
     let given = dims.clone();
     let mut inside = Binding::new();
     // Beside a range, a dim that follows from others is not bound to what it is for one size of the range.
@@ -118,7 +124,11 @@ pub fn dims_of_inputs(model: &Model, inputs: &BTreeMap<String, Array>, dims: &mu
         Ok(graph) if ranges => graph.relations,
         _ => BTreeMap::new(),
     };
-    for port in model.inputs() {
+    let is_state = |name: &str| states.iter().any(|state| state.input == name);
+    let mut of_states: BTreeSet<&str> = BTreeSet::new();
+    let ports = model.inputs();
+    let (first, others): (Vec<_>, Vec<_>) = ports.iter().partition(|port| is_state(&port.name));
+    for port in first.into_iter().chain(others) {
         let (Some(array), Some(shape)) = (inputs.get(&port.name), &port.shape) else { continue };
         if array.shape.len() != shape.len() {
             return Err(Failure::bad(format!(
@@ -136,6 +146,11 @@ pub fn dims_of_inputs(model: &Model, inputs: &BTreeMap<String, Array>, dims: &mu
                 continue;
             }
             let said = given.get(dim);
+            match is_state(&port.name) {
+                true => _ = of_states.insert(dim),
+                false if said.is_some_and(|said| said.low < said.high) && of_states.contains(dim) => continue,
+                false => {}
+            }
             if said.is_some_and(|said| said.low < said.high && (said.low..=said.high).contains(size))
                 && *inside.entry(dim.to_owned()).or_insert(*size) == *size
             {

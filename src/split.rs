@@ -117,7 +117,15 @@ pub fn as_said(graph: &Graph, dims: &Dims, target: &Target, said: &Header) -> Re
     if let Some(how) = said.split {
         model = put(&model, dims, target, how)?.unwrap_or(model);
     }
-    if said.recompute.is_empty() { Ok(model) } else { put_again(&model, dims, target, said.recompute.clone()) }
+    if !said.recompute.is_empty() {
+        model = put_again(&model, dims, target, said.recompute.clone())?;
+    }
+    if said.growth != model.lowered.growth {
+        return Err(Failure::bad(
+            "the program says of dims that they grow from step to step as the model's states do not: compile it again",
+        ));
+    }
+    Ok(model)
 }
 
 /// A model with what holds more than so much in pieces; nothing where that can be done to nothing.

@@ -4,7 +4,7 @@ use berth_compiler::margin::{Limit, Margin, Of, limit, margins};
 use berth_compiler::plan::Plan;
 use berth_ir::Target;
 use berth_ir::lifetime::Lifetimes;
-use berth_ir::program::Program;
+use berth_ir::program::{DimRange, Program};
 use berth_ir::units::{Bytes, Nanos};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -37,6 +37,9 @@ pub struct Summary {
     pub traffic: BTreeMap<String, u64>,
     /// Bytes that must enter the device in each step, whatever is done.
     pub traffic_bound_bytes: u64,
+    /// Dims that grow from step to step, as states do that have them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub grows: Vec<Grows>,
     /// Tasks in a step.
     pub tasks: u64,
     /// Predicted time of a step once steps repeat.
@@ -55,6 +58,37 @@ pub struct Summary {
     /// What sets the step's time: compute, a link or capacity.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limited_by: Option<&'static str>,
+}
+
+/// A dim that grows from step to step.
+#[derive(Clone, Debug, Serialize)]
+pub struct Grows {
+    /// Its name.
+    pub dim: String,
+    /// By how much in each step.
+    pub by: u64,
+    /// Its least size, and the greatest that the plan has room for.
+    pub range: DimRange,
+    /// Steps that there is room for from the least on.
+    pub steps: u64,
+}
+
+impl Grows {
+    /// The dims that grow by so much, with their ranges.
+    pub fn all(growth: &BTreeMap<String, u64>, dims: &BTreeMap<String, DimRange>) -> Vec<Grows> {
+        let one = |(dim, by): (&String, &u64)| {
+            let range = *dims.get(dim)?;
+            Some(Grows { dim: dim.clone(), by: *by, range, steps: range.steps(range.low, *by) })
+        };
+        growth.iter().filter_map(one).collect()
+    }
+}
+
+impl fmt::Display for Grows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Grows { dim, by, range, steps } = self;
+        write!(f, "`{dim}` by {by} in each step, within {range}: room for {steps} steps from {} on", range.low)
+    }
 }
 
 /// A little more of one part of the machine.
@@ -106,6 +140,7 @@ impl Summary {
             put_aside_bytes: plan.spilled,
             traffic: traffic(program),
             traffic_bound_bytes: traffic_bound.max().unwrap_or(0),
+            grows: Grows::all(&program.header.growth, &program.header.dims),
             tasks: program.facts.calls.values().sum(),
             predicted_nanos: plan.timeline.step.0,
             stall_nanos: plan.timeline.stall.0,
@@ -155,6 +190,9 @@ impl fmt::Display for Summary {
             writeln!(f, "  kept        {} of weights, as the engine packs them", human(self.kept_bytes))?;
         }
         writeln!(f, "  streamed    {} of weights come in each step", human(self.streamed_bytes))?;
+        for grows in &self.grows {
+            writeln!(f, "  grows       {grows}")?;
+        }
         if self.engines.len() > 1 {
             let tasks: Vec<String> =
                 self.engines.iter().map(|(engine, tasks)| format!("{tasks} on {engine}")).collect();

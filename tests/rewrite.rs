@@ -38,7 +38,7 @@ struct Side<'a> {
 }
 
 impl Caller for Side<'_> {
-    fn feed(&mut self, tensor: &str, _step: usize, to: &mut [u8]) -> Result<(), String> {
+    fn feed(&mut self, tensor: &str, _step: usize, to: &mut [u8], _: &Binding) -> Result<(), String> {
         let port = self.lowered.inputs.iter().find(|b| b.tensor.as_deref() == Some(tensor)).ok_or("no input")?;
         to.copy_from_slice(&self.inputs[&port.name].bytes);
         Ok(())
@@ -80,7 +80,7 @@ fn runnable_models_keep_their_bits() {
         let named = arrays.into_iter().filter_map(|a| Some((a.name.strip_prefix("in:")?.to_owned(), a)));
         let inputs: BTreeMap<String, Array> = named.collect();
         let mut dims = BTreeMap::new();
-        model::dims_of_inputs(&opened, &inputs, &mut dims).unwrap_or_else(|e| panic!("{}", e.paragraph));
+        model::dims_of_inputs(&opened, &inputs, &[], &mut dims).unwrap_or_else(|e| panic!("{}", e.paragraph));
         let mut set = BTreeMap::new();
         model::set_deciding(&opened, &dims, &inputs, &mut set);
         let graph = model::graph(&opened, &dims, &set).unwrap_or_else(|e| panic!("{}", e.paragraph));

@@ -47,7 +47,7 @@ impl Stored {
         let named = arrays.into_iter().filter_map(|a| Some((a.name.strip_prefix("in:")?.to_owned(), a)));
         let inputs: BTreeMap<String, Array> = named.collect();
         let mut dims = BTreeMap::new();
-        berth::model::dims_of_inputs(model, &inputs, &mut dims).expect("its dims");
+        berth::model::dims_of_inputs(model, &inputs, &[], &mut dims).expect("its dims");
         let sizes: Vec<(String, u64)> = dims.into_iter().map(|(dim, range)| (dim, range.high)).collect();
         let mut sums = Vec::new();
         for (axis, size) in sizes.iter().filter(|(name, _)| name.contains(':')) {

@@ -136,6 +136,7 @@ pub fn hold(graph: &Graph, lowered: &Lowered, stretches: &[Range<usize>]) -> Res
         split: lowered.split,
         recompute: lowered.recompute.clone(),
         states: lowered.states.clone(),
+        growth: lowered.growth.clone(),
         embedded: lowered.embedded.clone(),
     })
 }

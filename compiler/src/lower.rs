@@ -49,6 +49,8 @@ pub struct Lowered {
     pub recompute: Vec<Recompute>,
     /// Inputs and outputs that are one state each, where [`crate::states`] made them so.
     pub states: Vec<Carried>,
+    /// By how much a dim grows from step to step, as the states do that have it.
+    pub growth: BTreeMap<String, u64>,
     /// Contents of constants that live in the tasks' code and that the graph does not have.
     pub embedded: HashMap<ValueId, Bytes>,
 }
@@ -802,6 +804,7 @@ impl Lowering<'_> {
             split: None,
             recompute: Vec::new(),
             states: Vec::new(),
+            growth: BTreeMap::new(),
             embedded: self.embedded,
         })
     }

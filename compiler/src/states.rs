@@ -2,13 +2,15 @@
 //!
 //! Reads:    the graph, what it was lowered to in the order in which its tasks run, the pairs.
 //! Decides:  for each pair whether the task that writes the output can write the state itself, over what it reads of it where
-//!           its operator can; where it cannot, a task at the end of the step copies into it what would be the output. What the
-//!           caller takes is the state.
+//!           its operator can; where it cannot, a task copies into it what would be the output: right behind the one that
+//!           makes that, where nothing reads the version before any more, else at the end of the step. What others read of
+//!           the output behind the copy, and what the caller takes, is the state.
 //! Promises: no task that must see a step's first version of a state stands behind the one that writes the next; facts say
 //!           the same as the lifetimes; or an error that names the pair.
 //! Why:      a state that the caller carries crosses to it and back in every step and is held twice; as one tensor it is
 //!           fed once, stays or is put aside like anything else, and has its next version where the last one lay.
 
+use crate::caches::{Cache, caches};
 use crate::cost;
 use crate::lower::{Boundary, Code, Lowered, Port, Source, facts};
 use crate::task_model::{Outside, TaskModelError, task_model_for};
@@ -16,7 +18,7 @@ use berth_ir::DType;
 use berth_ir::Expr;
 use berth_ir::graph::{Content, Graph, Op, OpId, Value, ValueId, Work};
 use berth_ir::lifetime::{Other, Task, TensorId};
-use berth_ir::program::{Carried, Kind};
+use berth_ir::program::{Carried, DimRange, Kind};
 use berth_ir::target::Target;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -39,7 +41,14 @@ pub struct BadState {
     /// The output that is named.
     pub output: String,
     /// What is wrong.
-    pub problem: Problem,
+    pub problem: Box<Problem>,
+}
+
+impl BadState {
+    fn new(carried: &Carried, problem: Problem) -> BadState {
+        let Carried { input, output } = carried.clone();
+        BadState { input, output, problem: Box::new(problem) }
+    }
 }
 
 /// What is wrong with a pair.
@@ -79,9 +88,9 @@ pub enum Problem {
         /// Of the output.
         output: DType,
     },
-    /// A shape is not one.
+    /// The data decide a shape.
     #[error(
-        "the {side} has the shape {shape}, which differs from run to run; a state has one size: bind its dims with `--dim`, each to one size"
+        "the {side} has the shape {shape}, which only the data decide; a state has one size in each step: give what makes it a fixed size when exporting"
     )]
     Open {
         /// `input` or `output`.
@@ -89,21 +98,61 @@ pub enum Problem {
         /// Its shape.
         shape: String,
     },
-    /// One axis is longer in the output.
-    #[error(
-        "the input has the shape {input} and the output {output}: it grows by {by} in each step, and states that grow are not planned; export the model with a cache of fixed size, which each step writes into in place, or let the caller carry it (without `--state`)"
-    )]
+    /// It grows in a way that no plan has.
+    #[error("the input has the shape {input} and the output {output}: it grows by {by} in each step; {next}")]
     Grows {
         /// Of the input.
         input: String,
         /// Of the output.
         output: String,
         /// Elements along the axis.
+        by: String,
+        /// What to do.
+        next: String,
+    },
+    /// Another state has the dim grow in another way.
+    #[error(
+        "`{dim}` grows by {by} in each step with it, and by {other_by} with `{other}`; a dim has one size in a step: export the model with a dim of its own for each"
+    )]
+    Unlike {
+        /// The dim.
+        dim: String,
+        /// By how much.
         by: u64,
+        /// The other pair.
+        other: String,
+        /// By how much with that.
+        other_by: u64,
+    },
+    /// An axis changes from step to step beside what the step adds.
+    #[error(
+        "axis {axis} of the input is {size}, and `{dim}` grows in each step with `{other}`; a state keeps its shape, or grows along one axis, which is a dim alone: let the caller carry it (without `--state`)"
+    )]
+    Moves {
+        /// The axis, counted from zero.
+        axis: usize,
+        /// Its size.
+        size: String,
+        /// The dim that grows.
+        dim: String,
+        /// The pair with which it does.
+        other: String,
+    },
+    /// A cache along a dim that grows is no state.
+    #[error(
+        "`{dim}` grows with it in each step, and so would {left}, which no `--state` names{more}: add `--state {left}`, or leave all of them to the caller"
+    )]
+    Left {
+        /// The dim.
+        dim: String,
+        /// The first of them, as a pair.
+        left: String,
+        /// How many more there are, in words.
+        more: String,
     },
     /// Shapes differ in another way.
     #[error(
-        "the input has the shape {input} and the output {output}; a state keeps its shape: reshape the one or the other when exporting"
+        "the input has the shape {input} and the output {output}; a state keeps its shape, or grows along one axis: reshape the one or the other when exporting"
     )]
     Shape {
         /// Of the input.
@@ -112,27 +161,35 @@ pub enum Problem {
         output: String,
     },
     /// The copy of the output cannot be written as a task.
-    #[error("its copy at the end of the step: {0}")]
+    #[error("its copy: {0}")]
     Copy(TaskModelError),
 }
 
-/// A model in which each of these pairs is one tensor. It is named as that of the input, and has its kind from [`Kind::State`].
+/// A model in which each of these pairs is one tensor. It is named as that of the input, and is a [`Kind::State`]. One that
+/// grows from step to step has bytes for the upper end of the range of its dim; the lifetimes' dims say the range.
 ///
 /// # Errors
 /// The first pair that is no state of the model.
-pub fn carry(graph: &Graph, lowered: Lowered, target: &Target, pairs: &[Carried]) -> Result<Lowered, BadState> {
+pub fn carry(graph: &Graph, mut lowered: Lowered, target: &Target, pairs: &[Carried]) -> Result<Lowered, BadState> {
     let pairs = checked(&lowered, pairs)?;
     if pairs.is_empty() {
         return Ok(lowered);
     }
-    let uses = Uses::new(graph, &lowered);
-    let (joined, mut copied): (Vec<Pair>, Vec<Pair>) = pairs.iter().cloned().partition(|pair| uses.is_joined(pair));
-    let mut carrying = Carrying { lowered, graph, target, names: HashSet::new() };
-    let places = carrying.join(&joined);
-    for pair in &mut copied {
-        (pair.input, pair.output) = (places[pair.input.index()], places[pair.output.index()]);
-        carrying.copy(pair)?;
+    lowered.growth = growth(graph, &lowered, &pairs)?;
+    for pair in &pairs {
+        // What a step adds has room behind what it read.
+        let output = lowered.lifetimes.tensor(pair.output);
+        let (bytes, extent) = (output.bytes, output.extent.clone());
+        let state = &mut lowered.lifetimes.tensors[pair.input.index()];
+        (state.bytes, state.extent) = (bytes, extent);
     }
+    let uses = Uses::new(graph, &lowered);
+    let (joined, copied): (Vec<Pair>, Vec<Pair>) = pairs.iter().cloned().partition(|pair| uses.is_joined(pair));
+    let behind: Vec<Option<usize>> = copied.iter().map(|pair| uses.behind(pair)).collect();
+    let mut carrying = Carrying { lowered, graph, target, names: HashSet::new(), read: HashMap::new() };
+    let places = carrying.join(&joined);
+    let place = |pair: Pair| Pair { input: places[pair.input.index()], output: places[pair.output.index()], ..pair };
+    carrying.copies(copied.into_iter().map(place).zip(behind))?;
     carrying.states(&pairs, &places);
     Ok(carrying.lowered)
 }
@@ -145,6 +202,17 @@ struct Pair {
     output: TensorId,
     /// Which of the model's inputs and outputs they are.
     at: (usize, usize),
+    /// Where it is longer behind a step.
+    grows: Option<Grows>,
+}
+
+/// An axis that is longer behind a step.
+#[derive(Clone, Debug)]
+struct Grows {
+    axis: usize,
+    dim: String,
+    /// Elements in each step.
+    by: u64,
 }
 
 /// Who uses what.
@@ -174,14 +242,20 @@ impl<'a> Uses<'a> {
     /// Whether the task that writes the output may write the state: nothing reads the version before from there on, but for
     /// that task where it may write what it reads, and nobody else has the output's tensor.
     fn is_joined(&self, pair: &Pair) -> bool {
-        let tensor = |id| self.lowered.lifetimes.tensor(id);
-        let (input, output) = (tensor(pair.input), tensor(pair.output));
+        let output = self.lowered.lifetimes.tensor(pair.output);
         let alone = self.outputs.get(output.name.as_str()) == Some(&1) && output.kind == Kind::Output;
         let over = |writer: &usize| match self.last.get(&pair.input) {
             Some(last) => last < writer || (last == writer && self.in_place(*writer, pair.input)),
             None => true,
         };
-        alone && input.bytes == output.bytes && self.writer.get(&pair.output).is_some_and(over)
+        alone && self.writer.get(&pair.output).is_some_and(over)
+    }
+
+    /// The task behind which an output may be copied into its state: that which writes the output, where nothing reads the
+    /// version before from there on.
+    fn behind(&self, pair: &Pair) -> Option<usize> {
+        let writer = self.writer.get(&pair.output).copied();
+        writer.filter(|writer| self.last.get(&pair.input).is_none_or(|last| last <= writer))
     }
 
     /// Whether a task may write its result over a tensor that it reads.
@@ -209,7 +283,7 @@ fn checked(lowered: &Lowered, pairs: &[Carried]) -> Result<Vec<Pair>, BadState> 
     let written: HashSet<TensorId> = lowered.lifetimes.tasks.iter().flat_map(|t| &t.writes).copied().collect();
     let (all_inputs, all_outputs) = (by_name(&lowered.inputs), by_name(&lowered.outputs));
     let one = |carried: &Carried| {
-        let bad = |problem| BadState { input: carried.input.clone(), output: carried.output.clone(), problem };
+        let bad = |problem| BadState::new(carried, problem);
         let found = |side, named: &HashMap<&str, usize>, all: &[Boundary], name: &str| {
             let unknown = || Problem::Unknown { side, name: name.to_owned(), near: near(side, all, name) };
             named.get(name).copied().ok_or_else(|| bad(unknown()))
@@ -223,11 +297,11 @@ fn checked(lowered: &Lowered, pairs: &[Carried]) -> Result<Vec<Pair>, BadState> 
         }
         let at = (input, output);
         let (input, output) = (&lowered.inputs[input], &lowered.outputs[output]);
-        alike(input, output).map_err(bad)?;
+        let grows = alike(input, output, &lowered.lifetimes.dims).map_err(bad)?;
         let id = |boundary: &Boundary| ids.get(boundary.tensor.as_deref()?).copied();
         let input = id(input).ok_or_else(|| bad(Problem::Fixed))?;
         let output = id(output).filter(|id| written.contains(id)).ok_or_else(|| bad(Problem::NotComputed))?;
-        Ok(Pair { carried: carried.clone(), input, output, at })
+        Ok(Pair { carried: carried.clone(), input, output, at, grows })
     };
     pairs.iter().map(one).collect()
 }
@@ -260,28 +334,91 @@ fn near(side: &str, all: &[Boundary], name: &str) -> String {
     }
 }
 
-/// Whether an input and an output have one type and one shape, which is the same in every run.
-fn alike(input: &Boundary, output: &Boundary) -> Result<(), Problem> {
+/// Where an output is longer than its input, of the same type and else the same shape, which is one in each step.
+fn alike(input: &Boundary, output: &Boundary, dims: &BTreeMap<String, DimRange>) -> Result<Option<Grows>, Problem> {
     if input.dtype != output.dtype {
         return Err(Problem::Type { input: input.dtype, output: output.dtype });
     }
-    // In dims, growth is seen whatever they are.
-    let by = |a: &Expr, b: &Expr| (b.clone() - a.clone()).as_constant().and_then(|by| u64::try_from(by).ok());
-    let axes = || input.shape.iter().zip(&output.shape);
-    let mut other = axes().filter(|(a, b)| a != b);
-    let grown = other.next().and_then(|(a, b)| by(a, b)).filter(|by| *by > 0);
-    if let (true, Some(by), None) = (input.shape.len() == output.shape.len(), grown, other.next()) {
-        return Err(Problem::Grows { input: said(&input.shape), output: said(&output.shape), by });
-    }
     for (side, boundary) in [("input", input), ("output", output)] {
-        if boundary.shape.iter().any(|axis| axis.as_constant().is_none()) {
+        if boundary.shape.iter().flat_map(Expr::dims).any(|dim| !dims.contains_key(&dim)) {
             return Err(Problem::Open { side, shape: said(&boundary.shape) });
         }
     }
-    if input.shape != output.shape {
-        return Err(Problem::Shape { input: said(&input.shape), output: said(&output.shape) });
+    let shapes = (said(&input.shape), said(&output.shape));
+    let mut apart = (0..).zip(input.shape.iter().zip(&output.shape)).filter(|(_, (a, b))| a != b);
+    let (axis, (from, to)) = match (apart.next(), apart.next()) {
+        _ if input.shape.len() != output.shape.len() => {
+            return Err(Problem::Shape { input: shapes.0, output: shapes.1 });
+        }
+        (None, _) => return Ok(None),
+        (Some(apart), None) => apart,
+        (Some(_), Some(_)) => return Err(Problem::Shape { input: shapes.0, output: shapes.1 }),
+    };
+    let by = to - from;
+    let ranges = dims.iter().map(|(dim, range)| (dim.clone(), (range.low, range.high))).collect();
+    if by.range(&ranges).is_none_or(|(_, most)| most <= 0) {
+        return Err(Problem::Shape { input: shapes.0, output: shapes.1 });
     }
-    Ok(())
+    let grows = |next| Problem::Grows { input: shapes.0.clone(), output: shapes.1.clone(), by: by.to_string(), next };
+    let Some(by) = by.as_constant().and_then(|by| u64::try_from(by).ok()) else {
+        let open: Vec<String> = by.dims().iter().map(|dim| format!("`--dim {dim}=N`")).collect();
+        return Err(grows(format!("what a step adds has one size: bind it with {}", open.join(" and "))));
+    };
+    match from.as_dim() {
+        Some(dim) => Ok(Some(Grows { axis, dim: dim.to_owned(), by })),
+        // One that has a size, or follows from others.
+        None => {
+            let one = |range: &DimRange| range.low == range.high && Some(i128::from(range.low)) == from.as_constant();
+            let mut like = dims.iter().filter(|(_, range)| one(range));
+            let dim = match (like.next(), like.next()) {
+                (Some((dim, _)), None) => dim,
+                _ => "NAME",
+            };
+            let size = from.as_constant().map_or("0".to_owned(), |size| size.to_string());
+            Err(grows(format!(
+                "give the dim of axis {axis} a range up to its size in the last step, such as `--dim {dim}={size}..127`, or let the caller carry it (without `--state`)"
+            )))
+        }
+    }
+}
+
+/// By how much dims grow in each step: all that these pairs say, if all of them can be so, and nothing that grows is left.
+fn growth(graph: &Graph, lowered: &Lowered, pairs: &[Pair]) -> Result<BTreeMap<String, u64>, BadState> {
+    let bad = |pair: &Pair, problem| BadState::new(&pair.carried, problem);
+    let mut all: BTreeMap<&str, (u64, &Pair)> = BTreeMap::new();
+    for pair in pairs {
+        let Some(Grows { dim, by, .. }) = &pair.grows else { continue };
+        let (other_by, other) = *all.entry(dim).or_insert((*by, pair));
+        if other_by != *by {
+            let other = other.carried.to_string();
+            return Err(bad(pair, Problem::Unlike { dim: dim.clone(), by: *by, other, other_by }));
+        }
+    }
+    for pair in pairs {
+        for (axis, size) in lowered.inputs[pair.at.0].shape.iter().enumerate() {
+            let own = pair.grows.as_ref().is_some_and(|grows| grows.axis == axis);
+            let moving = size.dims().into_iter().find_map(|dim| Some((all.get(dim.as_str())?.1, dim)));
+            if let (false, Some((other, dim))) = (own, moving) {
+                let (size, other) = (size.to_string(), other.carried.to_string());
+                return Err(bad(pair, Problem::Moves { axis, size, dim, other }));
+            }
+        }
+    }
+    let stated: HashSet<&str> = pairs.iter().map(|pair| pair.carried.input.as_str()).collect();
+    let name = |id: ValueId| graph.value(id).name.as_str();
+    let mut left = caches(graph).into_iter().filter_map(|Cache { past, present }| {
+        let (before, after) = (&graph.value(past).shape, &graph.value(present).shape);
+        let mut apart = before.iter().zip(after).filter(|(a, b)| a != b);
+        let grown = apart.find_map(|(axis, _)| all.get_key_value(axis.as_dim()?));
+        let (dim, (_, pair)) = grown.filter(|_| !stated.contains(name(past)))?;
+        Some((*dim, *pair, Carried { input: name(past).to_owned(), output: name(present).to_owned() }))
+    });
+    if let Some((dim, pair, first)) = left.next() {
+        let more = left.count();
+        let more = if more == 0 { String::new() } else { format!(", and {more} more") };
+        return Err(bad(pair, Problem::Left { dim: dim.to_owned(), left: first.to_string(), more }));
+    }
+    Ok(all.into_iter().map(|(dim, (by, _))| (dim.to_owned(), by)).collect())
 }
 
 fn said(shape: &[Expr]) -> String {
@@ -296,6 +433,8 @@ struct Carrying<'a> {
     target: &'a Target,
     /// Names of tasks, once some are added.
     names: HashSet<String>,
+    /// What is read from here on in the place of an output that was copied.
+    read: HashMap<TensorId, TensorId>,
 }
 
 impl Carrying<'_> {
@@ -350,16 +489,48 @@ impl Carrying<'_> {
         self.lowered.outputs[output].tensor = self.lowered.inputs[input].tensor.clone();
     }
 
-    /// Adds the task that copies an output into its state at the end of the step.
+    /// Adds the tasks that copy outputs into their states: each behind a task, or at the end of the step.
+    fn copies(&mut self, pairs: impl Iterator<Item = (Pair, Option<usize>)>) -> Result<(), BadState> {
+        let (mut early, mut late): (BTreeMap<usize, Vec<Pair>>, Vec<Pair>) = Default::default();
+        for (pair, behind) in pairs {
+            behind.map_or(&mut late, |position| early.entry(position).or_default()).push(pair);
+        }
+        let Lowered { lifetimes, codes, .. } = &mut self.lowered;
+        if !early.is_empty() || !late.is_empty() {
+            self.names = lifetimes.tasks.iter().map(|task| task.name.clone()).collect();
+        }
+        let (tasks, codes) = (std::mem::take(&mut lifetimes.tasks), std::mem::take(codes));
+        for (position, (task, code)) in tasks.into_iter().zip(codes).enumerate() {
+            self.push(task, code);
+            for pair in early.remove(&position).into_iter().flatten() {
+                self.copy(&pair)?;
+                self.read.insert(pair.output, pair.input);
+            }
+        }
+        late.iter().try_for_each(|pair| self.copy(pair))
+    }
+
+    /// Adds a task, which reads states in the place of outputs that lie in them by now.
+    fn push(&mut self, mut task: Task, mut code: Code) {
+        let state = |id: &mut TensorId| *id = self.read.get(id).copied().unwrap_or(*id);
+        let rights = task.in_place.iter_mut().map(|(read, _)| read);
+        task.reads.iter_mut().chain(&mut task.rows).chain(rights).for_each(state);
+        for port in &mut code.inputs {
+            if let Source::Tensor(tensor) = &mut port.source {
+                state(tensor);
+            }
+        }
+        self.lowered.lifetimes.tasks.push(task);
+        self.lowered.codes.push(code);
+    }
+
+    /// Adds the task that copies an output into its state.
     fn copy(&mut self, pair: &Pair) -> Result<(), BadState> {
         let (state, from) = (pair.input, pair.output);
-        let boundary = &self.lowered.inputs[pair.at.0];
+        // It may be longer than what was read.
+        let boundary = &self.lowered.outputs[pair.at.1];
         let (dtype, shape) = (boundary.dtype, boundary.most.clone());
-        let bad = |problem| BadState {
-            input: pair.carried.input.clone(),
-            output: pair.carried.output.clone(),
-            problem: Problem::Copy(problem),
-        };
+        let bad = |problem| BadState::new(&pair.carried, Problem::Copy(problem));
         let model = identity(self.graph, dtype, &boundary.shape).map_err(bad)?;
         let port = |value: Option<&ValueId>, tensor: TensorId| Port {
             // The model's inputs and outputs are the graph's, in order.
@@ -381,11 +552,8 @@ impl Carrying<'_> {
             cost: cost::estimate(self.target, engine, 0, bytes, dtype),
         });
         let first = costs.next();
-        if self.names.is_empty() {
-            self.names = lifetimes.tasks.iter().map(|task| task.name.clone()).collect();
-        }
         let name = fresh(&mut self.names, format!("keep {}", lifetimes.tensor(state).name));
-        lifetimes.tasks.push(Task {
+        let task = Task {
             ops: vec![name.clone()],
             name,
             reads: vec![from],
@@ -396,8 +564,8 @@ impl Carrying<'_> {
             cost: first.map(|first| first.cost).unwrap_or_default(),
             others: costs.collect(),
             held: None,
-        });
-        self.lowered.codes.push(Code { model, inputs, outputs, varies: false, kept: Vec::new() });
+        };
+        self.push(task, Code { model, inputs, outputs, varies: false, kept: Vec::new() });
         // The caller takes the state, so that nothing is taken twice.
         self.take_state(pair);
         let tensor = &mut self.lowered.lifetimes.tensors[from.index()];

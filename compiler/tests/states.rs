@@ -4,6 +4,7 @@
 #[allow(dead_code)]
 #[path = "common/build.rs"]
 mod build;
+#[allow(dead_code)]
 #[path = "common/recurrent.rs"]
 mod recurrent;
 
@@ -16,7 +17,7 @@ use berth_ir::lifetime::TensorId;
 use berth_ir::program::{Carried, DimRange, Kind};
 use berth_ir::{DType, Target};
 use build::{Builder, attribute};
-use recurrent::{Dice, random};
+use recurrent::{Dice, Growing, growing, random};
 use std::collections::{BTreeMap, BTreeSet};
 
 fn target() -> Target {
@@ -362,24 +363,168 @@ fn what_is_no_state_is_refused_in_words() {
     assert!(said.contains("it has `past_11_key`, `past_1_key`, ") && said.contains(" and 7 more"), "{said}");
 }
 
+/// The dims of a model, each with a range.
+fn ranges(of: &[(&str, u64, u64)]) -> BTreeMap<String, DimRange> {
+    of.iter().map(|(dim, low, high)| ((*dim).to_owned(), DimRange { low: *low, high: *high })).collect()
+}
+
+fn task_names(lowered: &Lowered) -> Vec<&str> {
+    lowered.lifetimes.tasks.iter().map(|task| task.name.as_str()).collect()
+}
+
 #[test]
-fn what_grows_or_is_open_is_refused() {
+fn a_copy_stands_behind_the_task_that_makes_what_it_copies() {
+    // A cache that grows and a state that does not, each read by what writes the next version; a view of that; a reader.
     let mut b = Builder::new(17);
     b.input("x", DType::F32, &["1", "2", "4"]).input("past", DType::F32, &["1", "past", "4"]);
-    b.node("Concat", &["past", "x"], &["present"], vec![attribute("axis", 1)]).output("present");
-    b.node("Tanh", &["past"], &["same"], vec![]).output("same");
-    let range = |low, high| BTreeMap::from([("past".to_owned(), DimRange { low, high })]);
-    for (dims, shape, longer) in
-        [(range(6, 6), "[1, 6, 4]", "[1, 8, 4]"), (range(0, 9), "[1, past, 4]", "[1, past + 2, 4]")]
-    {
-        let (graph, before) = lowered_at(&b, &[], &dims);
-        let bad = carry(&graph, before, &target(), &pairs(&[("past", "present")])).expect_err("it grows").to_string();
-        let said = format!("the input has the shape {shape} and the output {longer}: it grows by 2 in each step");
-        assert!(bad.contains(&said) && bad.contains("a cache of fixed size"), "{bad}");
+    b.input("h", DType::F32, &["1", "2", "4"]).ints("flat", &[-1]);
+    b.node("Concat", &["past", "x"], &["present"], vec![attribute("axis", 1)]);
+    b.node("Max", &["h", "x"], &["next"], vec![]).node("Reshape", &["present", "flat"], &["line"], vec![]);
+    b.node("Sin", &["line"], &["s"], vec![]).node("Cos", &["present"], &["c"], vec![]);
+    b.node("Mul", &["next", "next"], &["m"], vec![]).output("s").output("c").output("m");
+    let states = [("past", "present"), ("h", "next")];
+    b.output("present").output("next");
+    let (graph, before) = lowered_at(&b, &[], &ranges(&[("past", 0, 9)]));
+    let after = carry(&graph, before.clone(), &target(), &pairs(&states)).expect("two states");
+    check(&before, &after);
+    assert_eq!(task_names(&after), ["present", "keep past", "next", "keep h", "s", "c", "m"]);
+    let reads = |n: usize| names(&after, &after.lifetimes.tasks[n].reads);
+    assert_eq!([reads(0), reads(1), reads(2)], [vec!["past", "x"], vec!["present"], vec!["h", "x"]]);
+    assert_eq!([reads(4), reads(5), reads(6)], [["past"], ["past"], ["h"]], "others read the state");
+    // What would be the output is gone at once: each has the reader that copies it, and nobody takes it.
+    let uses = after.lifetimes.uses();
+    for (name, uses_are) in [("present", [0, 1]), ("next", [2, 3])] {
+        let n = after.lifetimes.tensors.iter().position(|t| t.name == name).expect("the output");
+        assert_eq!((after.lifetimes.tensors[n].kind, &uses[n][..]), (Kind::Activation, &uses_are[..]), "{name}");
     }
-    let (graph, before) = lowered_at(&b, &[], &range(0, 9));
-    let bad = carry(&graph, before, &target(), &pairs(&[("past", "same")])).expect_err("its size is open").to_string();
-    assert!(bad.contains("the input has the shape [1, past, 4], which differs from run to run"), "{bad}");
+    // It grows by two rows, and has room for the last of them.
+    assert_eq!(after.growth, BTreeMap::from([("past".to_owned(), 2)]));
+    assert_eq!((before.facts.tensors["past"].bytes.as_constant(), after.lifetimes.tensors[1].bytes), (Some(144), 176));
+    assert_eq!(after.facts.tensors["past"].bytes.as_constant(), Some(176));
+    let keep = &after.codes[1];
+    let shape: Vec<String> = keep.outputs[0].shape.iter().map(ToString::to_string).collect();
+    assert_eq!((shape.join(" "), &keep.outputs[0].most), ("1 past + 2 4".to_owned(), &vec![1, 11, 4]));
+    assert_eq!((&keep.inputs[0].shape, keep.is_open()), (&keep.outputs[0].shape, true));
+    // Where somebody reads the version before behind that, all of that stays, and the copy is at the end.
+    b.node("ReduceMax", &["present"], &["most"], vec![]).node("Add", &["past", "most"], &["late"], vec![]);
+    b.output("late");
+    let (graph, before) = lowered_at(&b, &[], &ranges(&[("past", 0, 9)]));
+    let after = carry(&graph, before.clone(), &target(), &pairs(&states)).expect("two states");
+    check(&before, &after);
+    let tasks = task_names(&after);
+    assert_eq!((tasks.last(), tasks.len()), (Some(&"keep past"), 9), "{tasks:?}");
+    assert_eq!(names(&after, &after.lifetimes.tasks[3].reads), ["present"], "others read what is copied later");
+}
+
+#[test]
+fn what_grows_in_a_way_that_no_plan_has_is_refused() {
+    let mut b = Builder::new(17);
+    b.input("x", DType::F32, &["1", "n", "4"]).input("past", DType::F32, &["1", "past", "4"]);
+    b.input("two", DType::F32, &["1", "2", "4"]).input("other", DType::F32, &["1", "past", "4"]);
+    b.input("long", DType::F32, &["1", "6", "4"]).input("pair", DType::F32, &["past", "past"]);
+    b.input("cell", DType::F32, &["past", "1"])
+        .input("any", DType::F32, &["k", "4"])
+        .ints("rows", &[1])
+        .ints("no", &[0]);
+    let behind = |axis| vec![attribute("axis", axis)];
+    b.node("Concat", &["past", "x"], &["present"], behind(1)).node("Tanh", &["past"], &["same"], vec![]);
+    b.node("Concat", &["other", "two"], &["other_next"], behind(1)).node(
+        "Concat",
+        &["long", "two"],
+        &["longer"],
+        behind(1),
+    );
+    b.node("Concat", &["pair", "cell"], &["wide"], behind(1));
+    b.node("Slice", &["past", "rows", "rows", "rows"], &["less"], vec![]);
+    b.node("NonZero", &["any"], &["at"], vec![]).node("Gather", &["any", "at"], &["held"], vec![attribute("axis", 0)]);
+    for output in ["present", "same", "other_next", "longer", "wide", "less", "held"] {
+        b.output(output);
+    }
+    let all = |past: (u64, u64), n: (u64, u64), of: &[(&str, &str)]| {
+        let dims = ranges(&[("past", past.0, past.1), ("n", n.0, n.1), ("k", 4, 4)]);
+        let (graph, before) = lowered_at(&b, &[], &dims);
+        carry(&graph, before, &target(), &pairs(of)).map(|after| after.growth)
+    };
+    let (open, one, two) = ((0, 9), (1, 1), (2, 2));
+    for (past, n, of, said) in [
+        (
+            (6, 6),
+            two,
+            vec![("past", "present")],
+            "state `past=present`: the input has the shape [1, 6, 4] and the output [1, 8, 4]: it grows by 2 in each step; give the dim of axis 1 a range up to its size in the last step, such as `--dim past=6..127`",
+        ),
+        (
+            (5, 5),
+            one,
+            vec![("long", "longer")],
+            "it grows by 2 in each step; give the dim of axis 1 a range up to its size in the last step, such as `--dim NAME=6..127`",
+        ),
+        (
+            open,
+            (1, 3),
+            vec![("past", "present")],
+            "[1, n + past, 4]: it grows by n in each step; what a step adds has one size: bind it with `--dim n=N`",
+        ),
+        (open, (0, 0), vec![("past", "less")], "and the output [1, "),
+        (
+            open,
+            one,
+            vec![("past", "present"), ("other", "other_next")],
+            "state `other=other_next`: `past` grows by 2 in each step with it, and by 1 with `past=present`; a dim has one size in a step",
+        ),
+        (
+            open,
+            two,
+            vec![("past", "present"), ("other", "same")],
+            "state `other=same`: axis 1 of the input is past, and `past` grows in each step with `past=present`; a state keeps its shape",
+        ),
+        (
+            open,
+            one,
+            vec![("pair", "wide")],
+            "axis 0 of the input is past, and `past` grows in each step with `pair=wide`",
+        ),
+        (
+            open,
+            two,
+            vec![("past", "present")],
+            "state `past=present`: `past` grows with it in each step, and so would other=other_next, which no `--state` names, and 1 more: add `--state other=other_next`",
+        ),
+        (open, two, vec![("any", "held")], "; a state"),
+    ] {
+        let bad = all(past, n, &of).expect_err("it is refused").to_string();
+        assert!(bad.contains(said), "{bad}");
+    }
+    // With one size in a run a range is no growth.
+    assert_eq!(all(open, one, &[("past", "same")]), Ok(BTreeMap::new()));
+}
+
+#[test]
+fn any_cache_gives_what_it_gives_when_the_caller_carries() {
+    let (mut early, mut late, mut joined) = (0, 0, 0);
+    for seed in 0..400 {
+        let Growing { builder, pairs: of, by, .. } = growing(seed);
+        let of: Vec<(&str, &str)> = of.iter().map(|(i, o)| (i.as_str(), o.as_str())).collect();
+        let (graph, mut before) = lowered_at(&builder, &[], &ranges(&[("past", seed % 3, 9)]));
+        let order = any_order(&before, &mut Dice(seed));
+        before.reorder(&order);
+        let after = carry(&graph, before.clone(), &target(), &pairs(&of)).unwrap_or_else(|e| panic!("{seed}: {e}"));
+        check(&before, &after);
+        assert_eq!(after.growth, BTreeMap::from([("past".to_owned(), by)]), "{seed}");
+        for (input, output) in of {
+            let tasks = task_names(&after);
+            let keep = tasks.iter().position(|name| *name == format!("keep {input}"));
+            match keep {
+                None => joined += 1,
+                Some(keep) if tasks[keep - 1] == output => early += 1,
+                Some(keep) => {
+                    assert!(tasks[keep..].iter().all(|name| name.starts_with("keep ")), "{seed}: {tasks:?}");
+                    late += 1;
+                }
+            }
+        }
+    }
+    assert!(early > 200 && late > 50 && joined > 50, "{early}, {late} and {joined}");
 }
 
 #[test]
@@ -432,15 +577,25 @@ fn any_model_gives_what_it_gives_when_the_caller_carries() {
 
 /// A model opened from a file of the repository, so that ports of real exports are seen too.
 #[test]
-fn caches_of_a_decoder_that_grow_are_refused() {
+fn caches_of_a_decoder_are_copied_behind_what_appends_to_them() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/llama_decode.onnx");
     let model = import::open(&path).expect("it opens");
-    let dims = [("batch", 1), ("seq", 1), ("past", 3)].into_iter().map(|(d, n)| (d.to_owned(), n)).collect();
-    let graph = model.graph(&dims).expect("a graph");
-    let before = lower(&graph, &exactly(&dims), &target(), &|_, _, _| None).expect("it lowers");
+    let dims = ranges(&[("batch", 1, 1), ("seq", 1, 1), ("past", 0, 31)]);
+    let one = [("batch", 1), ("seq", 1)].into_iter().map(|(d, n)| (d.to_owned(), n)).collect();
+    let graph = model.graph(&one).expect("a graph");
+    let before = lower(&graph, &dims, &target(), &|_, _, _| None).expect("it lowers");
     let caches = berth_compiler::caches::caches(&graph);
-    let of = &caches[0];
-    let (past, present) = (graph.value(of.past).name.as_str(), graph.value(of.present).name.as_str());
-    let bad = carry(&graph, before, &target(), &pairs(&[(past, present)])).expect_err("it grows").to_string();
-    assert!(bad.contains("it grows by 1 in each step"), "{bad}");
+    let name = |id| graph.value(id).name.clone();
+    let all: Vec<Carried> = caches.iter().map(|c| Carried { input: name(c.past), output: name(c.present) }).collect();
+    let after = carry(&graph, before.clone(), &target(), &all).expect("they are states");
+    check(&before, &after);
+    assert_eq!((all.len(), after.growth.get("past")), (8, Some(&1)));
+    // Beside what a single step holds, in which each is there while it is used, all of them once.
+    let peak = |lowered: &Lowered| *lowered.lifetimes.load().iter().max().expect("tasks");
+    let states: u64 = after.lifetimes.tensors.iter().filter(|t| t.kind == Kind::State).map(|t| t.bytes).sum();
+    let (one, all_steps) = (peak(&before), peak(&after));
+    assert!(all_steps <= one + states, "{all_steps}, {one} and {states}");
+    let bad = carry(&graph, before, &target(), &all[1..]).expect_err("one is left").to_string();
+    let first = all[0].to_string();
+    assert!(bad.contains(&format!("so would {first}, which no `--state` names: add `--state {first}`")), "{bad}");
 }

@@ -138,6 +138,17 @@ pub struct DimRange {
     pub high: u64,
 }
 
+impl DimRange {
+    /// Steps that there are in the range for a dim that has the size `from` in the first and grows by `by` in each.
+    pub fn steps(&self, from: u64, by: u64) -> u64 {
+        match (self.high.checked_sub(from), by) {
+            (None, _) => 0,
+            (Some(_), 0) => u64::MAX,
+            (Some(rest), by) => (rest / by).saturating_add(1),
+        }
+    }
+}
+
 /// The block of a tier that the program uses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,6 +1,6 @@
 //! The text form of a program: RON, one line an item, made for diffs. `parse(print(p)) == p`.
 
-use crate::program::{After, Body, DimRange, Instruction, Program, Transition};
+use crate::program::{After, Body, Carried, DimRange, Instruction, Program, Transition};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt::{self, Write};
 use std::str::FromStr;
@@ -129,6 +129,13 @@ impl FromStr for After {
         let steps =
             steps.ok_or_else(|| format!("`{text}`: after `~` stands the number of steps back, such as `~1`"))?;
         Ok(After { name: name.to_owned(), steps })
+    }
+}
+
+/// As `--state` takes it.
+impl fmt::Display for Carried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.input, self.output)
     }
 }
 

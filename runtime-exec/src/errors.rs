@@ -119,6 +119,18 @@ pub enum RunError {
         /// Steps that were asked for.
         steps: usize,
     },
+    /// A dim that grows in each step would leave its range.
+    #[error(
+        "`{dim}` grows in each step, and the program has room for {room} steps; {steps} are asked for: compile it with a wider range of `{dim}`"
+    )]
+    Room {
+        /// Steps that were asked for.
+        steps: usize,
+        /// The dim.
+        dim: String,
+        /// Steps that there is room for.
+        room: usize,
+    },
     /// A thread of this runtime panicked, which is a bug of it.
     #[error("a worker ended without a result; this is a bug of the runtime")]
     Lost,

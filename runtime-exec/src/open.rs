@@ -1,4 +1,4 @@
-//! Tasks whose sizes only a run knows: what the data decide, and dims that were left open.
+//! Tasks whose sizes only a run knows: what the data decide, and dims that were left open, some of which grow in each step.
 //!
 //! Such a task is bound anew for each run, at the same addresses: its berths have room for the most that it can hold. A
 //! size that the run itself finds is adopted for the tasks after it.
@@ -9,23 +9,56 @@ use crate::engine::{BindingId, Engine, EngineError, TaskCode};
 use crate::executor::{Operand, TaskPorts};
 use berth_ir::expr::Binding;
 use berth_ir::{DType, Expr};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The sizes that each step knows. All of a step ends before the next but one begins, so two are kept.
 #[derive(Debug)]
 pub(crate) struct Dims {
-    steps: [Mutex<Binding>; 2],
+    steps: [Mutex<Sizes>; 2],
+    growing: Vec<Growing>,
+}
+
+/// The sizes of a step.
+#[derive(Debug)]
+pub(crate) struct Sizes {
+    step: usize,
+    pub known: Binding,
+}
+
+/// A dim that is larger in each step.
+#[derive(Debug)]
+struct Growing {
+    dim: String,
+    /// In the first step, and before it.
+    first: u64,
+    by: u64,
 }
 
 impl Dims {
-    /// With what is known from the start.
-    pub fn new(dims: Binding) -> Dims {
-        Dims { steps: [Mutex::new(dims.clone()), Mutex::new(dims)] }
+    /// With what is known from the start, of the first step; some dims grow by so much in each.
+    pub fn new(dims: Binding, growth: &BTreeMap<String, u64>) -> Dims {
+        let growing = growth.iter().filter_map(|(dim, by)| {
+            let first = *dims.get(dim)?;
+            Some(Growing { dim: dim.clone(), first, by: *by })
+        });
+        let sizes = |step| Mutex::new(Sizes { step, known: dims.clone() });
+        Dims { growing: growing.collect(), steps: [sizes(0), sizes(1)] }
     }
 
-    /// What a step knows by now.
-    pub fn of(&self, step: usize) -> MutexGuard<'_, Binding> {
-        self.steps[step % 2].lock().unwrap_or_else(PoisonError::into_inner)
+    /// What a step knows by now. Step zero is the prologue, which has the sizes of the first.
+    pub fn of(&self, step: usize) -> MutexGuard<'_, Sizes> {
+        let mut sizes = self.steps[step % 2].lock().unwrap_or_else(PoisonError::into_inner);
+        if sizes.step != step {
+            sizes.step = step;
+            for Growing { dim, first, by } in &self.growing {
+                let grown = by.saturating_mul(step.saturating_sub(1) as u64);
+                if let Some(size) = sizes.known.get_mut(dim) {
+                    *size = first.saturating_add(grown);
+                }
+            }
+        }
+        sizes
     }
 }
 
@@ -77,14 +110,14 @@ impl Bound {
             // SAFETY: passed on from the caller.
             return unsafe { engine.run(self.binding, workspace) };
         };
-        open.size(&dims.of(step))?;
+        open.size(&dims.of(step).known)?;
         let (inputs, outputs) = open.places.addresses.split_at(open.code.inputs.len());
         // SAFETY: passed on from the caller; no port is larger than its place, as `size` has checked.
         unsafe {
             engine.rebind(self.binding, &open.code, inputs, outputs)?;
             engine.run(self.binding, workspace)?;
         }
-        open.adopt(engine.found(self.binding), &mut dims.of(step))
+        open.adopt(engine.found(self.binding), &mut dims.of(step).known)
     }
 }
 

@@ -29,14 +29,15 @@ fn steps_allocate_nothing() {
     let before = allocations();
     drop(std::hint::black_box(vec![0u8; 100]));
     assert!(allocations() > before, "the counter counts");
-    for (engines, through_dram, open, threads, records) in [
-        (1, false, false, false, 0),
-        (1, false, false, true, 0),
-        (2, true, false, false, 10_000),
-        (1, false, true, false, 0),
+    for (engines, through_dram, open, threads, records, growth) in [
+        (1, false, false, false, 0, None),
+        (1, false, false, true, 0, None),
+        (2, true, false, false, 10_000, None),
+        (1, false, true, false, 0, None),
+        (1, false, true, false, 0, Some((1, STEPS as u64 - 1))),
     ] {
-        let chain =
-            Chain { tasks: 8, bytes: 40_000, offset: 64, transposed: true, engines, through_dram, ..Chain::default() };
+        let base = Chain { tasks: 8, bytes: 40_000, offset: 64, transposed: true, ..Chain::default() };
+        let chain = Chain { engines, through_dram, growth, ..base };
         let folder = Folder::with("allocations", &chain);
         let mut ports = chain.ports();
         let mut options = Options { records, ..Options::new(&folder.0) };
@@ -44,10 +45,10 @@ fn steps_allocate_nothing() {
             options.places.disk = Some(Arc::new(Plain));
         }
         if open {
-            // Shapes, and an input, that follow from a size of the run.
-            options.dims = Binding::from([("n".to_owned(), 16)]);
+            // Shapes, and an input, that follow from a size of the run, or of each step of it.
+            options.dims = Binding::from([("n".to_owned(), if growth.is_some() { 0 } else { 16 })]);
             for task in &mut ports {
-                let n = Expr::dim("n");
+                let n = Expr::dim("n").min(&Expr::from(16u64));
                 task.code.inputs.push(Port::new("size".into(), DType::I64, vec![1]));
                 task.inputs.push(Operand::Known(vec![n.clone()]));
                 let weight = Expr::from(10_000u64);
@@ -61,6 +62,11 @@ fn steps_allocate_nothing() {
         let looks = keeper.looks;
         assert_eq!(looks.len(), STEPS);
         let grown = looks[STEPS - 1] - looks[2];
-        assert_eq!(grown, 0, "{grown} allocations in {} steps (open: {open}, threads: {threads})", STEPS - 3);
+        assert_eq!(
+            grown,
+            0,
+            "{grown} allocations in {} steps (open: {open}, growth: {growth:?}, threads: {threads})",
+            STEPS - 3
+        );
     }
 }

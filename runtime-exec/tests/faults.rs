@@ -2,6 +2,7 @@
 
 mod common;
 
+use berth_ir::expr::Binding;
 use berth_runtime_exec::errors::{LoadError, RunError};
 use berth_runtime_exec::executor::{Executor, Held, Options, Pace};
 use berth_runtime_exec::pack::{Pack, PackError, write};
@@ -182,13 +183,13 @@ struct Cutter {
 }
 
 impl berth_runtime_exec::executor::Caller for Cutter {
-    fn feed(&mut self, tensor: &str, step: usize, to: &mut [u8]) -> Result<(), String> {
+    fn feed(&mut self, tensor: &str, step: usize, to: &mut [u8], dims: &Binding) -> Result<(), String> {
         if step == 3 {
             self.file.set_len(self.bytes).expect("it is cut");
         }
-        self.keeper.feed(tensor, step, to)
+        self.keeper.feed(tensor, step, to, dims)
     }
-    fn fetch(&mut self, t: &str, s: usize, from: &[u8], d: &berth_ir::expr::Binding) -> Result<(), String> {
+    fn fetch(&mut self, t: &str, s: usize, from: &[u8], d: &Binding) -> Result<(), String> {
         self.keeper.fetch(t, s, from, d)
     }
 }

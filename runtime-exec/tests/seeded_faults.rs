@@ -76,6 +76,7 @@ impl Case {
             through_dram: place == 1,
             engines: if dice.once_in(2) && tasks > 1 { 2 } else { 1 },
             class: classes[dice.below(3) as usize],
+            growth: None,
         };
         let steps = 1 + dice.below(4) as usize;
         let packed = dice.once_in(8);
@@ -178,10 +179,10 @@ struct Side<'c> {
 }
 
 impl Caller for Side<'_> {
-    fn feed(&mut self, tensor: &str, step: usize, to: &mut [u8]) -> Result<(), String> {
+    fn feed(&mut self, tensor: &str, step: usize, to: &mut [u8], dims: &Binding) -> Result<(), String> {
         match self.refuses {
             Some((at, true)) if *at == step => Err(format!("no input for step {step}")),
-            _ => self.keeper.feed(tensor, step, to),
+            _ => self.keeper.feed(tensor, step, to, dims),
         }
     }
     fn fetch(&mut self, tensor: &str, step: usize, from: &[u8], dims: &Binding) -> Result<(), String> {
@@ -209,7 +210,7 @@ fn kind(error: &RunError) -> &'static str {
         RunError::Caller { .. } => "caller",
         RunError::Stopped { .. } => "stopped",
         RunError::Stalled { .. } => "limit",
-        RunError::Lost | RunError::Unusable | RunError::Once { .. } => "lost",
+        RunError::Lost | RunError::Unusable | RunError::Once { .. } | RunError::Room { .. } => "lost",
     }
 }
 

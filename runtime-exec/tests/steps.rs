@@ -2,10 +2,11 @@
 
 mod common;
 
+use berth_ir::expr::Binding;
 use berth_ir::program::{Access, Class, Instruction, Kind, Mode, Program};
 use berth_ir::verify::verify;
 use berth_runtime_exec::errors::{LoadError, RunError};
-use berth_runtime_exec::executor::{CallOff, Executor, Held, Options, Pace};
+use berth_runtime_exec::executor::{CallOff, Caller, Executor, Held, Options, Pace};
 use berth_runtime_exec::store::queue::{Disk, Plain};
 use common::null::Null;
 use common::{Chain, Folder, Keeper, input};
@@ -90,6 +91,43 @@ fn a_program_that_was_proved_for_one_step_runs_one() {
             1 => assert_eq!(keeper.outputs, [chain.output(&input(1))]),
             _ => assert!(matches!(ended, Err(RunError::Once { steps: 2 })) && keeper.outputs.is_empty(), "{ended:?}"),
         }
+    }
+}
+
+/// Keeps the size of `n` that each feed and fetch was told.
+#[derive(Default)]
+struct Sizes(Vec<(usize, u64)>);
+
+impl Caller for Sizes {
+    fn feed(&mut self, _: &str, step: usize, _: &mut [u8], dims: &Binding) -> Result<(), String> {
+        self.0.push((step, dims["n"]));
+        Ok(())
+    }
+    fn fetch(&mut self, _: &str, step: usize, _: &[u8], dims: &Binding) -> Result<(), String> {
+        self.0.push((step, dims["n"]));
+        Ok(())
+    }
+}
+
+#[test]
+fn a_dim_that_grows_has_the_size_of_its_step_and_stays_in_its_range() {
+    let chain = Chain { growth: Some((2, 12)), ..Chain::default() };
+    let folder = Folder::with("growth", &chain);
+    let options = Options { dims: Binding::from([("n".to_owned(), 3)]), ..Options::new(&folder.0) };
+    let mut executor = Executor::load(&chain.program(), &chain.ports(), engines(&chain), &options).expect("it loads");
+    // From three on there are five steps until twelve is left; each run starts anew.
+    for steps in [5, 6, 1, 4] {
+        let mut sizes = Sizes::default();
+        let ended = executor.run(steps, PATIENCE, &mut sizes);
+        if steps == 6 {
+            let refused = matches!(&ended, Err(RunError::Room { steps: 6, dim, room: 5 }) if dim == "n");
+            assert!(refused && sizes.0.is_empty(), "{ended:?}");
+            continue;
+        }
+        ended.expect("it runs");
+        sizes.0.sort_unstable();
+        let wanted: Vec<(usize, u64)> = (1..=steps).flat_map(|step| [(step, 1 + 2 * step as u64); 2]).collect();
+        assert_eq!(sizes.0, wanted);
     }
 }
 

@@ -42,6 +42,7 @@ fn words(before: &Program, after: &Program) -> Vec<String> {
     changed("split", compact(&a.split), compact(&b.split));
     changed("recompute", compact(&a.recompute), compact(&b.recompute));
     changed("states", compact(&a.states), compact(&b.states));
+    changed("growth", compact(&a.growth), compact(&b.growth));
     changed("memory", compact(&a.memory), compact(&b.memory));
     let human = |b: Option<&u64>| b.map_or("none".to_owned(), |b| Bytes(*b).human());
     let (peaks, other) = (&before.facts.peaks, &after.facts.peaks);

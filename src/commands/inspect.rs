@@ -4,7 +4,7 @@ use crate::cli;
 use crate::commands::stem;
 use crate::failure::Outcome;
 use crate::split::{self, Wanted};
-use crate::summary::{room_bounds, traffic};
+use crate::summary::{Grows, room_bounds, traffic};
 use crate::{files, machine, model};
 use berth_compiler::caches::caches;
 use berth_compiler::plan::{extremes, plan};
@@ -66,7 +66,8 @@ pub fn inspect(args: &cli::Inspect) -> Outcome {
     let (file_peak_bytes, peak_bound_bytes) = (ordered.before, ordered.bound.bytes);
     let reordered = ordered.after < ordered.before;
     let report = ModelReport { file_peak_bytes, reordered, peak_bound_bytes, saved, ..report };
-    files::print(&ModelReport { caches, assumed: graph.assumptions.clone(), ..report }, args.format)
+    let grows = Grows::all(&lowered.growth, &lowered.lifetimes.dims);
+    files::print(&ModelReport { caches, grows, assumed: graph.assumptions.clone(), ..report }, args.format)
 }
 
 #[derive(Serialize)]
@@ -78,6 +79,9 @@ struct ModelReport {
     /// Bytes of files that the weights come from, each once.
     stored_bytes: u64,
     caches: Caches,
+    /// Dims that grow from step to step, as states do that have them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    grows: Vec<Grows>,
     peak_bytes: u64,
     /// The peak in the file's order, and whether tasks stand in another; states are there in every order.
     file_peak_bytes: u64,
@@ -146,6 +150,7 @@ impl ModelReport {
             totals: kinds.map(|k| (format!("{k:?}").to_lowercase(), lifetimes.total(k))).collect(),
             stored_bytes: lifetimes.stored(),
             caches: Caches::default(),
+            grows: Vec::new(),
             reuse: histogram(lifetimes),
             peak_bytes: load.get(peak).copied().unwrap_or(0),
             file_peak_bytes: 0,
@@ -223,6 +228,9 @@ impl std::fmt::Display for ModelReport {
                 caches.pairs
             )?;
         }
+        for grows in &self.grows {
+            writeln!(f, "  grows       {grows}")?;
+        }
         writeln!(
             f,
             "  peak        {} beside weights, at task `{}`: {}",
@@ -275,6 +283,9 @@ struct ProgramReport {
     /// Pairs of an input and an output that are one tensor from step to step.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     states: Vec<String>,
+    /// Dims that grow from step to step, as states do that have them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    grows: Vec<Grows>,
     bounds: Vec<String>,
 }
 
@@ -302,7 +313,8 @@ impl ProgramReport {
             resident: resident.into_iter().map(|(t, _)| t).collect(),
             streamed: streamed.into_iter().map(|(t, _)| t).collect(),
             traffic: traffic(program),
-            states: program.header.states.iter().map(|s| format!("{}={}", s.input, s.output)).collect(),
+            states: program.header.states.iter().map(ToString::to_string).collect(),
+            grows: Grows::all(&program.header.growth, &program.header.dims),
             bounds: room_bounds(program),
         }
     }
@@ -328,6 +340,7 @@ impl std::fmt::Display for ProgramReport {
         if !self.states.is_empty() {
             write!(f, "\n  states      {}: {}", self.states.len(), some(&self.states))?;
         }
+        self.grows.iter().try_for_each(|grows| write!(f, "\n  grows       {grows}"))?;
         for (link, bytes) in &self.traffic {
             write!(f, "\n  link {link:<7}{} a step", Bytes(*bytes).human())?;
         }

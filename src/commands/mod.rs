@@ -43,8 +43,9 @@ pub fn planned_for<T>(
 
 /// A header that says how the model was changed before it was planned.
 pub fn said(header: Header, lowered: &Lowered) -> Header {
-    let Lowered { split, recompute, states, .. } = lowered;
-    Header { split: *split, recompute: recompute.clone(), states: states.clone(), ..header }
+    let Lowered { split, recompute, states, growth, .. } = lowered;
+    let (recompute, states, growth) = (recompute.clone(), states.clone(), growth.clone());
+    Header { split: *split, recompute, states, growth, ..header }
 }
 
 /// Proves a program, or says the first things that are wrong with it.

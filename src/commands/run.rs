@@ -8,14 +8,14 @@ use crate::live::Live;
 use crate::measure::{costs as costs_of, load_failure, ports};
 use crate::npz::{self, Array};
 use crate::observed::{LinkSeen, Observation};
-use crate::seed::{index_bounds, seeded_inputs};
+use crate::sides::{Arrays, Sides, Steps, Values, check_set, given_inputs, made_inputs};
 use crate::slow::{Planned, Slow};
 use crate::split::{self, Model, Wanted};
 use crate::summary::Summary;
 use crate::{fast, files, machine, model, standing, trace};
 use berth_compiler::cost::{Cost, with_measured};
 use berth_compiler::import;
-use berth_compiler::lower::{Boundary, Lowered};
+use berth_compiler::lower::Lowered;
 use berth_compiler::plan::{Plan, STEPS};
 use berth_compiler::simulate::events;
 use berth_ir::expr::Binding;
@@ -24,11 +24,11 @@ use berth_ir::program::Program;
 use berth_ir::target::Link;
 use berth_ir::units::Nanos;
 use berth_ir::verify::Verified;
-use berth_ir::{DType, Expr, Target, graph::Content};
+use berth_ir::{DType, Target, graph::Content};
 use berth_runtime_exec::engine::ort::OrtEngine;
 use berth_runtime_exec::engine::{EngineError, EngineOptions};
 use berth_runtime_exec::errors::{LoadError, RunError};
-use berth_runtime_exec::executor::{Caller, Executor, Options, Pace, Ran, StepSeen, Stop, engines as engines_of};
+use berth_runtime_exec::executor::{Executor, Options, Pace, Ran, StepSeen, Stop, engines as engines_of};
 use berth_runtime_exec::pack::Pack;
 use berth_runtime_exec::store::Places;
 use serde::Serialize;
@@ -175,13 +175,18 @@ pub fn run(args: &cli::Run) -> Outcome {
     let model_path = args.model.as_deref().unwrap_or(&args.file);
     let opened = model::open(model_path, args.bound.cast)?;
     let arrays = args.inputs.as_deref().map(npz::read).transpose().map_err(Failure::bad)?;
-    let (inputs, stored) = sides(arrays.unwrap_or_default());
+    let names = opened.inputs().iter().map(|port| port.name.clone()).collect();
+    let mut arrays = Arrays::new(arrays.unwrap_or_default(), &names)?;
     let mut dims = model::dims(&args.bound.dims)?;
     if let Some(program) = &given {
         dims.extend(program.header.dims.clone());
     }
     check_threads(given.as_ref(), args.threads)?;
-    let inside = model::dims_of_inputs(&opened, &inputs, &mut dims)?;
+    let states = match &given {
+        Some(program) => program.header.states.clone(),
+        None => model::states(&args.states.states)?,
+    };
+    let inside = model::dims_of_inputs(&opened, &arrays.inputs, &states, &mut dims)?;
     let wished = args.stands_for.as_deref().unwrap_or(args.machine.name());
     // A program names its machine; where another description of it is given, the verifier compares the layouts.
     let its = given.as_ref().filter(|_| args.machine.target.is_none());
@@ -193,38 +198,41 @@ pub fn run(args: &cli::Run) -> Outcome {
     }
     let target = machine::target(name)?;
     let mut set = model::sets(&args.bound.sets)?;
-    model::set_deciding(&opened, &dims, &inputs, &mut set);
+    model::set_deciding(&opened, &dims, &arrays.inputs, &mut set);
     let graph = model::graph(&opened, &dims, &set)?;
     check_present(&graph, &opened)?;
     // Costs are measured of the first engine; others are used where somebody says so.
     let first: Vec<String> = target.engines.iter().take(1).map(|e| e.name.clone()).collect();
     let engines = args.machine.engines.as_deref().unwrap_or(&first);
     let threads = u64::from(args.threads);
-    let states = &model::states(&args.states.states)?;
-    let wanted = Wanted { target: &target, memory: &args.machine.memory, engines: Some(engines), threads, states };
+    let memory = &args.machine.memory;
+    let wanted = Wanted { target: &target, memory, engines: Some(engines), threads, states: &states };
     let mut model = match &given {
         Some(program) => split::as_said(&graph, &dims, &target, &program.header)?,
         None => split::for_memory(&graph, &dims, &wanted)?,
     };
     machine::restrict(&target, Some(engines), &mut model.lowered.lifetimes)?;
     let lowered = &model.lowered;
-    // Where no input says a size, it is the largest of its range.
-    let sizes: Binding = dims.iter().map(|(d, r)| (d.clone(), *inside.get(d).unwrap_or(&r.high))).collect();
+    let steps = Steps::new(&dims, &inside, lowered, args.steps as usize)?;
     // What is computed in another type may be given in the file's.
-    let (mut inputs, mut stored) = (inputs, stored);
     if args.bound.cast.is_some() {
-        let types: BTreeMap<String, DType> =
-            lowered.inputs.iter().chain(&lowered.outputs).map(|b| (b.name.clone(), b.dtype)).collect();
-        for arrays in [&mut inputs, &mut stored] {
-            let taken = std::mem::take(arrays).into_iter();
-            *arrays = taken.map(|(n, a)| (n.clone(), a.clone().as_float(*types.get(&n).unwrap_or(&a.dtype)))).collect();
-        }
+        let types: BTreeMap<&str, DType> =
+            lowered.inputs.iter().chain(&lowered.outputs).map(|b| (b.name.as_str(), b.dtype)).collect();
+        arrays = arrays.map(|array| {
+            let name = array.name.strip_prefix("out:").unwrap_or(&array.name);
+            let dtype = types.get(name).copied().unwrap_or(array.dtype);
+            array.as_float(dtype)
+        });
     }
+    let stored = std::mem::take(&mut arrays.outputs);
     let inputs = match args.inputs.is_some() {
-        true => given_inputs(lowered, inputs, &sizes)?,
-        false => made_inputs(lowered, &graph, args.seed)?,
+        true => given_inputs(lowered, arrays, &steps)?,
+        false => made_inputs(lowered, &graph, args.seed, &steps)?,
     };
-    check_set(&set, &inputs, args.inputs.is_some())?;
+    if args.inputs.is_some() {
+        check_set(&set, &inputs)?;
+    }
+    let sizes = steps.first;
     let against = args.against.as_deref().map(npz::read).transpose().map_err(Failure::bad)?;
 
     let options = EngineOptions {
@@ -304,8 +312,8 @@ struct Job<'a> {
     /// How engines are opened.
     options: EngineOptions,
     places: Places,
-    inputs: Vec<Array>,
-    /// Of every dim of the inputs.
+    inputs: Vec<Values>,
+    /// Of every dim of the inputs, in the first step.
     sizes: Binding,
     stop: Stopping,
 }
@@ -493,18 +501,6 @@ fn given_program(args: &cli::Run) -> Result<Option<Program>, Failure> {
     files::read_program(&args.file).map(Some)
 }
 
-/// Arrays of an input file: what goes in, and what is stored of what should come out.
-fn sides(arrays: Vec<Array>) -> (BTreeMap<String, Array>, BTreeMap<String, Array>) {
-    let (mut inputs, mut outputs) = (BTreeMap::new(), BTreeMap::new());
-    for array in arrays {
-        match array.name.strip_prefix("out:") {
-            Some(name) => outputs.insert(name.to_owned(), array),
-            None => inputs.insert(array.name.strip_prefix("in:").unwrap_or(&array.name).to_owned(), array),
-        };
-    }
-    (inputs, outputs)
-}
-
 /// Pieces of operators have the bits of the whole for so many threads only.
 fn check_threads(given: Option<&Program>, threads: u32) -> Outcome {
     let most = given.and_then(|program| program.header.split).map(|split| split.threads);
@@ -530,59 +526,6 @@ fn check_present(graph: &Graph, model: &import::Model) -> Outcome {
     )))
 }
 
-fn given_inputs(lowered: &Lowered, mut given: BTreeMap<String, Array>, sizes: &Binding) -> Result<Vec<Array>, Failure> {
-    let mut all = Vec::new();
-    for port in &lowered.inputs {
-        let shape = shape_at(&port.shape, sizes).unwrap_or_else(|| port.most.clone());
-        let Some(array) = given.remove(&port.name) else {
-            let has: Vec<String> = given.keys().map(|k| format!("`{k}`")).collect();
-            return Err(Failure::bad(format!(
-                "input `{}` is missing: the file needs an array `{}` or `in:{}` of {:?} and shape {:?}; left over in it: {}",
-                port.name,
-                port.name,
-                port.name,
-                port.dtype,
-                shape,
-                if has.is_empty() { "nothing".to_owned() } else { has.join(", ") }
-            )));
-        };
-        if array.dtype != port.dtype || array.shape != shape {
-            return Err(Failure::bad(format!(
-                "input `{}` is {:?} of shape {:?} in the file; the model wants {:?} of shape {:?}",
-                port.name, array.dtype, array.shape, port.dtype, shape
-            )));
-        }
-        all.push(array);
-    }
-    if let Some(name) = given.keys().next() {
-        let known: Vec<String> = lowered.inputs.iter().map(|p| format!("`{}`", p.name)).collect();
-        return Err(Failure::bad(format!("the model has no input `{name}`; it has {}", known.join(", "))));
-    }
-    Ok(all)
-}
-
-/// An input that was fixed when the plan was made has that value when it runs.
-fn check_set(set: &BTreeMap<String, Vec<i64>>, inputs: &[Array], given: bool) -> Outcome {
-    for array in inputs.iter().filter(|_| given) {
-        let Some(wanted) = set.get(&array.name).or_else(|| set.get(array.name.trim_start_matches("in:"))) else {
-            continue;
-        };
-        let has = array.integers().unwrap_or_default();
-        if has != *wanted {
-            let name = array.name.trim_start_matches("in:");
-            return Err(Failure::bad(format!(
-                "input `{name}` is {has:?} in the file, and `--set` says {wanted:?}: give one or the other"
-            )));
-        }
-    }
-    Ok(())
-}
-
-fn made_inputs(lowered: &Lowered, graph: &Graph, seed: u64) -> Result<Vec<Array>, Failure> {
-    let ports: Vec<_> = lowered.inputs.iter().map(|p| (p.name.clone(), p.dtype, p.most.clone())).collect();
-    seeded_inputs(&ports, seed, &index_bounds(graph)).map_err(Failure::bad)
-}
-
 /// A program that was given: proved against its target and model.
 fn ready_given(program: Program, target: Target, lowered: &Lowered) -> Result<Ready, Failure> {
     let program = proved(&target, program, Some(&lowered.facts))?;
@@ -597,69 +540,6 @@ fn ready_planned(args: &cli::Run, memory: &[String], target: &Target, lowered: &
     let costs = if args.stands_for.is_some() { "estimated" } else { "measured" };
     let summary = Summary::new(&stem(&args.file), &budgeted.target, &plan, costs);
     Ok(Ready { target: budgeted.target, program, summary: Some(summary) })
-}
-
-/// Inputs by tensor, outputs as they come.
-struct Sides<'a> {
-    inputs: BTreeMap<&'a str, &'a [u8]>,
-    outputs: BTreeMap<&'a str, (&'a Boundary, Vec<u64>, Vec<u8>)>,
-    order: Vec<&'a str>,
-    last: usize,
-}
-
-impl<'a> Sides<'a> {
-    fn new(lowered: &'a Lowered, inputs: &'a [Array], last: usize) -> Sides<'a> {
-        let tensor = |b: &'a Boundary| b.tensor.as_deref();
-        let inputs = lowered.inputs.iter().zip(inputs).filter_map(|(b, a)| Some((tensor(b)?, a.bytes.as_slice())));
-        let outputs = lowered.outputs.iter().filter_map(|b| Some((tensor(b)?, (b, Vec::new(), Vec::new()))));
-        Sides {
-            inputs: inputs.collect(),
-            outputs: outputs.collect(),
-            order: lowered.outputs.iter().filter_map(tensor).collect(),
-            last,
-        }
-    }
-
-    /// In the model's order, under the model's names.
-    fn outputs(mut self) -> Vec<Array> {
-        let taken = self.order.iter().filter_map(|t| self.outputs.remove(t));
-        let array = |(b, shape, bytes): (&Boundary, Vec<u64>, Vec<u8>)| Array {
-            name: b.name.clone(),
-            dtype: b.dtype,
-            shape,
-            bytes,
-        };
-        taken.map(array).collect()
-    }
-}
-
-impl Caller for Sides<'_> {
-    fn feed(&mut self, tensor: &str, _step: usize, to: &mut [u8]) -> Result<(), String> {
-        let bytes = self.inputs.get(tensor).ok_or_else(|| format!("there is no input for `{tensor}`"))?;
-        // Sizes were checked against the ports; one within a range fills less than its berth.
-        let place = to.get_mut(..bytes.len());
-        place
-            .ok_or_else(|| format!("`{tensor}` has {} bytes, more than its berth", bytes.len()))?
-            .copy_from_slice(bytes);
-        Ok(())
-    }
-
-    fn fetch(&mut self, tensor: &str, step: usize, from: &[u8], dims: &Binding) -> Result<(), String> {
-        if step == self.last {
-            let (port, shape, bytes) =
-                self.outputs.get_mut(tensor).ok_or_else(|| format!("there is no output `{tensor}`"))?;
-            *shape = shape_at(&port.shape, dims).ok_or_else(|| format!("the size of `{tensor}` is not known"))?;
-            let size = shape.iter().try_fold(1u64, |n, axis| n.checked_mul(*axis)).and_then(|n| port.dtype.bytes(n));
-            let held = size.and_then(|size| from.get(..usize::try_from(size).ok()?));
-            bytes.extend_from_slice(held.ok_or_else(|| format!("`{tensor}` is larger than its berth"))?);
-        }
-        Ok(())
-    }
-}
-
-/// A shape at these sizes.
-fn shape_at(shape: &[Expr], sizes: &Binding) -> Option<Vec<u64>> {
-    shape.iter().map(|axis| u64::try_from(axis.eval(sizes).ok()?).ok()).collect()
 }
 
 /// Times of steps, from end to end of the last instruction of each.

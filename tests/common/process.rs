@@ -40,7 +40,7 @@ pub fn case(path: &Path) -> Case {
     let named = arrays.into_iter().filter_map(|a| Some((a.name.strip_prefix("in:")?.to_owned(), a)));
     let inputs: BTreeMap<String, Array> = named.collect();
     let mut dims = BTreeMap::new();
-    berth::model::dims_of_inputs(&model, &inputs, &mut dims).expect("its dims");
+    berth::model::dims_of_inputs(&model, &inputs, &[], &mut dims).expect("its dims");
     let graph = berth::model::graph(&model, &dims, &BTreeMap::new()).expect("its graph");
     let target = berth::machine::target("host").expect("the host");
     let lowered = lower(&graph, &dims, &target, &read).expect("it lowers");
@@ -66,7 +66,7 @@ impl<'a> Side<'a> {
 }
 
 impl Caller for Side<'_> {
-    fn feed(&mut self, tensor: &str, _step: usize, to: &mut [u8]) -> Result<(), String> {
+    fn feed(&mut self, tensor: &str, _step: usize, to: &mut [u8], _: &Binding) -> Result<(), String> {
         std::thread::sleep(self.dawdle);
         let port = self.case.lowered.inputs.iter().find(|b| b.tensor.as_deref() == Some(tensor)).ok_or("no input")?;
         to.copy_from_slice(&self.case.inputs[&port.name].bytes);

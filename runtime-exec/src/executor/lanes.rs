@@ -156,12 +156,14 @@ pub(crate) fn serve<H: Host>(
             Work::Feed { tensor, to } => {
                 // SAFETY: from a Feed on and until it ends, the bytes are the caller's alone (rules 5, 6 and 12).
                 let target = unsafe { shared.arenas[to.arena].slice_mut(to.offset, to.bytes) };
-                target.map_or(Ok(()), |to| caller.feed(tensor, instance.step, to))
+                target.map_or(Ok(()), |to| caller.feed(tensor, instance.step, to, &shared.dims.of(instance.step).known))
             }
             Work::Fetch { tensor, from } => {
                 // SAFETY: nothing writes an output between its Fetch's start and end.
                 let source = unsafe { shared.arenas[from.arena].slice(from.offset, from.bytes) };
-                source.map_or(Ok(()), |from| caller.fetch(tensor, instance.step, from, &shared.dims.of(instance.step)))
+                source.map_or(Ok(()), |from| {
+                    caller.fetch(tensor, instance.step, from, &shared.dims.of(instance.step).known)
+                })
             }
             Work::Load { .. } | Work::Fill { .. } | Work::Move { .. } | Work::Run { .. } => Ok(()),
         };

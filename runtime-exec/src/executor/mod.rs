@@ -74,11 +74,12 @@ pub enum Operand {
 
 /// The side of a run that has the inputs and wants the outputs.
 pub trait Caller {
-    /// Writes an input's bytes for a step (counted from one) into place. An input whose size is not fixed may fill less. A
-    /// state is fed once in a run, in step zero, which is the prologue.
-    fn feed(&mut self, tensor: &str, step: usize, to: &mut [u8]) -> Result<(), String>;
-    /// Takes an output's bytes of a step; of a state, what the step left. `dims` are the sizes that only this step knows; an
-    /// output whose size is not fixed has its bytes at the start.
+    /// Writes an input's bytes for a step (counted from one) into place. `dims` are the sizes that only this step knows; an
+    /// input whose size is not fixed may fill less. A state is fed once in a run, in step zero, which is the prologue and has
+    /// the sizes of the first step.
+    fn feed(&mut self, tensor: &str, step: usize, to: &mut [u8], dims: &Binding) -> Result<(), String>;
+    /// Takes an output's bytes of a step; of a state, what the step left. `dims` are as for [`Caller::feed`]; an output whose
+    /// size is not fixed has its bytes at the start.
     fn fetch(&mut self, tensor: &str, step: usize, from: &[u8], dims: &Binding) -> Result<(), String>;
 }
 
@@ -139,7 +140,7 @@ pub struct Options {
     pub places: Places,
     /// Whether each task is tried once for the workspace that it needs.
     pub measure: bool,
-    /// Sizes of dims that the program leaves open.
+    /// Sizes of dims that the program leaves open; of those that grow from step to step, in the first.
     pub dims: Binding,
     /// How links are driven, by name, where that is not as by default.
     pub links: BTreeMap<String, Pace>,
@@ -174,6 +175,8 @@ pub struct Executor<E: Engine + 'static, H: Host = System> {
     /// Held while a stop is asked for, and while one is taken back.
     stopping: Arc<Mutex<()>>,
     records: usize,
+    /// Steps until a dim that grows leaves its range, and which does first.
+    room: Option<(usize, String)>,
 }
 
 impl<E: Engine + 'static, H: Host> std::fmt::Debug for Executor<E, H> {
@@ -339,7 +342,13 @@ impl<E: Engine + 'static, H: Host> Executor<E, H> {
             None => Arc::default(),
         };
         let turns = paces.iter().map(turn).collect();
-        let dims = Dims::new(options.dims.clone());
+        let header = &program.header;
+        let growing = header.growth.iter().filter_map(|(dim, by)| {
+            let steps = header.dims.get(dim)?.steps(*options.dims.get(dim)?, *by);
+            Some((usize::try_from(steps).unwrap_or(usize::MAX), dim.clone()))
+        });
+        let room = growing.min();
+        let dims = Dims::new(options.dims.clone(), &header.growth);
         let tasks = options.tasks.clone();
         let shared = Arc::new(Shared { host, table, arenas, store, sources, paces, turns, tasks, hand, dims });
         let mut gears = Vec::new();
@@ -352,7 +361,8 @@ impl<E: Engine + 'static, H: Host> Executor<E, H> {
                 LaneKind::Engine | LaneKind::Caller => None,
             });
         }
-        Ok(Executor { gears, shared, seats: Some(seats), stoppers, stopping: Arc::default(), records: options.records })
+        let (stopping, records) = (Arc::default(), options.records);
+        Ok(Executor { gears, shared, seats: Some(seats), stoppers, stopping, records, room })
     }
 
     /// A handle that stops runs of this executor.
@@ -378,6 +388,9 @@ impl<E: Engine + 'static, H: Host> Executor<E, H> {
         let table = &self.shared.table;
         if steps > table.steps_max {
             return Err(RunError::Once { steps });
+        }
+        if let Some((room, dim)) = self.room.as_ref().filter(|(room, _)| steps > *room) {
+            return Err(RunError::Room { steps, dim: dim.clone(), room: *room });
         }
         let seats = self.seats.take().ok_or(RunError::Unusable)?;
         let (host, start) = (self.shared.host.clone(), self.shared.host.now());

@@ -7,8 +7,8 @@ pub mod rough;
 
 use berth_ir::expr::Binding;
 use berth_ir::program::{
-    Access, After, Arena, Berth, Body, Class, Extent, FORMAT, Facts, Header, Home, Instruction, Kind, Mode, Numerics,
-    Place, Program, Task, Tensor, Traffic, Transposed,
+    Access, After, Arena, Berth, Body, Class, DimRange, Extent, FORMAT, Facts, Header, Home, Instruction, Kind, Mode,
+    Numerics, Place, Program, Task, Tensor, Traffic, Transposed,
 };
 use berth_ir::verify::{Verified, verify};
 use berth_ir::{DType, Expr, Target};
@@ -63,6 +63,8 @@ pub struct Chain {
     pub engines: usize,
     /// By task.
     pub class: fn(usize) -> Class,
+    /// A dim `n` that grows by so much in each step, within a range from zero on.
+    pub growth: Option<(u64, u64)>,
 }
 
 impl Default for Chain {
@@ -77,6 +79,7 @@ impl Default for Chain {
             resident: false,
             engines: 1,
             class: |_| Class::Planned,
+            growth: None,
         }
     }
 }
@@ -271,9 +274,9 @@ impl Chain {
                 layout: target.layout_hash(),
                 numerics: Numerics::Exact,
                 mode: Mode::Loop,
-                dims: BTreeMap::new(),
+                dims: self.growth.map(|(_, high)| ("n".to_owned(), DimRange { low: 0, high })).into_iter().collect(),
                 memory: BTreeMap::new(),
-                growth: BTreeMap::new(),
+                growth: self.growth.map(|(by, _)| ("n".to_owned(), by)).into_iter().collect(),
                 split: None,
                 recompute: Vec::new(),
                 states: Vec::new(),
@@ -366,7 +369,7 @@ pub fn input(step: usize) -> Vec<u8> {
 }
 
 impl Caller for Keeper {
-    fn feed(&mut self, _: &str, step: usize, to: &mut [u8]) -> Result<(), String> {
+    fn feed(&mut self, _: &str, step: usize, to: &mut [u8], _: &Binding) -> Result<(), String> {
         to.iter_mut().enumerate().for_each(|(i, byte)| *byte = (i * 7 + step) as u8);
         Ok(())
     }

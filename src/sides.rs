@@ -135,6 +135,15 @@ impl<'a> Steps<'a> {
         (from..until).map(step).collect::<Option<Vec<u64>>>()?.into_iter().max()
     }
 
+    /// Inputs that are the same in every step.
+    pub fn same(&self, lowered: &Lowered, inputs: &[Values]) -> BTreeSet<String> {
+        let all = lowered.inputs.iter().zip(inputs).filter(|(port, values)| {
+            let one = values.iter().filter(|(from, _)| *from <= self.count).count() == 1;
+            one && !port.shape.iter().any(|size| self.grows(size))
+        });
+        all.map(|(port, _)| port.name.clone()).collect()
+    }
+
     /// What an input's array from a step on until before another must have along each axis, and whether more does too.
     fn wanted(&self, lowered: &Lowered, port: &Boundary, from: usize, until: usize) -> Vec<(u64, bool)> {
         // A state is fed once, as the first step reads it.
@@ -237,6 +246,8 @@ pub struct Sides<'a> {
     last: usize,
     /// The shape of what is fed.
     shape: Vec<u64>,
+    /// What was fed last at each input: which of its arrays, and with which shape.
+    fed: BTreeMap<&'a str, (usize, Vec<u64>)>,
 }
 
 impl<'a> Sides<'a> {
@@ -251,6 +262,7 @@ impl<'a> Sides<'a> {
             order: lowered.outputs.iter().filter_map(tensor).collect(),
             last,
             shape: Vec::new(),
+            fed: lowered.inputs.iter().filter_map(tensor).map(|tensor| (tensor, (usize::MAX, Vec::new()))).collect(),
         }
     }
 
@@ -268,15 +280,25 @@ impl<'a> Sides<'a> {
 }
 
 impl Caller for Sides<'_> {
-    fn feed(&mut self, tensor: &str, step: usize, to: &mut [u8], dims: &Binding) -> Result<(), String> {
+    fn feed(&mut self, tensor: &str, step: usize, to: &mut [u8], dims: &Binding, kept: bool) -> Result<(), String> {
         // The prologue feeds what the first step reads.
-        let now = |values: &&Values| values.partition_point(|(from, _)| *from <= step.max(1)).checked_sub(1);
-        let found = self.inputs.get(tensor).and_then(|(port, values)| Some((port, values.get(now(values)?)?)));
-        let (port, (_, array)) = found.ok_or_else(|| format!("there is no input for `{tensor}`"))?;
+        let now = |values: &Values| values.partition_point(|(from, _)| *from <= step.max(1)).checked_sub(1);
+        let found = self.inputs.get(tensor).and_then(|(port, values)| {
+            let now = now(values)?;
+            Some((port, now, &values.get(now)?.1))
+        });
+        let (port, now, array) = found.ok_or_else(|| format!("there is no input for `{tensor}`"))?;
         self.shape.clear();
         for axis in &port.shape {
             let size = axis.eval(dims).ok().and_then(|size| u64::try_from(size).ok());
             self.shape.push(size.ok_or_else(|| format!("the size of `{tensor}` is not known"))?);
+        }
+        if let Some(fed) = self.fed.get_mut(tensor) {
+            if kept && fed.0 == now && fed.1 == self.shape {
+                return Ok(());
+            }
+            fed.0 = now;
+            fed.1.clone_from(&self.shape);
         }
         // Sizes were checked against the ports; one within a range fills less than its berth.
         lead(array, &self.shape, to).ok_or_else(|| format!("`{tensor}` is {:?}, no part of its array", self.shape))

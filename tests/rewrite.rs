@@ -38,9 +38,11 @@ struct Side<'a> {
 }
 
 impl Caller for Side<'_> {
-    fn feed(&mut self, tensor: &str, _step: usize, to: &mut [u8], _: &Binding) -> Result<(), String> {
+    fn feed(&mut self, tensor: &str, _step: usize, to: &mut [u8], _: &Binding, kept: bool) -> Result<(), String> {
         let port = self.lowered.inputs.iter().find(|b| b.tensor.as_deref() == Some(tensor)).ok_or("no input")?;
-        to.copy_from_slice(&self.inputs[&port.name].bytes);
+        if !kept {
+            to.copy_from_slice(&self.inputs[&port.name].bytes);
+        }
         Ok(())
     }
     fn fetch(&mut self, tensor: &str, _step: usize, from: &[u8], _dims: &Binding) -> Result<(), String> {

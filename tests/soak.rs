@@ -37,9 +37,11 @@ struct Same<'a> {
 }
 
 impl Caller for Same<'_> {
-    fn feed(&mut self, tensor: &str, _step: usize, to: &mut [u8], _: &Binding) -> Result<(), String> {
+    fn feed(&mut self, tensor: &str, _step: usize, to: &mut [u8], _: &Binding, kept: bool) -> Result<(), String> {
         let port = self.case.lowered.inputs.iter().find(|b| b.tensor.as_deref() == Some(tensor)).ok_or("no input")?;
-        to.copy_from_slice(&self.case.inputs[&port.name].bytes);
+        if !kept {
+            to.copy_from_slice(&self.case.inputs[&port.name].bytes);
+        }
         Ok(())
     }
     fn fetch(&mut self, tensor: &str, step: usize, from: &[u8], _dims: &Binding) -> Result<(), String> {

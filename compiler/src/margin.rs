@@ -18,6 +18,7 @@ use berth_ir::lifetime::{Lifetimes, Task};
 use berth_ir::program::Mode;
 use berth_ir::target::{Computing, LinkState, Target, Tier};
 use berth_ir::units::{Bytes, BytesPerSec, Nanos};
+use std::collections::BTreeSet;
 
 /// What is added to a memory.
 const MORE: u64 = 1 << 30;
@@ -76,7 +77,7 @@ pub fn margins(lifetimes: &Lifetimes, target: &Target, plan: &Plan) -> Vec<Margi
     let used = plan.program.facts.traffic.iter().filter(|t| t.part == body && t.bytes > 0);
     for traffic in used {
         let target = faster(target, &traffic.link);
-        let step = timeline(&target, &Step::of_program(&target, &plan.program), STEPS).step;
+        let step = timeline(&target, &Step::of_program(&target, &plan.program, &BTreeSet::new()), STEPS).step;
         all.push(Margin { of: Of::Link(traffic.link.clone()), step: at_most(step) });
     }
     all

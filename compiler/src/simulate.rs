@@ -17,7 +17,7 @@ use berth_ir::program::{Class, Program};
 use berth_ir::units::Nanos;
 use berth_ir::verify::Verified;
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 
 /// What a step costs once steps repeat.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,14 +47,20 @@ pub struct Event<'a> {
     pub end: Nanos,
 }
 
-/// Simulates a proved program: the prologue and `steps` steps of its first body.
-pub fn simulate(target: &Target, program: &Verified<Program>, steps: usize) -> Timeline {
-    timeline(target, &Step::of_program(target, program), steps)
+/// Simulates a proved program: the prologue and `steps` steps of its first body. The inputs in `same` (tensors) are so in
+/// every step: where they are still in their places when they would be fed, that takes no time.
+pub fn simulate(target: &Target, program: &Verified<Program>, steps: usize, same: &BTreeSet<&str>) -> Timeline {
+    timeline(target, &Step::of_program(target, program, same), steps)
 }
 
 /// When each instance runs in that simulation, by end.
-pub fn events<'a>(target: &'a Target, program: &'a Verified<Program>, steps: usize) -> Vec<Event<'a>> {
-    let step = Step::of_program(target, program);
+pub fn events<'a>(
+    target: &'a Target,
+    program: &'a Verified<Program>,
+    steps: usize,
+    same: &BTreeSet<&str>,
+) -> Vec<Event<'a>> {
+    let step = Step::of_program(target, program, same);
     let mut world = World::new(target, &step, steps);
     world.run();
     let names = Servers::of(target).names;

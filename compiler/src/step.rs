@@ -9,7 +9,7 @@ use crate::share::Demand;
 use berth_ir::Target;
 use berth_ir::program::{Access, Class, Extent, Instruction, Place, Program};
 use berth_ir::units::Bytes;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// What an instruction occupies, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -144,8 +144,8 @@ impl Step {
         Step { parts, busy }
     }
 
-    /// Of a program and its first body.
-    pub fn of_program(target: &Target, program: &Program) -> Step {
+    /// Of a program and its first body, where inputs of these tensors are the same in every step.
+    pub fn of_program(target: &Target, program: &Program, same: &BTreeSet<&str>) -> Step {
         let body = program.bodies.first().map_or(&[][..], |b| &b.code);
         let code = [program.prologue.as_slice(), body];
         let mut numbers: HashMap<&str, u32> = HashMap::new();
@@ -165,7 +165,7 @@ impl Step {
             }
             lines
         });
-        let facts = Facts::new(target, program);
+        let facts = Facts::new(target, program, same);
         let work = code.map(|code| code.iter().map(|i| facts.work(i)).collect());
         let busy = program.tasks.iter().map(|t| t.cost.0).fold(0, u64::saturating_add);
         Step::new(&lines, work, numbers.len(), busy)
@@ -314,6 +314,13 @@ pub(crate) enum Use {
     Writes,
 }
 
+/// Berths that hold one of these tensors from feed to feed.
+fn there<'p>(program: &'p Program, same: &BTreeSet<&str>) -> HashSet<&'p str> {
+    let alone = program.fed_alone();
+    let all = program.berths.iter().filter(|berth| same.contains(berth.tensor.as_str()));
+    all.map(|berth| berth.name.as_str()).filter(|berth| alone.contains(berth)).collect()
+}
+
 /// What the cost of an instruction of a program follows from, by name.
 struct Facts<'p> {
     servers: Servers<'p>,
@@ -323,10 +330,12 @@ struct Facts<'p> {
     tiers: HashMap<&'p str, &'p str>,
     /// Berths of tensors that no file holds.
     filled: HashSet<&'p str>,
+    /// Berths where what would be fed is already.
+    there: HashSet<&'p str>,
 }
 
 impl<'p> Facts<'p> {
-    fn new(target: &'p Target, program: &'p Program) -> Self {
+    fn new(target: &'p Target, program: &'p Program, same: &BTreeSet<&str>) -> Self {
         let servers = Servers::of(target);
         let filled = program.tensors.iter().filter(|t| t.home.as_ref().is_some_and(|h| h.filled.is_some()));
         let filled: HashSet<&str> = filled.map(|t| t.name.as_str()).collect();
@@ -340,6 +349,7 @@ impl<'p> Facts<'p> {
             tasks: tasks.map(task).collect(),
             berth_bytes: program.berths.iter().map(|b| (b.name.as_str(), b.bytes)).collect(),
             tiers: program.berths.iter().map(|b| (b.name.as_str(), b.arena.as_str())).collect(),
+            there: if same.is_empty() { HashSet::new() } else { there(program, same) },
             servers,
         }
     }
@@ -362,6 +372,7 @@ impl<'p> Facts<'p> {
                 });
                 self.servers.run(engine, cost, touched(operands))
             }
+            Instruction::Feed { berth, .. } if self.there.contains(berth.as_str()) => self.servers.call(Instance::Feed),
             Instruction::Feed { berth, .. } => {
                 let tier = self.tiers.get(berth.as_str()).copied().unwrap_or("");
                 self.servers.feed(tier, self.bound(berth))

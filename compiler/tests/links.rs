@@ -7,7 +7,7 @@ use berth_ir::lifetime::{Lifetimes, Other, Task, Tensor, TensorId};
 use berth_ir::program::{Home, Instruction, Kind, Mode};
 use berth_ir::units::{Bytes, BytesPerSec, Nanos};
 use berth_ir::{DType, Expr, Target, verify};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A chain of eight tasks, each with a weight of 64 KiB and a bit, which the cores may run too.
 fn chain() -> Lifetimes {
@@ -84,7 +84,7 @@ fn what_the_caller_feeds_takes_the_time_of_a_copy_from_the_memory_beside() {
     for (target, nanos) in [(&beside, 10_000), (&alone, 5_000)] {
         let made = plan(&model, target, Mode::Loop).expect("the disk reaches the device");
         let program = verify(target, made.program, None).unwrap_or_else(|found| panic!("{}", found[0]));
-        let events = events(target, &program, 2);
+        let events = events(target, &program, 2, &BTreeSet::new());
         let fed: Vec<u64> = events.iter().filter(|e| e.name == "feed x").map(|e| e.end.0 - e.start.0).collect();
         assert_eq!(fed, [nanos, nanos]);
         let end = |name: &str| events.iter().find(|e| e.name == name && e.step == 1).map(|e| (e.start, e.end));

@@ -14,7 +14,7 @@ use berth_ir::units::{Bytes, Nanos};
 use berth_ir::{DType, Expr, Target, verify};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a task is made of; indexes are taken modulo what there is.
 #[derive(Clone, Debug)]
@@ -207,7 +207,7 @@ fn both(all: &Lifetimes, target: &Target, mode: Mode) -> Result<Option<(Plan, Pl
         // Once steps repeat: with two engines the first of them may end in another way. The mean of two is rounded.
         let many = if mode == Mode::Loop { 40 } else { 1 };
         let proved = verify(target, plan.program.clone(), None).expect("it was checked");
-        let step = simulate(target, &proved, many).step.0;
+        let step = simulate(target, &proved, many, &BTreeSet::new()).step.0;
         prop_assert!(with.bound.time.0 <= step + 1, "bound {} > {step}", with.bound.time.0);
     }
     Ok(Some((alone, with)))
@@ -265,7 +265,7 @@ fn check(target: &Target, plan: &Plan, who: &str) -> Result<(), TestCaseError> {
     })?;
     // The planner simulates stays without names; what is written of them with names takes as long.
     let steps = if plan.program.header.mode == Mode::Loop { STEPS } else { 1 };
-    prop_assert_eq!(plan.timeline, simulate(target, &proved, steps), "{}", who);
+    prop_assert_eq!(plan.timeline, simulate(target, &proved, steps, &BTreeSet::new()), "{}", who);
     let least = bound(target, &plan.program).time;
     // Times are whole nanoseconds.
     prop_assert!(

@@ -183,11 +183,11 @@ struct Cutter {
 }
 
 impl berth_runtime_exec::executor::Caller for Cutter {
-    fn feed(&mut self, tensor: &str, step: usize, to: &mut [u8], dims: &Binding) -> Result<(), String> {
+    fn feed(&mut self, tensor: &str, step: usize, to: &mut [u8], dims: &Binding, kept: bool) -> Result<(), String> {
         if step == 3 {
             self.file.set_len(self.bytes).expect("it is cut");
         }
-        self.keeper.feed(tensor, step, to, dims)
+        self.keeper.feed(tensor, step, to, dims, kept)
     }
     fn fetch(&mut self, t: &str, s: usize, from: &[u8], d: &Binding) -> Result<(), String> {
         self.keeper.fetch(t, s, from, d)

@@ -179,10 +179,10 @@ struct Side<'c> {
 }
 
 impl Caller for Side<'_> {
-    fn feed(&mut self, tensor: &str, step: usize, to: &mut [u8], dims: &Binding) -> Result<(), String> {
+    fn feed(&mut self, tensor: &str, step: usize, to: &mut [u8], dims: &Binding, kept: bool) -> Result<(), String> {
         match self.refuses {
             Some((at, true)) if *at == step => Err(format!("no input for step {step}")),
-            _ => self.keeper.feed(tensor, step, to, dims),
+            _ => self.keeper.feed(tensor, step, to, dims, kept),
         }
     }
     fn fetch(&mut self, tensor: &str, step: usize, from: &[u8], dims: &Binding) -> Result<(), String> {

@@ -99,7 +99,7 @@ fn a_program_that_was_proved_for_one_step_runs_one() {
 struct Sizes(Vec<(usize, u64)>);
 
 impl Caller for Sizes {
-    fn feed(&mut self, _: &str, step: usize, _: &mut [u8], dims: &Binding) -> Result<(), String> {
+    fn feed(&mut self, _: &str, step: usize, _: &mut [u8], dims: &Binding, _: bool) -> Result<(), String> {
         self.0.push((step, dims["n"]));
         Ok(())
     }
@@ -128,6 +128,53 @@ fn a_dim_that_grows_has_the_size_of_its_step_and_stays_in_its_range() {
         sizes.0.sort_unstable();
         let wanted: Vec<(usize, u64)> = (1..=steps).flat_map(|step| [(step, 1 + 2 * step as u64); 2]).collect();
         assert_eq!(sizes.0, wanted);
+    }
+}
+
+/// Keeps in which steps a feed found what the one before wrote; writes the same each time, where it must.
+#[derive(Default)]
+struct Sparing {
+    kept: Vec<usize>,
+    keeper: Keeper,
+}
+
+impl Caller for Sparing {
+    fn feed(&mut self, _: &str, step: usize, to: &mut [u8], _: &Binding, kept: bool) -> Result<(), String> {
+        match kept {
+            true => self.kept.push(step),
+            false => to.copy_from_slice(&input(1)),
+        }
+        Ok(())
+    }
+    fn fetch(&mut self, tensor: &str, step: usize, from: &[u8], dims: &Binding) -> Result<(), String> {
+        self.keeper.fetch(tensor, step, from, dims)
+    }
+}
+
+#[test]
+fn an_input_that_is_the_same_is_there_where_nothing_else_is_written_in_its_place() {
+    let chain = Chain { resident: true, room: 4, ..Chain::default() };
+    let folder = Folder::with("kept", &chain);
+    let alone = chain.program().into_inner();
+    let mut shared = alone.clone();
+    let place = |name: &str| alone.berths.iter().position(|berth| berth.name == name).expect("a berth");
+    shared.berths[place("y")].offset = alone.berths[place("x")].offset;
+    for instruction in &mut shared.bodies[0].code {
+        if let Instruction::Feed { after, .. } = instruction {
+            *after = vec!["fetch y~1".parse().expect("a name")];
+        }
+    }
+    for (program, kept) in [(alone, vec![2, 3, 4, 5]), (shared, Vec::new())] {
+        let program = verify(&common::machine(), program, None).expect("it is safe");
+        let mut executor =
+            Executor::load(&program, &chain.ports(), engines(&chain), &Options::new(&folder.0)).expect("it loads");
+        // What a run left is nothing that the next counts on.
+        for _ in 0..2 {
+            let mut caller = Sparing::default();
+            executor.run(5, PATIENCE, &mut caller).expect("it runs");
+            assert_eq!(caller.kept, kept);
+            assert!(caller.keeper.outputs == vec![chain.output(&input(1)); 5]);
+        }
     }
 }
 

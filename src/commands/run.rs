@@ -17,7 +17,7 @@ use berth_compiler::cost::{Cost, with_measured};
 use berth_compiler::import;
 use berth_compiler::lower::Lowered;
 use berth_compiler::plan::{Plan, STEPS};
-use berth_compiler::simulate::events;
+use berth_compiler::simulate::{events, simulate};
 use berth_ir::expr::Binding;
 use berth_ir::graph::Graph;
 use berth_ir::program::Program;
@@ -32,7 +32,7 @@ use berth_runtime_exec::executor::{Executor, Options, Pace, Ran, StepSeen, Stop,
 use berth_runtime_exec::pack::Pack;
 use berth_runtime_exec::store::Places;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -163,7 +163,15 @@ impl std::fmt::Display for Report {
 struct Ready {
     target: Target,
     program: Verified<Program>,
+    /// Tensors of inputs that are the same in every step.
+    same: BTreeSet<String>,
     summary: Option<Summary>,
+}
+
+impl Ready {
+    fn same(&self) -> BTreeSet<&str> {
+        self.same.iter().map(String::as_str).collect()
+    }
 }
 
 /// Runs it.
@@ -232,6 +240,7 @@ pub fn run(args: &cli::Run) -> Outcome {
     if args.inputs.is_some() {
         check_set(&set, &inputs)?;
     }
+    let same = steps.same(lowered, &inputs);
     let sizes = steps.first;
     let against = args.against.as_deref().map(npz::read).transpose().map_err(Failure::bad)?;
 
@@ -248,10 +257,10 @@ pub fn run(args: &cli::Run) -> Outcome {
         false => BTreeMap::new(),
     };
     let slowness = args.stands_for.as_ref().map(|_| standing::slowness(&target, &lowered.lifetimes, &costs));
-    let job = Job { args, slowness, options, places, inputs, sizes, stop: stop_on_ctrl_c() };
+    let job = Job { args, slowness, options, places, inputs, same, sizes, stop: stop_on_ctrl_c() };
     if let Some(program) = given {
         let lowered = fast::as_in(model, &program)?;
-        let ready = ready_given(program, target, &lowered)?;
+        let ready = ready_given(&job, program, target, &lowered)?;
         let (_, ended) = job.carry_out(&ready, &lowered, engines, true)?;
         let (ran, outputs) = ended.map_err(run_failure)?;
         return job.finish(&ready, &ran, outputs, &stored, against);
@@ -259,7 +268,7 @@ pub fn run(args: &cli::Run) -> Outcome {
     model.lowered.lifetimes = with_measured(model.lowered.lifetimes.clone(), &job.counted_on(&model.lowered, costs));
     let (mut lowered, memory) = job.numerics(model, &target, &mut engines[0])?;
     for _ in 0..PLANS_MAX {
-        let ready = ready_planned(args, &memory, &target, &lowered)?;
+        let ready = ready_planned(&job, &memory, &target, &lowered)?;
         let (back, ended) = job.carry_out(&ready, &lowered, engines, false)?;
         match (ended, back) {
             (Err(RunError::Engine { source: EngineError::Spilled { task, needed_bytes, .. }, .. }), Some(back)) => {
@@ -313,6 +322,8 @@ struct Job<'a> {
     options: EngineOptions,
     places: Places,
     inputs: Vec<Values>,
+    /// Of those, which are the same in every step.
+    same: BTreeSet<String>,
     /// Of every dim of the inputs, in the first step.
     sizes: Binding,
     stop: Stopping,
@@ -416,6 +427,12 @@ impl Job<'_> {
         }
     }
 
+    /// The tensors of inputs that are the same in every step.
+    fn same_tensors(&self, lowered: &Lowered) -> BTreeSet<String> {
+        let inputs = lowered.inputs.iter().filter(|port| self.same.contains(&port.name));
+        inputs.filter_map(|port| port.tensor.clone()).collect()
+    }
+
     /// Writes and prints what came of a run.
     fn finish(
         &self,
@@ -427,7 +444,7 @@ impl Job<'_> {
     ) -> Outcome {
         let args = self.args;
         if let Some(path) = &args.trace {
-            files::write(path, &trace::json(&events(&ready.target, &ready.program, STEPS), &ran.seen))?;
+            files::write(path, &trace::json(&events(&ready.target, &ready.program, STEPS, &ready.same()), &ran.seen))?;
         }
         let seen = args.observe.as_ref().map(|_| Observation::new(&ready.program, ran));
         if let (Some(path), Some(seen)) = (&args.observe, &seen) {
@@ -527,19 +544,24 @@ fn check_present(graph: &Graph, model: &import::Model) -> Outcome {
 }
 
 /// A program that was given: proved against its target and model.
-fn ready_given(program: Program, target: Target, lowered: &Lowered) -> Result<Ready, Failure> {
+fn ready_given(job: &Job, program: Program, target: Target, lowered: &Lowered) -> Result<Ready, Failure> {
     let program = proved(&target, program, Some(&lowered.facts))?;
     let target = target.budgeted(&program.header.memory);
-    Ok(Ready { target, program, summary: None })
+    Ok(Ready { target, program, same: job.same_tensors(lowered), summary: None })
 }
 
 /// A model, planned with what was measured of its tasks.
-fn ready_planned(args: &cli::Run, memory: &[String], target: &Target, lowered: &Lowered) -> Result<Ready, Failure> {
+fn ready_planned(job: &Job, memory: &[String], target: &Target, lowered: &Lowered) -> Result<Ready, Failure> {
+    let args = job.args;
     let budgeted = machine::budget(target, memory, &lowered.lifetimes)?;
     let (plan, program): (Plan, _) = planned(lowered, &budgeted.target)?;
     let costs = if args.stands_for.is_some() { "estimated" } else { "measured" };
     let summary = Summary::new(&stem(&args.file), &budgeted.target, &plan, costs);
-    Ok(Ready { target: budgeted.target, program, summary: Some(summary) })
+    let mut ready = Ready { target: budgeted.target, program, same: job.same_tensors(lowered), summary: None };
+    // The plan counts on other inputs in each step.
+    let fed = simulate(&ready.target, &ready.program, STEPS, &ready.same());
+    ready.summary = Some(Summary { predicted_nanos: fed.step.0, stall_nanos: fed.stall.0, ..summary });
+    Ok(ready)
 }
 
 /// Times of steps, from end to end of the last instruction of each.

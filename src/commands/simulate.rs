@@ -9,7 +9,7 @@ use berth_compiler::bound::bound;
 use berth_compiler::simulate::{events, simulate as run};
 use berth_ir::units::{Bytes, Nanos};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Serialize)]
 struct Report {
@@ -43,9 +43,9 @@ pub fn simulate(args: &cli::Simulate) -> Outcome {
     let target = machine::target(args.target.as_deref().unwrap_or(&program.header.target))?;
     let program = proved(&target, program, None)?;
     let target = target.budgeted(&program.header.memory);
-    let timeline = run(&target, &program, args.steps as usize);
+    let timeline = run(&target, &program, args.steps as usize, &BTreeSet::new());
     if let Some(path) = &args.trace {
-        files::write(path, &trace::json(&events(&target, &program, args.steps as usize), &[]))?;
+        files::write(path, &trace::json(&events(&target, &program, args.steps as usize, &BTreeSet::new()), &[]))?;
     }
     let report = Report {
         target: target.name.clone(),

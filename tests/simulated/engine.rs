@@ -353,7 +353,14 @@ impl Side {
 }
 
 impl Caller for Side {
-    fn feed(&mut self, tensor: &str, step: usize, to: &mut [u8], _: &Binding) -> Result<(), String> {
+    fn feed(&mut self, tensor: &str, step: usize, to: &mut [u8], _: &Binding, kept: bool) -> Result<(), String> {
+        if kept {
+            let mut before = vec![0; to.len()];
+            fed(tensor, step - 1, &mut before);
+            if *to != before {
+                self.world.wrong(format!("the input {tensor} is not kept from step {} to the next", step - 1));
+            }
+        }
         to.fill(POISON);
         self.refuses(step, true)?;
         self.world.pass();

@@ -2,7 +2,7 @@
 //!
 //! It is told when an instruction begins and ends, and knows the order rules at the top of `ir`'s `program.rs`, found again
 //! here from names. Bytes are poison before they are written, while a copy brings them, and from the end of their berth
-//! on; poison that is not there any more when somebody begins to write there was overwritten by somebody who must not.
+//! on, but for inputs in whose place nothing else is ever written; poison that is not there any more when somebody begins to write there was overwritten by somebody who must not.
 
 #![allow(unsafe_code, reason = "poisons arenas, from the one thread that there is")]
 
@@ -18,7 +18,7 @@ pub const POISON: u8 = 0xc9;
 const CELL: u64 = 64;
 
 /// Bytes of an arena.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Stretch {
     arena: usize,
     from: u64,
@@ -56,6 +56,8 @@ pub struct Rules {
     /// Prologue, body.
     units: [Vec<Rule>; 2],
     berths: Vec<Stretch>,
+    /// Berths that only a step's feed writes to, and no byte of which any other berth is written to.
+    stays: Vec<bool>,
 }
 
 impl Rules {
@@ -71,7 +73,7 @@ impl Rules {
             );
             Stretch { arena: arena(&b.arena), from: b.offset, to: b.offset + part }
         });
-        let mut rules = Rules { units: [Vec::new(), Vec::new()], berths: berths.collect() };
+        let mut rules = Rules { units: [Vec::new(), Vec::new()], berths: berths.collect(), stays: Vec::new() };
         let codes = [&program.prologue, &program.bodies[0].code];
         let find = |unit: usize, name: &str| codes[unit].iter().position(|i| i.name() == name);
         let engine = |i: &Instruction| match i {
@@ -124,7 +126,18 @@ impl Rules {
                 rules.units[unit][n].writes = writes.collect();
             }
         }
+        rules.stays = (0..rules.berths.len()).map(|berth| rules.stays(berth, codes[1])).collect();
         rules
+    }
+
+    fn stays(&self, berth: usize, step: &[Instruction]) -> bool {
+        let mut writers = (0..2).flat_map(|unit| (0..self.units[unit].len()).map(move |n| (unit, n)));
+        let feed = step.iter().enumerate().find_map(|(n, i)| {
+            let feeds = matches!(i, Instruction::Feed { .. }) && self.units[1][n].writes[0].berth == berth;
+            feeds.then_some((1, n))
+        });
+        let touches = |write: &Write| without(self.berths[berth], write.bytes).first() != Some(&self.berths[berth]);
+        feed.is_some() && writers.all(|at| Some(at) == feed || !self.units[at.0][at.1].writes.iter().any(touches))
     }
 
     /// By place in a unit: whether it is this one, or ordered behind it in the same step.
@@ -360,6 +373,9 @@ impl Watch {
         let rules = self.rules.clone();
         for berth in over {
             self.spans.remove(&berth);
+            if rules.stays[berth] {
+                continue;
+            }
             // What was written over it by right stays.
             let mut left = vec![rules.berths[berth]];
             for other in self.spans.keys().map(|other| rules.berths[*other]) {

@@ -14,7 +14,7 @@ use berth_ir::program::{Home, Kind, Mode};
 use berth_ir::units::{Bytes, Nanos};
 use berth_ir::verify::verify;
 use berth_ir::{DType, Expr, Target};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const UNIT: u64 = 1 << 20;
 const SLOT: u64 = 1 << 20;
@@ -278,7 +278,7 @@ fn plans_of_small_instances_are_near_the_optimum_and_bounds_below_it() {
         let plan = plan(&lifetimes, &target, Mode::Loop).unwrap_or_else(|e| panic!("{instance:?}: {e}"));
         let least = bound(&target, &plan.program).time.0 * u64::from(COUNTED);
         let program = verify(&target, plan.program, None).unwrap_or_else(|v| panic!("{instance:?}: {v:?}"));
-        assert_eq!(simulate(&target, &program, STEPS).step, plan.timeline.step);
+        assert_eq!(simulate(&target, &program, STEPS, &BTreeSet::new()).step, plan.timeline.step);
         let (whole, finest) = (instance.optimum(true), instance.optimum(false));
         let step = plan.timeline.step.0 * u64::from(COUNTED);
         assert!(

@@ -153,10 +153,14 @@ pub(crate) fn serve<H: Host>(
 ) {
     work(shared, lane, None, start, records, |instance, item| {
         let result = match &item.work {
-            Work::Feed { tensor, to } => {
+            Work::Feed { tensor, to, alone } => {
+                // The prologue's feed is a state's, which has none here.
+                let kept = *alone && instance.step > 1;
                 // SAFETY: from a Feed on and until it ends, the bytes are the caller's alone (rules 5, 6 and 12).
                 let target = unsafe { shared.arenas[to.arena].slice_mut(to.offset, to.bytes) };
-                target.map_or(Ok(()), |to| caller.feed(tensor, instance.step, to, &shared.dims.of(instance.step).known))
+                target.map_or(Ok(()), |to| {
+                    caller.feed(tensor, instance.step, to, &shared.dims.of(instance.step).known, kept)
+                })
             }
             Work::Fetch { tensor, from } => {
                 // SAFETY: nothing writes an output between its Fetch's start and end.

@@ -76,8 +76,9 @@ pub enum Operand {
 pub trait Caller {
     /// Writes an input's bytes for a step (counted from one) into place. `dims` are the sizes that only this step knows; an
     /// input whose size is not fixed may fill less. A state is fed once in a run, in step zero, which is the prologue and has
-    /// the sizes of the first step.
-    fn feed(&mut self, tensor: &str, step: usize, to: &mut [u8], dims: &Binding) -> Result<(), String>;
+    /// the sizes of the first step. `kept` says that the place still holds what the step before was fed, so that what is the
+    /// same again need not be written.
+    fn feed(&mut self, tensor: &str, step: usize, to: &mut [u8], dims: &Binding, kept: bool) -> Result<(), String>;
     /// Takes an output's bytes of a step; of a state, what the step left. `dims` are as for [`Caller::feed`]; an output whose
     /// size is not fixed has its bytes at the start.
     fn fetch(&mut self, tensor: &str, step: usize, from: &[u8], dims: &Binding) -> Result<(), String>;

@@ -4,7 +4,7 @@ use crate::errors::LoadError;
 use crate::store::Layout;
 use berth_ir::program::{Class, Extent, Filled, Instruction, Mode, Place, Program};
 use berth_ir::verify::Verified;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// The prologue or the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,8 +32,8 @@ pub(crate) enum Work {
     Move { from: Range, to: Range },
     /// A task, with one range for each access, then its workspace.
     Run { task: usize, ranges: Vec<Range>, workspace: Option<Range> },
-    /// From the caller.
-    Feed { tensor: String, to: Range },
+    /// From the caller; alone where what was fed is there until it is fed anew.
+    Feed { tensor: String, to: Range, alone: bool },
     /// To the caller.
     Fetch { tensor: String, from: Range },
 }
@@ -155,6 +155,8 @@ struct Sizes<'p> {
     tensors: HashMap<&'p str, (usize, u64)>,
     tasks: HashMap<&'p str, usize>,
     arenas: HashMap<&'p str, usize>,
+    /// Berths that hold what was fed until it is fed anew.
+    alone: HashSet<&'p str>,
 }
 
 impl<'p> Sizes<'p> {
@@ -169,6 +171,7 @@ impl<'p> Sizes<'p> {
             tensors: tensors.collect(),
             tasks: program.tasks.iter().enumerate().map(|(i, t)| (t.name.as_str(), i)).collect(),
             arenas: program.arenas.iter().enumerate().map(|(i, a)| (a.tier.as_str(), i)).collect(),
+            alone: program.fed_alone(),
         }
     }
 
@@ -223,7 +226,8 @@ impl<'p> Sizes<'p> {
             }
             Instruction::Feed { berth, .. } => {
                 let tensor = self.program.berths[self.berths[berth.as_str()]].tensor.clone();
-                (Work::Feed { tensor, to: self.held(berth).0 }, LaneKind::Caller, String::new(), Class::Demand)
+                let alone = self.alone.contains(berth.as_str());
+                (Work::Feed { tensor, to: self.held(berth).0, alone }, LaneKind::Caller, String::new(), Class::Demand)
             }
             Instruction::Fetch { berth, .. } => {
                 let tensor = self.program.berths[self.berths[berth.as_str()]].tensor.clone();

@@ -369,7 +369,7 @@ pub fn input(step: usize) -> Vec<u8> {
 }
 
 impl Caller for Keeper {
-    fn feed(&mut self, _: &str, step: usize, to: &mut [u8], _: &Binding) -> Result<(), String> {
+    fn feed(&mut self, _: &str, step: usize, to: &mut [u8], _: &Binding, _: bool) -> Result<(), String> {
         to.iter_mut().enumerate().for_each(|(i, byte)| *byte = (i * 7 + step) as u8);
         Ok(())
     }

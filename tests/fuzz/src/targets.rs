@@ -16,6 +16,7 @@ use berth_ir::units::Bytes;
 use berth_ir::verify::{ModelFacts, facts, violations};
 use berth_ir::{Program, Target, binary, text, verify};
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 thread_local! {
@@ -164,9 +165,9 @@ fn program_holds(program: Program) {
     }
     if let Ok(proved) = verify(&target, program, None) {
         for steps in [1, 3] {
-            simulate(&target, &proved, steps);
+            simulate(&target, &proved, steps, &BTreeSet::new());
         }
-        events(&target, &proved, 2);
+        events(&target, &proved, 2, &BTreeSet::new());
     }
 }
 
@@ -300,9 +301,9 @@ fn planned(lifetimes: &Lifetimes, target: &Target, model: Option<&ModelFacts>, m
     assert_eq!(text::parse(&text::print(&proved)).as_ref(), Ok(&*proved));
     assert_eq!(binary::read(&binary::write(&proved)).as_ref(), Ok(&*proved));
     let steps = if mode == Mode::Loop { STEPS } else { 1 };
-    let timeline = simulate(target, &proved, steps);
+    let timeline = simulate(target, &proved, steps, &BTreeSet::new());
     assert_eq!(timeline, made.timeline, "the plan and its program take different times");
-    assert_eq!(events(target, &proved, 2), events(target, &proved, 2));
+    assert_eq!(events(target, &proved, 2, &BTreeSet::new()), events(target, &proved, 2, &BTreeSet::new()));
     for (tier, peak) in &made.program.facts.peaks {
         assert!(*peak <= target.tier(tier).expect("a tier").room().0, "{tier}");
     }

@@ -7,6 +7,7 @@
 
 use crate::share::Demand;
 use berth_ir::Target;
+use berth_ir::fed;
 use berth_ir::program::{Access, Class, Extent, Instruction, Place, Program};
 use berth_ir::units::Bytes;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -316,7 +317,7 @@ pub(crate) enum Use {
 
 /// Berths that hold one of these tensors from feed to feed.
 fn there<'p>(program: &'p Program, same: &BTreeSet<&str>) -> HashSet<&'p str> {
-    let alone = program.fed_alone();
+    let alone = fed::alone(program);
     let all = program.berths.iter().filter(|berth| same.contains(berth.tensor.as_str()));
     all.map(|berth| berth.name.as_str()).filter(|berth| alone.contains(berth)).collect()
 }

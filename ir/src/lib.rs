@@ -7,6 +7,7 @@ pub mod beneath;
 pub mod binary;
 pub mod dtype;
 pub mod expr;
+pub mod fed;
 pub mod graph;
 pub mod lifetime;
 pub mod lists;

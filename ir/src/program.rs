@@ -14,7 +14,7 @@
 use crate::units::{Bytes, Nanos};
 use crate::{DType, Expr};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 
 /// The version of the form that this crate reads and writes.
 pub const FORMAT: u32 = 1;
@@ -146,47 +146,6 @@ impl DimRange {
             (Some(_), 0) => u64::MAX,
             (Some(rest), by) => (rest / by).saturating_add(1),
         }
-    }
-}
-
-impl Program {
-    /// The berths that are fed in steps and hold that until they are fed anew: no other berth has a byte of them, no copy
-    /// goes there, and no task writes them.
-    pub fn fed_alone(&self) -> HashSet<&str> {
-        let code = || self.bodies.iter().flat_map(|body| &body.code);
-        let mut fed: HashSet<&str> = code().filter_map(Instruction::feeds).collect();
-        let tasks: HashMap<&str, &Task> = self.tasks.iter().map(|task| (task.name.as_str(), task)).collect();
-        let transitions = self.transitions.iter().flat_map(|transition| &transition.code);
-        for instruction in self.prologue.iter().chain(code()).chain(transitions) {
-            match instruction {
-                Instruction::Copy { to, .. } => _ = fed.remove(to.as_str()),
-                Instruction::Run { task, berths, .. } => {
-                    let accesses = tasks.get(task.as_str()).map_or(&[][..], |task| &task.accesses);
-                    let written = accesses.iter().zip(berths).filter(|(access, _)| access.writes());
-                    written.flat_map(|(_, bound)| bound.split(" + ")).for_each(|berth| _ = fed.remove(berth));
-                }
-                _ => {}
-            }
-        }
-        let mut places: Vec<&Berth> = self.berths.iter().filter(|berth| berth.bytes > 0).collect();
-        places.sort_by_key(|berth| (berth.arena.as_str(), berth.offset));
-        // The one that reaches farthest of those before.
-        let mut last: Option<&Berth> = None;
-        for berth in places {
-            let end = |berth: &Berth| berth.offset.saturating_add(berth.bytes);
-            match last.filter(|last| last.arena == berth.arena) {
-                Some(before) if end(before) > berth.offset => {
-                    fed.remove(berth.name.as_str());
-                    fed.remove(before.name.as_str());
-                    if end(before) > end(berth) {
-                        continue;
-                    }
-                }
-                _ => {}
-            }
-            last = Some(berth);
-        }
-        fed
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::errors::LoadError;
 use crate::store::Layout;
+use berth_ir::fed;
 use berth_ir::program::{Class, Extent, Filled, Instruction, Mode, Place, Program};
 use berth_ir::verify::Verified;
 use std::collections::{HashMap, HashSet};
@@ -171,7 +172,7 @@ impl<'p> Sizes<'p> {
             tensors: tensors.collect(),
             tasks: program.tasks.iter().enumerate().map(|(i, t)| (t.name.as_str(), i)).collect(),
             arenas: program.arenas.iter().enumerate().map(|(i, a)| (a.tier.as_str(), i)).collect(),
-            alone: program.fed_alone(),
+            alone: fed::alone(program),
         }
     }
 

@@ -94,6 +94,28 @@ fn what_the_caller_feeds_takes_the_time_of_a_copy_from_the_memory_beside() {
 }
 
 #[test]
+fn an_input_that_is_the_same_takes_no_time_where_it_is_still_there() {
+    let mut model = chain();
+    (model.tensors[0].bytes, model.tensors[0].extent) = (50_000, Expr::constant(50_000));
+    let mut to_the_end = model.clone();
+    to_the_end.tasks[7].reads.push(TensorId(0));
+    // One that is read until the step ends keeps its place; in that of one that only the first task reads others come.
+    for (model, kib, nanos) in [(&to_the_end, 1024, 0), (&model, 160, 10_000)] {
+        let mut target = machine(&DIRECT.replace("GRAIN", ""));
+        target.tiers[0].capacity = Bytes(kib << 10);
+        let made = plan(model, &target, Mode::Loop).expect("the disk reaches the device");
+        let program = verify(&target, made.program, None).unwrap_or_else(|found| panic!("{}", found[0]));
+        for (same, nanos) in
+            [(BTreeSet::new(), 10_000), (BTreeSet::from(["x"]), nanos), (BTreeSet::from(["w0"]), 10_000)]
+        {
+            let events = events(&target, &program, 2, &same);
+            let fed: Vec<u64> = events.iter().filter(|e| e.name == "feed x").map(|e| e.end.0 - e.start.0).collect();
+            assert_eq!(fed, [nanos, nanos], "{kib} KiB, {same:?}");
+        }
+    }
+}
+
+#[test]
 fn a_link_with_a_grain_is_passed_over() {
     let only = machine(&DIRECT.replace("GRAIN", ", grain: \"512B\""));
     let refused = plan(&chain(), &only, Mode::Loop);

@@ -38,8 +38,10 @@ pub fn bound(target: &Target, program: &Program) -> TimeBound {
     let bytes = traffic.max().unwrap_or(Bytes(0));
     let rate = machine.rate_into_device();
     let moving = bytes.at(rate);
-    // What no memory below can hold either comes from files, in every step.
+    // What no memory below can hold either comes from files, in every step; and what those next to the device cannot, into them.
     let reading = Bytes(bytes.0.saturating_sub(machine.room_below())).at(machine.rate_from_files());
+    let beside = Bytes(bytes.0.saturating_sub(machine.room_beside())).at(machine.rate_beside());
+    let reading = reading.max(beside);
     let device = work.get(machine.engine).copied().unwrap_or(0);
     let waiting = device.saturating_add(waits(program, &machine.device.name, machine.engine, rate));
     let moving = waiting.max(moving.0).max(reading.0);

@@ -72,6 +72,25 @@ pub enum CannotPlan {
         /// The tier of the device.
         device: String,
     },
+    /// A memory that stages copies is too small for them.
+    #[error(
+        "`{tier}` of target `{target}` stages copies to and from the device in {bytes} B: too little for something that cannot be cut, or          it would have to be cut into too many pieces; give it more with `--memory {tier}=`"
+    )]
+    Narrow {
+        /// The target.
+        target: String,
+        /// The memory.
+        tier: String,
+        /// Bytes of it that stage.
+        bytes: u64,
+    },
+}
+
+impl CannotPlan {
+    /// There is no way for weights to reach the device of a target.
+    pub(crate) fn of(target: &Target) -> CannotPlan {
+        CannotPlan::NoWay { target: target.name.clone(), device: target.device().to_owned() }
+    }
 }
 
 impl<'t> Machine<'t> {
@@ -123,8 +142,7 @@ impl<'t> Machine<'t> {
     pub fn for_weights(self) -> Result<Machine<'t>, CannotPlan> {
         let through = self.home_to_lower.is_some() && self.lower_to_device.is_some();
         if self.home_to_device.is_none() && !through {
-            let (target, device) = (self.target.name.clone(), self.device.name.clone());
-            return Err(CannotPlan::NoWay { target, device });
+            return Err(CannotPlan::of(self.target));
         }
         Ok(self)
     }
@@ -183,6 +201,20 @@ impl<'t> Machine<'t> {
     pub fn room_below(&self) -> u64 {
         let others = self.target.tiers.iter().filter(|t| t.name != self.device.name && !t.files);
         others.map(|tier| tier.room().0).fold(0, u64::saturating_add)
+    }
+
+    /// Bytes that the memories have room for that are joined to the device.
+    pub fn room_beside(&self) -> u64 {
+        let beside = self.below().filter_map(|level| self.tier(level));
+        beside.map(|tier| tier.room().0).fold(0, u64::saturating_add)
+    }
+
+    /// The rate at which bytes can enter the device and those memories from files and all others together.
+    pub fn rate_beside(&self) -> BytesPerSec {
+        let is_beside =
+            |name: &str| self.device.name == name || self.below().filter_map(|l| self.tier(l)).any(|t| t.name == name);
+        let enters = |l: &&Link| is_beside(&l.to) && !is_beside(&l.from) && joins(l, &l.from, &l.to);
+        together(self.target.links.iter().filter(enters))
     }
 
     /// Whether something can be put aside and brought back.

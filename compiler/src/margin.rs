@@ -13,6 +13,7 @@ use crate::machine::Machine;
 use crate::plan::{Plan, STEPS};
 use crate::simulate::timeline;
 use crate::site::{self, Site};
+use crate::staging::joined;
 use crate::step::Step;
 use berth_ir::lifetime::{Lifetimes, Task};
 use berth_ir::program::Mode;
@@ -99,6 +100,8 @@ pub fn limit(target: &Target, plan: &Plan, margins: &[Margin]) -> Limit {
 
 /// The step of a plan's choice with as much more staying as a larger machine has room for.
 fn widened(lifetimes: &Lifetimes, target: &Target, plan: &Plan) -> Option<Nanos> {
+    let joined = joined(target);
+    let target = joined.as_ref().map_or(target, |joined| &joined.target);
     if plan.choice.host.contains(&true) {
         // Other tasks may run elsewhere then; with few windows for each assignment that is soon found.
         return crate::plan::step(lifetimes, target, Mode::Loop).ok();

@@ -13,16 +13,19 @@ use crate::bound::{TimeBound, bound};
 use crate::emit::with_facts;
 use crate::engines;
 use crate::held;
-use crate::machine::CannotPlan;
+use crate::machine::{CannotPlan, Machine};
 use crate::residency::{Choice, stays};
 use crate::room::{Least, NoRoom};
-use crate::simulate::Timeline;
+use crate::simulate::{Timeline, timeline};
 use crate::site::{Placed, Site, Tried, near};
+use crate::staging::{self, Joined, joined};
 use crate::stay::{Arrival, Level, Stay};
+use crate::step::Step;
 use berth_ir::lifetime::Lifetimes;
 use berth_ir::program::{Kind, Mode, Program};
 use berth_ir::target::Target;
 use berth_ir::units::Nanos;
+use std::collections::BTreeSet;
 
 /// Steps that a simulation looks at: two to fill the pipeline, one between, two to take the mean of, one behind them.
 pub const STEPS: usize = 6;
@@ -64,8 +67,44 @@ pub enum PlanError {
     NoRoom(Box<NoRoom>),
 }
 
-/// Makes the best program found for a target, beside what engines keep for tasks.
+/// Makes the best program found for a target; where memories reach the device through a staging memory, with those too.
 pub fn plan(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Plan, PlanError> {
+    let Some(joined) = joined(target) else { return beside(lifetimes, target, mode) };
+    let through = through(lifetimes, target, joined, mode);
+    match (through, beside(lifetimes, target, mode)) {
+        (Ok(through), Ok(direct)) if direct.timeline.step <= through.timeline.step => Ok(direct),
+        (Ok(through), _) => Ok(through),
+        (Err(_), Ok(direct)) => Ok(direct),
+        (Err(error), Err(PlanError::Machine(_))) => Err(error),
+        (Err(_), Err(error)) => Err(error),
+    }
+}
+
+/// The same with copies through staging memories.
+fn through(lifetimes: &Lifetimes, target: &Target, joined: Joined, mode: Mode) -> Result<Plan, PlanError> {
+    let plan = beside(lifetimes, &joined.target, mode)?;
+    if let Some(plan) = staged(plan, lifetimes, target, &joined, mode) {
+        return Ok(plan);
+    }
+    let upward = joined.upward();
+    let plan = beside(lifetimes, &upward.target, mode)?;
+    staged(plan, lifetimes, target, &upward, mode).ok_or_else(|| upward.narrow().into())
+}
+
+/// A plan of the joined machine as one of the machine itself; nothing where something has no room to be staged.
+pub(crate) fn staged(plan: Plan, lifetimes: &Lifetimes, target: &Target, joined: &Joined, mode: Mode) -> Option<Plan> {
+    let tries = staging::PIECES.into_iter().filter_map(|pieces| {
+        let program = staging::staged(&plan.program, joined, target, pieces)?;
+        Some((timeline(target, &Step::of_program(target, &program, &BTreeSet::new()), steps(mode)), program))
+    });
+    let (timeline, program) = tries.reduce(|best, next| if next.0.step < best.0.step { next } else { best })?;
+    let freer = Machine::of(&joined.freer).ok().and_then(|machine| engines::bound(lifetimes, &machine, mode));
+    let bound = freer.unwrap_or_else(|| bound(target, &program));
+    Some(Plan { timeline, bound, program, ..plan })
+}
+
+/// The best beside what engines keep for tasks.
+fn beside(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Plan, PlanError> {
     let Some(beside) = held::beside(lifetimes, target) else { return planned(lifetimes, target, mode) };
     let (tier, room) = (target.device(), target.tier(target.device()).map_or(0, |tier| tier.room().0));
     let no_room = |least| PlanError::NoRoom(Box::new(NoRoom { tier: tier.to_owned(), room, least, below: false }));
@@ -96,6 +135,8 @@ fn planned(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Plan, P
 
 /// The step of the best that is found beside what engines keep for tasks: no program is made of it.
 pub(crate) fn step(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Nanos, PlanError> {
+    let joined = joined(target);
+    let target = joined.as_ref().map_or(target, |joined| &joined.target);
     Ok(best(lifetimes, target, mode)?.tried.timeline.step)
 }
 
@@ -150,6 +191,15 @@ pub(crate) fn plan_stays(lifetimes: &Lifetimes, target: &Target, mode: Mode, sta
 /// The least capacity of the device, and the capacity at which everything stays. None is the least where the memory below is
 /// too small for weights to pass through: then [`plan`] says by how much.
 pub fn extremes(lifetimes: &Lifetimes, target: &Target) -> Result<(Least, u64), PlanError> {
+    let Some(joined) = joined(target) else { return extremes_of(lifetimes, target) };
+    match (extremes_of(lifetimes, &joined.target), extremes_of(lifetimes, target)) {
+        (Ok(through), Ok(direct)) => Ok(if through.0.bytes < direct.0.bytes { through } else { direct }),
+        (through, Err(PlanError::Machine(_))) => through,
+        (_, direct) => direct,
+    }
+}
+
+fn extremes_of(lifetimes: &Lifetimes, target: &Target) -> Result<(Least, u64), PlanError> {
     let beside = held::beside(lifetimes, target);
     let site = Site::new(lifetimes, beside.as_ref().unwrap_or(target), Mode::Loop)?;
     let mut all = Choice::least(lifetimes);

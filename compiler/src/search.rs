@@ -307,6 +307,7 @@ impl Site<'_> {
         // Where weights lie below, as many as the larger machine has room for.
         let some = |lowered: &[Option<Level>]| lowered.iter().any(Option::is_some);
         let ways = self.lowerings(&choice).into_iter().filter(|l| some(l) == some(&choice.lowered));
+        let ways = ways.chain([choice.lowered.clone()]);
         let steps = ways.filter_map(|lowered| {
             let (choice, placed) = self.most_pinned(&Choice { lowered, ..choice.clone() }, &order)?;
             Some(self.faster(None, choice, placed)?.timeline.step)

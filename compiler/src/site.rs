@@ -166,11 +166,17 @@ impl<'a> Site<'a> {
         let here = || stays.iter().filter(|s| s.level == level);
         let kept: Vec<&Stay> = here().filter(|s| !s.stage).collect();
         let Offsets { at, mut height } = pack(&kept, self.positions(), tier.alignment, tier.room().0);
-        // Above what is there then lies what is on its way to the device before the first step, in turns.
+        // Above what is there then lies what is on its way to the device before the first step, in turns; where that has no
+        // room, it goes through before what stays comes, but not where the caller writes.
         let size = |s: &Stay| s.bytes.next_multiple_of(tier.alignment);
         let slot = here().filter(|s| s.stage).map(size).max().unwrap_or(0);
-        let there = kept.iter().zip(&at).filter(|(s, _)| s.forever || s.fed);
-        let floor: u64 = there.map(|(s, at)| at + size(s)).max().unwrap_or(0);
+        let there = || kept.iter().zip(&at).filter(|(s, _)| s.forever || s.fed);
+        let end = |(s, at): (&&Stay, &u64)| at + size(s);
+        let floor = there().map(end).max().unwrap_or(0);
+        let fed = there().filter(|(s, _)| s.fed).map(end).max().unwrap_or(0);
+        let slots = slot.saturating_mul(STAGES as u64);
+        let highest = tier.room().0.saturating_sub(slots) / tier.alignment * tier.alignment;
+        let floor = floor.min(highest).max(fed);
         let (mut at, mut stages) = (at.into_iter(), 0);
         let all = here().map(|s| {
             if s.stage {

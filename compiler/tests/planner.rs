@@ -1,7 +1,7 @@
 //! Random lifetimes on random machines: every plan that is made is safe and within its caps, whoever makes it; a byte
 //! less than the least is refused; what was put aside comes back.
 
-use berth_compiler::baseline::{STRATEGIES, Unfit};
+use berth_compiler::baseline::{STRATEGIES, Unfit, planned_by};
 use berth_compiler::bound::bound;
 use berth_compiler::crowd::pack_crowd;
 use berth_compiler::offset::pack;
@@ -217,6 +217,7 @@ const MACHINE: &str = r#"(name: "m", source: "made up",
     tiers: [
         (name: "device", capacity: "1GiB", bandwidth: "10GB/s", alignment: 64),
         (name: "dram", capacity: "1GiB", bandwidth: "10GB/s", alignment: 64, on_request: true),
+        PINNED
         (name: "nvme", capacity: "1TiB", bandwidth: "1GB/s", alignment: 4096, files: true),
     ],
     engines: [
@@ -226,10 +227,27 @@ const MACHINE: &str = r#"(name: "m", source: "made up",
     links: [
         DIRECT
         (name: "up", from: "nvme", to: "dram", rate: "1GB/s", latency: "10us", chunk: "1MiB"),
-        (name: "in", from: "dram", to: "device", rate: "5GB/s", latency: "1us", chunk: "1MiB"),
-        (name: "out", from: "device", to: "dram", rate: "5GB/s", latency: "1us", chunk: "1MiB"),
+        (name: "in", from: "NEXT", to: "device", rate: "5GB/s", latency: "1us", chunk: "1MiB"),
+        (name: "out", from: "device", to: "NEXT", rate: "5GB/s", latency: "1us", chunk: "1MiB"),
     ])"#;
 const DIRECT: &str = r#"(name: "read", from: "nvme", to: "device", rate: "1GB/s", latency: "10us", chunk: "1MiB"),"#;
+const STAGED: &str = r#"
+        (name: "pin", from: "dram", to: "pinned", rate: "4GB/s", latency: "1us", chunk: "1MiB"),
+        (name: "unpin", from: "pinned", to: "dram", rate: "8GB/s", latency: "1us", submit: "1us", chunk: "1MiB"),"#;
+
+/// How files reach the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Direct,
+    /// Through the memory below.
+    Below,
+    /// Through that and so many bytes that stage.
+    Staged(u64),
+}
+
+fn ways() -> impl Strategy<Value = Way> {
+    prop_oneof![3 => Just(Way::Direct), 2 => Just(Way::Below), 2 => (256u64..100_000).prop_map(Way::Staged)]
+}
 
 /// Every other task has the weights kept that only it reads.
 fn kept(mut all: Lifetimes) -> Lifetimes {
@@ -248,8 +266,16 @@ fn kept(mut all: Lifetimes) -> Lifetimes {
     all
 }
 
-fn machine(direct: bool, memory: &[(&str, u64)]) -> Target {
-    let text = MACHINE.replace("DIRECT", if direct { DIRECT } else { "" });
+fn machine(way: Way, memory: &[(&str, u64)]) -> Target {
+    let (links, pinned) = match way {
+        Way::Direct => (DIRECT, String::new()),
+        Way::Below => ("", String::new()),
+        Way::Staged(b) => {
+            (STAGED, format!(r#"(name: "pinned", capacity: "{b}B", bandwidth: "10GB/s", alignment: 64),"#))
+        }
+    };
+    let next = if pinned.is_empty() { "dram" } else { "pinned" };
+    let text = MACHINE.replace("DIRECT", links).replace("PINNED", &pinned).replace("NEXT", next);
     let budgets = memory.iter().map(|(t, b)| ((*t).to_owned(), Bytes(*b))).collect();
     Target::from_ron(&text).expect("a machine").budgeted(&budgets)
 }
@@ -280,21 +306,21 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 100, rng_seed: RngSeed::Fixed(2026), ..ProptestConfig::default() })]
 
     #[test]
-    fn plans_are_safe_and_within_their_caps(seed in seeds(), share in 0u64..=100, lower in prop::option::of(0u64..300_000), direct: bool) {
+    fn plans_are_safe_and_within_their_caps(seed in seeds(), share in 0u64..=100, lower in prop::option::of(0u64..300_000), way in ways()) {
         let lifetimes = lifetimes(&seed);
         // Without a direct link all weights stand in the lower memory.
-        let lower = if direct { lower } else { Some(1 << 29) };
+        let lower = if way == Way::Direct { lower } else { Some(1 << 29) };
         let below: Vec<(&str, u64)> = lower.map(|b| ("dram", b)).into_iter().collect();
-        let (least, full) = extremes(&lifetimes, &machine(direct, &below)).expect("it can be planned");
+        let (least, full) = extremes(&lifetimes, &machine(way, &below)).expect("it can be planned");
         prop_assert!(least.bound <= least.bytes && least.bytes <= full.max(least.bytes));
         let bytes = least.bytes + full.saturating_sub(least.bytes) * share / 100;
-        let capped = |bytes: u64| machine(direct, &[&[("device", bytes)], below.as_slice()].concat());
+        let capped = |bytes: u64| machine(way, &[&[("device", bytes)], below.as_slice()].concat());
         let target = capped(bytes);
         for mode in [Mode::Loop, Mode::Once] {
             let made = plan(&lifetimes, &target, mode).map_err(|e| TestCaseError::fail(format!("{mode:?} at {bytes}: {e}")))?;
             check(&target, &made, "berth")?;
             for (who, make) in STRATEGIES {
-                if let Ok(other) = make(&lifetimes, &target, mode) {
+                if let Ok(other) = planned_by(*make, &lifetimes, &target, mode) {
                     check(&target, &other, who)?;
                     // Once steps repeat. Half a percent, and the nanoseconds that rounding makes of the smallest steps.
                     let (ours, theirs) = (made.timeline.step.0, other.timeline.step.0);
@@ -310,14 +336,14 @@ proptest! {
 
     /// What engines keep is in its place, loading it has room, and other memories keep their budgets.
     #[test]
-    fn plans_beside_what_engines_keep_are_safe(seed in seeds(), share in 0u64..=100, direct: bool) {
+    fn plans_beside_what_engines_keep_are_safe(seed in seeds(), share in 0u64..=100, way in ways()) {
         let lifetimes = kept(lifetimes(&seed));
         let held: u64 = lifetimes.tasks.iter().filter_map(|t| Some(t.held.as_ref()?.bytes)).sum();
         let loading = lifetimes.tasks.iter().filter_map(|t| Some(t.held.as_ref()?.loading)).max().unwrap_or(0);
         let below = ("dram", 1 << 29);
-        let (least, full) = extremes(&lifetimes, &machine(direct, &[below])).expect("it can be planned");
+        let (least, full) = extremes(&lifetimes, &machine(way, &[below])).expect("it can be planned");
         let bytes = least.bytes + full.saturating_sub(least.bytes) * share / 100;
-        let target = machine(direct, &[("device", bytes), below]);
+        let target = machine(way, &[("device", bytes), below]);
         let made = plan(&lifetimes, &target, Mode::Loop).map_err(|e| TestCaseError::fail(format!("at {bytes}: {e}")))?;
         check(&target, &made, "berth")?;
         prop_assert_eq!(made.program.header.memory.get("dram").map(|b| b.0), Some(1 << 29));
@@ -327,25 +353,25 @@ proptest! {
         let peak = made.program.facts.peaks["device"];
         prop_assert!(peak >= held && peak + loading <= bytes, "{peak} and {loading} more of {bytes}");
         if held > 0 {
-            let refused = plan(&lifetimes, &machine(direct, &[("device", least.bytes - 64), below]), Mode::Loop);
+            let refused = plan(&lifetimes, &machine(way, &[("device", least.bytes - 64), below]), Mode::Loop);
             prop_assert!(matches!(refused, Err(PlanError::NoRoom(_))), "an alignment less than {} was planned", least.bytes);
         }
     }
 
     /// What a task writes again is the same tensor with other bytes: copies of it from before are of no more use.
     #[test]
-    fn what_tasks_write_again_is_put_aside_anew(seed in seeds(), share in 0u64..=100, direct: bool, cores: bool) {
+    fn what_tasks_write_again_is_put_aside_anew(seed in seeds(), share in 0u64..=100, way in ways(), cores: bool) {
         let lifetimes = rewritten(lifetimes(&seed), &seed.2);
         let lifetimes = if cores { with_cores(lifetimes, &seed.2) } else { lifetimes };
         let below = ("dram", 1 << 29);
-        let (least, full) = extremes(&lifetimes, &machine(direct, &[below])).expect("it can be planned");
+        let (least, full) = extremes(&lifetimes, &machine(way, &[below])).expect("it can be planned");
         let bytes = least.bytes + full.saturating_sub(least.bytes) * share / 100;
-        let target = machine(direct, &[("device", bytes), below]);
+        let target = machine(way, &[("device", bytes), below]);
         for mode in [Mode::Loop, Mode::Once] {
             let made = plan(&lifetimes, &target, mode).map_err(|e| TestCaseError::fail(format!("{mode:?} at {bytes}: {e}")))?;
             check(&target, &made, "berth")?;
             for (who, make) in STRATEGIES {
-                if let Ok(other) = make(&lifetimes, &target, mode) {
+                if let Ok(other) = planned_by(*make, &lifetimes, &target, mode) {
                     check(&target, &other, who)?;
                 }
             }
@@ -354,17 +380,17 @@ proptest! {
 
     /// States are read as they were left, by the step before where none of this one wrote; none is lost.
     #[test]
-    fn states_stay_or_come_back(seed in seeds(), share in 0u64..=100, direct: bool, cores: bool) {
+    fn states_stay_or_come_back(seed in seeds(), share in 0u64..=100, way in ways(), cores: bool) {
         let lifetimes = with_states(lifetimes(&seed), &seed.2);
         let below = ("dram", 1 << 29);
-        let capped = |bytes: u64| machine(direct, &[("device", bytes), below]);
-        let (least, full) = extremes(&lifetimes, &machine(direct, &[below])).expect("it can be planned");
+        let capped = |bytes: u64| machine(way, &[("device", bytes), below]);
+        let (least, full) = extremes(&lifetimes, &machine(way, &[below])).expect("it can be planned");
         let target = capped(least.bytes + full.saturating_sub(least.bytes) * share / 100);
         let all = if cores { with_cores(lifetimes.clone(), &seed.2) } else { lifetimes.clone() };
         for mode in [Mode::Loop, Mode::Once] {
             prop_assert!(both(&all, &target, mode)?.is_some());
             for (who, make) in STRATEGIES {
-                if let Ok(other) = make(&all, &target, mode) {
+                if let Ok(other) = planned_by(*make, &all, &target, mode) {
                     check(&target, &other, who)?;
                 }
             }
@@ -380,12 +406,12 @@ proptest! {
     }
 
     #[test]
-    fn the_cores_never_make_a_plan_slower(seed in seeds(), share in 0u64..=100, direct: bool) {
+    fn the_cores_never_make_a_plan_slower(seed in seeds(), share in 0u64..=100, way in ways()) {
         let lifetimes = with_cores(lifetimes(&seed), &seed.2);
         let below = ("dram", 1 << 29);
-        let (least, full) = extremes(&lifetimes, &machine(direct, &[below])).expect("it can be planned");
+        let (least, full) = extremes(&lifetimes, &machine(way, &[below])).expect("it can be planned");
         let bytes = least.bytes + full.saturating_sub(least.bytes) * share / 100;
-        let target = machine(direct, &[("device", bytes), below]);
+        let target = machine(way, &[("device", bytes), below]);
         for mode in [Mode::Loop, Mode::Once] {
             prop_assert!(both(&lifetimes, &target, mode)?.is_some());
         }
@@ -396,8 +422,8 @@ proptest! {
         // The memory gives 10 GB/s, the link 5; the cores may be slower than the memory, but not than the link.
         let lifetimes = decoder(layers, weight, dram * 100_000_000);
         let below = ("dram", 1 << 29);
-        let (_, full) = extremes(&lifetimes, &machine(false, &[below])).expect("it can be planned");
-        let target = machine(false, &[("device", (full * percent / 100).max(weight + 4_096)), below]);
+        let (_, full) = extremes(&lifetimes, &machine(Way::Below, &[below])).expect("it can be planned");
+        let target = machine(Way::Below, &[("device", (full * percent / 100).max(weight + 4_096)), below]);
         let (alone, with) = both(&lifetimes, &target, Mode::Loop)?.expect("it fits");
         if dram > 55 && alone.streamed > 0 {
             prop_assert!(with.timeline.step < alone.timeline.step, "no faster than {}", alone.timeline.step.0);
@@ -407,17 +433,17 @@ proptest! {
     }
 
     #[test]
-    fn no_streaming_baseline_beats_a_plan_for_a_decoder(layers in 4usize..40, weight in 200_000u64..2_000_000, percent in 10u64..110, dram in 10u64..100, direct: bool, cores: bool) {
+    fn no_streaming_baseline_beats_a_plan_for_a_decoder(layers in 4usize..40, weight in 200_000u64..2_000_000, percent in 10u64..110, dram in 10u64..100, way in ways(), cores: bool) {
         let mut lifetimes = decoder(layers, weight, dram * 100_000_000);
         if !cores {
             lifetimes.tasks.iter_mut().for_each(|t| t.others.clear());
         }
         let below = ("dram", 1 << 29);
-        let (_, full) = extremes(&lifetimes, &machine(direct, &[below])).expect("it can be planned");
-        let target = machine(direct, &[("device", (full * percent / 100).max(weight + 4_096)), below]);
+        let (_, full) = extremes(&lifetimes, &machine(way, &[below])).expect("it can be planned");
+        let target = machine(way, &[("device", (full * percent / 100).max(weight + 4_096)), below]);
         let ours = plan(&lifetimes, &target, Mode::Loop).map_err(|e| TestCaseError::fail(e.to_string()))?;
         for (who, make) in STRATEGIES {
-            match make(&lifetimes, &target, Mode::Loop) {
+            match planned_by(*make, &lifetimes, &target, Mode::Loop) {
                 Ok(other) => {
                     check(&target, &other, who)?;
                     let (ours, theirs) = (ours.timeline.step.0, other.timeline.step.0);
@@ -433,14 +459,14 @@ proptest! {
     fn a_memory_that_the_largest_weight_cannot_pass_is_named(layers in 2usize..12, weight in 2_000u64..200_000, percent in 1u64..100) {
         let mut lifetimes = decoder(layers, weight, 1_000_000_000);
         lifetimes.tasks.iter_mut().for_each(|t| t.others.clear());
-        let at = |below: u64| plan(&lifetimes, &machine(false, &[("device", 1 << 29), ("dram", below)]), Mode::Loop);
+        let at = |below: u64| plan(&lifetimes, &machine(Way::Below, &[("device", 1 << 29), ("dram", below)]), Mode::Loop);
         let Err(PlanError::NoRoom(refused)) = at(weight * percent / 100) else {
             return Err(TestCaseError::fail("a weight passed through less than it is"));
         };
         prop_assert_eq!((refused.tier.as_str(), refused.below), ("dram", true));
         prop_assert!(refused.least.bytes >= weight && !refused.least.task.is_empty(), "{refused}");
         let made = at(refused.least.bytes).map_err(|e| TestCaseError::fail(format!("what is asked for is refused: {e}")))?;
-        check(&machine(false, &[("device", 1 << 29), ("dram", refused.least.bytes)]), &made, "berth")?;
+        check(&machine(Way::Below, &[("device", 1 << 29), ("dram", refused.least.bytes)]), &made, "berth")?;
     }
 
     #[test]
@@ -453,7 +479,7 @@ proptest! {
         }
         let total = lifetimes.total(Kind::Weight);
         let room = |percent: u64, least: u64| (total * percent / 100).max(least * weight + 8_192);
-        let target = machine(false, &[("device", room(device, 2)), ("dram", room(below, 6))]);
+        let target = machine(Way::Below, &[("device", room(device, 2)), ("dram", room(below, 6))]);
         for mode in [Mode::Loop, Mode::Once] {
             let made = plan(&lifetimes, &target, mode).map_err(|e| TestCaseError::fail(format!("{mode:?}: {e}")))?;
             check(&target, &made, "berth")?;
@@ -503,7 +529,7 @@ fn what_streams_from_files_lies_at_sectors() {
     let mut all = decoder(12, 1_000_064, 1_000_000_000);
     all.tasks.iter_mut().for_each(|t| (t.others, t.rows) = (vec![], vec![]));
     for percent in [40, 60, 80] {
-        let target = machine(true, &[("device", 13 * 1_000_064 * percent / 100)]);
+        let target = machine(Way::Direct, &[("device", 13 * 1_000_064 * percent / 100)]);
         let program = plan(&all, &target, Mode::Loop).expect("a plan").program;
         let copied = |name: &str| {
             let copies = |i: &Instruction| matches!(i, Instruction::Copy { to, from: Place::Home, .. } if to == name);
@@ -525,7 +551,7 @@ fn what_copies_wait_for_does_not_keep_parts_together() {
     let mut all = decoder(8, 65_536, 1_000_000_000);
     all.tasks.iter_mut().for_each(|t| (t.others, t.rows) = (vec![], vec![]));
     let step = |latency: u64| {
-        let mut target = machine(true, &[("device", 65_536 * 3 / 2 + 1_024), ("dram", 0)]);
+        let mut target = machine(Way::Direct, &[("device", 65_536 * 3 / 2 + 1_024), ("dram", 0)]);
         target.links.iter_mut().for_each(|link| link.latency = Nanos(latency));
         plan(&all, &target, Mode::Loop).expect("a plan").timeline.step.0
     };
@@ -546,7 +572,7 @@ fn keeps(bytes: u64) -> Lifetimes {
 /// What is kept is in the program even if it has no bytes.
 #[test]
 fn weights_of_no_bytes_are_kept() {
-    let target = machine(true, &[("device", 64), ("dram", 0)]);
+    let target = machine(Way::Direct, &[("device", 64), ("dram", 0)]);
     let made = plan(&keeps(0), &target, Mode::Loop).expect("it has room");
     assert!(verify(&target, made.program.clone(), None).is_ok());
     assert!(made.program.tasks[0].held.is_some());
@@ -556,11 +582,11 @@ fn weights_of_no_bytes_are_kept() {
 #[test]
 fn what_is_kept_needs_its_room_beside_berths_of_no_bytes() {
     for bytes in [64, 100, 383] {
-        let refused = plan(&keeps(256), &machine(true, &[("device", bytes), ("dram", 0)]), Mode::Loop);
+        let refused = plan(&keeps(256), &machine(Way::Direct, &[("device", bytes), ("dram", 0)]), Mode::Loop);
         let Err(PlanError::NoRoom(room)) = refused else { panic!("{bytes} bytes are not enough") };
         assert_eq!((room.room, room.least.bytes), (bytes, 512));
     }
-    assert!(plan(&keeps(256), &machine(true, &[("device", 512), ("dram", 0)]), Mode::Loop).is_ok());
+    assert!(plan(&keeps(256), &machine(Way::Direct, &[("device", 512), ("dram", 0)]), Mode::Loop).is_ok());
 }
 
 /// Two weights that take turns eight times bring more bytes a step than 64 bits hold, which is no reason to fail.
@@ -571,7 +597,7 @@ fn what_streams_may_be_more_than_64_bits_hold() {
         Seed { weights, values: vec![], results, workspace: 0, cost: 1, cores: None }
     };
     let all = lifetimes(&(vec![1 << 61; 2], vec![], (0..16).map(task).collect()));
-    let mut target = machine(true, &[("dram", 0)]);
+    let mut target = machine(Way::Direct, &[("dram", 0)]);
     for tier in &mut target.tiers {
         tier.capacity = Bytes(if tier.files { 1 << 63 } else { (1 << 61) + (1 << 20) });
     }

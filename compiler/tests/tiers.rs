@@ -1,9 +1,10 @@
 //! Machines with several memories below the device: all of them are used, none makes a plan slower, and what is put aside
 //! fills one before the next.
 
+use berth_compiler::machine::CannotPlan;
 use berth_compiler::plan::{Plan, PlanError, plan};
 use berth_ir::lifetime::{Lifetimes, Task, Tensor, TensorId};
-use berth_ir::program::{Home, Instruction, Kind, Mode};
+use berth_ir::program::{DimRange, Home, Instruction, Kind, Mode, Place};
 use berth_ir::target::{Link, Target};
 use berth_ir::units::{Bytes, Nanos};
 use berth_ir::{DType, Expr, verify};
@@ -236,4 +237,138 @@ fn room_in_the_next_memory_is_worth_what_it_moves() {
     assert!(all.timeline.step < some.timeline.step);
     let bytes = some.program.arenas.iter().find(|a| a.tier == "cxl").map(|a| a.bytes);
     assert!(bytes.is_some_and(|bytes| bytes <= 100 * MIB && bytes > 80 * MIB), "{bytes:?}");
+}
+
+/// The same machine where what goes between `dram` and the device stands in so many bytes of pinned memory on its way, which copies of
+/// so many MB a second lead into and out of.
+fn staged(mut target: Target, bytes: u64, rate: u64) -> Target {
+    let mut pinned = target.tiers[1].clone();
+    (pinned.name, pinned.capacity) = ("pinned".into(), Bytes(bytes));
+    target.tiers.push(pinned);
+    let like = target.links[0].clone();
+    for link in &mut target.links {
+        match link.name.as_str() {
+            "in" => link.from = "pinned".into(),
+            "out" => link.to = "pinned".into(),
+            _ => {}
+        }
+    }
+    for (name, from, to) in [("pin", "dram", "pinned"), ("unpin", "pinned", "dram")] {
+        let rate = berth_ir::units::BytesPerSec(rate * 1_000_000);
+        target.links.push(Link { name: name.into(), from: from.into(), to: to.into(), rate, ..like.clone() });
+    }
+    target
+}
+
+#[test]
+fn copies_go_through_a_staging_memory_within_its_budget() {
+    let model = chain(&[8 * MIB; 40], 1_000);
+    let plain = machine(64 * MIB, (1 << 40, 20_000), None, 1_000);
+    let direct = proved(&model, &plain).expect("a plan");
+    for (bytes, percent) in [(16 * MIB, 103), (4 * MIB, 108), (MIB, 125)] {
+        let plan = proved(&model, &staged(plain.clone(), bytes, 30_000)).expect("a plan");
+        let pinned = plan.program.arenas.iter().find(|a| a.tier == "pinned").map(|a| a.bytes);
+        assert!(pinned.is_some_and(|used| used <= bytes && used > bytes / 2), "{pinned:?} of {bytes}");
+        let code = || plan.program.prologue.iter().chain(&plan.program.bodies[0].code);
+        let arena = |berth: &str| plan.program.berths.iter().find(|b| b.name == berth).expect("a berth").arena.as_str();
+        for copy in code() {
+            let Instruction::Copy { name, from: Place::Berth(from), to, queue, .. } = copy else { continue };
+            let ends = (arena(from), arena(to), queue.as_str());
+            assert!(matches!(ends, ("dram", "pinned", "pin") | ("pinned", "device", "in")), "{name}: {ends:?}");
+        }
+        let traffic = |plan: &Plan, link: &str| {
+            let here = plan.program.facts.traffic.iter().filter(|t| t.part == "step" && t.link == link);
+            here.map(|t| t.bytes).sum::<u64>()
+        };
+        assert_eq!(traffic(&plan, "pin"), traffic(&plan, "in"), "what comes in goes on");
+        assert_eq!(traffic(&plan, "in"), traffic(&direct, "in"), "no byte more than without");
+        let (step, without) = (plan.timeline.step.0, direct.timeline.step.0);
+        assert!(step * 100 <= without * percent, "{step} ns through {bytes} bytes, {without} without");
+    }
+}
+
+#[test]
+fn a_slow_way_into_a_staging_memory_sets_the_step() {
+    let model = chain(&[8 * MIB; 40], 1_000);
+    let target = staged(machine(64 * MIB, (1 << 40, 20_000), None, 1_000), 16 * MIB, 5_000);
+    let plan = proved(&model, &target).expect("a plan");
+    assert!(plan.timeline.step.0 * 100 <= plan.bound.time.0 * 115, "{} of {}", plan.timeline.step, plan.bound.time);
+}
+
+#[test]
+fn what_is_put_aside_goes_through_a_staging_memory_and_back() {
+    let model = there_and_back(30, 4 * MIB);
+    let plain = machine(24 * MIB, (1 << 40, 4_000), None, 1_000);
+    let direct = proved(&model, &plain).expect("a plan").timeline.step.0;
+    for (bytes, percent) in [(8 * MIB, 115), (64 * 1_024, 400)] {
+        let plan = proved(&model, &staged(plain.clone(), bytes, 8_000)).expect("a plan");
+        let step = plan.timeline.step.0;
+        assert!(step * 100 <= direct * percent, "{step} ns through {bytes} bytes, {direct} without");
+        assert!(over(&plan, "out") > 0 && over(&plan, "unpin") > 0);
+        let pinned = plan.program.arenas.iter().find(|a| a.tier == "pinned").map(|a| a.bytes);
+        assert!(pinned.is_some_and(|used| used <= bytes), "{pinned:?} of {bytes}");
+    }
+}
+
+#[test]
+fn a_staging_memory_without_room_for_pieces_is_no_way() {
+    let model = chain(&[MIB; 4], 1_000);
+    let plain = machine(2 * MIB, (1 << 40, 20_000), None, 1_000);
+    let refused = proved(&model, &staged(plain.clone(), 255, 30_000)).err();
+    assert!(matches!(refused, Some(PlanError::Machine(CannotPlan::NoWay { .. }))));
+    assert!(proved(&chain(&[64 * 1_024; 4], 1_000), &staged(plain.clone(), 256, 30_000)).is_ok());
+    let refused = proved(&model, &staged(plain, 256, 30_000)).err();
+    let Some(PlanError::Machine(CannotPlan::Narrow { tier, bytes, .. })) = refused else { panic!("{refused:?}") };
+    assert_eq!((tier.as_str(), bytes), ("pinned", 256));
+}
+
+/// What has an open size goes whole: where it is larger than what stages, nothing is put aside that way.
+#[test]
+fn what_cannot_be_cut_is_staged_whole_or_not_at_all() {
+    let mut model = there_and_back(10, MIB);
+    model.dims.insert("n".into(), DimRange { low: 1, high: MIB });
+    for tensor in model.tensors.iter_mut().filter(|t| t.kind == Kind::Activation) {
+        tensor.extent = Expr::dim("n");
+    }
+    let plain = machine(6 * MIB, (1 << 40, 4_000), None, 1_000);
+    assert!(over(&proved(&model, &plain).expect("a plan"), "out") > 0);
+    let plan = proved(&model, &staged(plain.clone(), 4 * MIB, 8_000)).expect("a plan");
+    assert!(over(&plan, "unpin") > 0);
+    let small = proved(&model, &staged(plain, 1_024, 8_000));
+    assert!(matches!(small, Err(PlanError::NoRoom(_))), "{small:?}");
+}
+
+/// A memory that files and the device reach gives a part of itself to what comes from one behind it.
+#[test]
+fn a_memory_behind_another_is_used_by_way_of_it() {
+    let model = chain(&[8 * MIB; 40], 1_000);
+    let without = machine(64 * MIB, (100 * MIB, 20_000), None, 1_000);
+    let mut with = machine(64 * MIB, (100 * MIB, 20_000), Some(10_000), 1_000);
+    for link in &mut with.links {
+        match link.name.as_str() {
+            "cxl-in" => link.to = "dram".into(),
+            "cxl-out" => link.from = "dram".into(),
+            _ => {}
+        }
+    }
+    let [one, two] = [without, with].map(|target| proved(&model, &target).expect("a plan"));
+    assert_eq!(over(&two, "read") + over(&two, "cxl-read"), 0, "all weights are below");
+    assert!(over(&two, "cxl-in") > 0 && over(&two, "in") > over(&two, "cxl-in"));
+    assert!(two.timeline.step.0 * 4 < one.timeline.step.0, "{} after {}", two.timeline.step, one.timeline.step);
+    assert!(two.timeline.step.0 * 100 <= two.bound.time.0 * 140, "{} of {}", two.timeline.step, two.bound.time);
+}
+
+/// Large weights pass through what they could not lie in beside what is kept there: more of the device makes no plan slower.
+#[test]
+fn the_largest_weights_may_stay_on_the_device_though_they_come_through_a_small_memory() {
+    let mut weights = [4 * MIB; 40];
+    (weights[0], weights[39]) = (36 * MIB, 36 * MIB);
+    let model = chain(&weights, 1_000);
+    let mut before = u64::MAX;
+    for device in [64, 80, 100, 120, 140, 160] {
+        let plan = proved(&model, &machine(device * MIB, (120 * MIB, 20_000), None, 2_000)).expect("a plan");
+        let step = plan.timeline.step.0;
+        assert!(step <= before, "{step} ns with {device} MiB, {before} with less");
+        before = step;
+    }
 }

@@ -7,7 +7,7 @@ use crate::measure::costs;
 use crate::split::Wanted;
 use crate::summary::{Summary, ratio};
 use crate::{files, machine, model, split};
-use berth_compiler::baseline::STRATEGIES;
+use berth_compiler::baseline::{STRATEGIES, planned_by};
 use berth_compiler::cost::with_measured;
 use berth_compiler::plan::Plan;
 use berth_compiler::split::THREADS;
@@ -101,7 +101,7 @@ pub fn compare(args: &cli::Compare) -> Outcome {
     let bound_nanos = ours.bound_nanos;
     let mut rows = vec![Row { strategy: "berth", figures: Some(ours), reason: None }];
     for (strategy, make) in STRATEGIES {
-        let made = make(&lowered.lifetimes, &target, Mode::Loop);
+        let made = planned_by(*make, &lowered.lifetimes, &target, Mode::Loop);
         if let Ok(plan) = &made {
             let mut program = plan.program.clone();
             program.header = said(program.header, &lowered);

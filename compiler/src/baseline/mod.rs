@@ -20,8 +20,9 @@ pub use ngl::ngl;
 pub use uniform::uniform;
 
 use crate::machine::Machine;
-use crate::plan::{Plan, plan_choice};
+use crate::plan::{Plan, plan_choice, staged};
 use crate::residency::{Choice, stays};
+use crate::staging::joined;
 use crate::stay::{Level, load_curve};
 use berth_ir::lifetime::Lifetimes;
 use berth_ir::program::Mode;
@@ -40,6 +41,13 @@ pub const STRATEGIES: &[(&str, Strategy)] = &[
     ("clairvoyant", clairvoyant),
     ("LRU", lru),
 ];
+
+/// The program that a rule makes; where memories reach the device through a staging memory, by way of that.
+pub fn planned_by(strategy: Strategy, lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Plan, Unfit> {
+    let Some(joined) = joined(target) else { return strategy(lifetimes, target, mode) };
+    let plan = strategy(lifetimes, &joined.target, mode)?;
+    staged(plan, lifetimes, target, &joined, mode).ok_or(Unfit::Room)
+}
 
 /// Why a rule gives no program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -13,6 +13,7 @@ mod write;
 pub(crate) use write::budgets;
 
 use crate::below::STAGES;
+use crate::holders::Holders;
 use crate::machine::Machine;
 use crate::offset::Offsets;
 use crate::stay::{Arrival, Level, Stay};
@@ -91,32 +92,17 @@ fn last_holders(stays: &[Stay], offsets: &[u64], period: i64) -> Vec<Vec<(usize,
         let shifted = |step: i64| order.iter().map(move |i| (step, *i));
         let mut both: Vec<(i64, usize)> = shifted(0).chain(shifted(1)).collect();
         both.sort_by_key(|(step, i)| (stays[*i].from + step * period, *step, *i));
-        let mut held: BTreeMap<u64, (u64, i64, usize)> = BTreeMap::new();
+        let mut holders: Holders<(i64, usize)> = Holders::default();
         for (step, i) in both {
-            let (from, to) = (offsets[i], offsets[i] + stays[i].bytes);
-            split(&mut held, from);
-            split(&mut held, to);
-            let before: Vec<(u64, (u64, i64, usize))> = held.range(from..to).map(|(k, v)| (*k, *v)).collect();
-            for (start, (_, earlier, j)) in before {
-                held.remove(&start);
+            for (earlier, j) in holders.take(offsets[i], offsets[i] + stays[i].bytes, (step, i)) {
                 let back = (j, (step - earlier) as u32);
                 if step == 1 && !all[i].contains(&back) {
                     all[i].push(back);
                 }
             }
-            held.insert(from, (to, step, i));
         }
     }
     all
-}
-
-/// Cuts the range that crosses an address in two.
-fn split(held: &mut BTreeMap<u64, (u64, i64, usize)>, at: u64) {
-    let crossing = held.range(..at).next_back().filter(|(_, (to, ..))| *to > at).map(|(from, v)| (*from, *v));
-    if let Some((from, (to, step, i))) = crossing {
-        held.insert(from, (at, step, i));
-        held.insert(at, (to, step, i));
-    }
 }
 
 /// The fastest link that can bring a stay.
@@ -395,8 +381,12 @@ impl<'a> Emitter<'a> {
             Arrival::Stay { from, .. } if self.stays[from].fed => vec![this(self.begin(from))],
             Arrival::Stay { from, .. } => self.made_by(from, true).into_iter().collect(),
             _ => {
-                let stage = self.stages.binary_search(&i).ok().and_then(|n| n.checked_sub(STAGES));
-                stage.into_iter().flat_map(|n| self.ends_beside_runs(self.stages[n])).map(|(l, _)| this(l)).collect()
+                let Ok(n) = self.stages.binary_search(&i) else {
+                    let lower = self.stays[i].level == Level::Lower;
+                    return self.staged_at(i).filter(|_| lower).map(this).collect();
+                };
+                let stage = n.checked_sub(STAGES).into_iter();
+                stage.flat_map(|n| self.ends_beside_runs(self.stages[n])).map(|(l, _)| this(l)).collect()
             }
         }
     }
@@ -614,18 +604,18 @@ impl<'a> Emitter<'a> {
         }
         after.extend(last_run.map(|(_, wait)| wait));
         if stay.level == Level::Lower {
-            after.extend(self.staged_at(i));
+            after.extend(self.staged_at(i).map(previous));
         }
         after
     }
 
     /// What leaves a stay's bytes before the first step, last of what was there on its way to the device: the last in turn
     /// ends behind all that were in its place, larger ones too.
-    fn staged_at(&self, i: usize) -> impl Iterator<Item = Wait> {
+    fn staged_at(&self, i: usize) -> impl Iterator<Item = u32> {
         let place = self.stages.iter().map(|s| self.stays[*s].bytes).max().unwrap_or(0);
         let (from, to) = (self.offsets[i], self.offsets[i] + self.stays[i].bytes);
         let last = self.stages.iter().rev().take(STAGES).copied();
         let last = last.filter(move |s| self.offsets[*s] < to && from < self.offsets[*s] + place);
-        last.flat_map(|s| self.ends_beside_runs(s)).map(|(line, _)| previous(line))
+        last.flat_map(|s| self.ends_beside_runs(s)).map(|(line, _)| line)
     }
 }

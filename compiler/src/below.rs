@@ -12,11 +12,32 @@ use berth_ir::lifetime::{Lifetimes, TensorId};
 use berth_ir::program::Kind;
 use std::cmp::Reverse;
 
-/// The part of the memory below in which weights wait that pass through, where two of the largest need less.
-const WAITING_PART: u64 = 16;
+/// How the memory below is shared between weights that are kept and weights that pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// The part of it in which weights wait that pass through, where two of the largest need less: one in so many.
+    pub waiting: u64,
+    /// The largest weights that are kept have so many quarters of it at most.
+    pub quarters: u64,
+    /// How often the bytes that wait are halved: those that come and go may leave holes between them.
+    pub halved: u32,
+}
 
-/// The largest weights that are kept have so many quarters of the memory below at most.
-const LARGE_QUARTERS: u64 = 3;
+impl Default for Share {
+    fn default() -> Share {
+        Share { waiting: 16, quarters: 3, halved: 0 }
+    }
+}
+
+/// Other shares that are tried: less that waits, and the largest weights kept where that takes all of it.
+pub const SHARES: [Share; 3] = [
+    Share { waiting: 64, quarters: 3, halved: 0 },
+    Share { waiting: 16, quarters: 4, halved: 0 },
+    Share { waiting: 64, quarters: 4, halved: 0 },
+];
+
+/// How often what waits is halved until places are found; in the end nothing waits.
+pub const HALVINGS: [u32; 4] = [0, 1, 2, u64::BITS];
 
 /// Weights on their way to the device before the first step that are below at a time, where others wait later.
 pub const STAGES: usize = 2;
@@ -49,7 +70,7 @@ pub struct Known {
 }
 
 /// Chooses them beside so many bytes that are no weights.
-pub fn passing(lifetimes: &Lifetimes, machine: &Machine, known: &Known, values: u64) -> Passing {
+pub fn passing(lifetimes: &Lifetimes, machine: &Machine, known: &Known, values: u64, share: Share) -> Passing {
     let Known { forever, below, elsewhere } = known;
     let Some(tier) = machine.lower.filter(|_| machine.home_to_device.is_none()) else { return Passing::default() };
     let weight = |t: &usize| lifetimes.tensors[*t].kind == Kind::Weight && !elsewhere[*t];
@@ -62,13 +83,13 @@ pub fn passing(lifetimes: &Lifetimes, machine: &Machine, known: &Known, values: 
         return Passing::default();
     }
     // Two of the largest that pass wait at a time: a few that are much larger than the others are kept.
-    let window = |largest: u64| largest.saturating_mul(2).max(tier.room().0 / WAITING_PART);
+    let window = |largest: u64| largest.saturating_mul(2).max(tier.room().0 / share.waiting);
     let mut sizes: Vec<u64> = weights.iter().filter(|t| !forever[**t]).map(|t| size(*t)).collect();
     sizes.sort_unstable_by_key(|size| Reverse(*size));
     let (mut larger, mut largest) = (0u64, sizes.first().copied().unwrap_or(0));
     for pair in sizes.windows(2) {
         larger = larger.saturating_add(pair[0]);
-        if larger > room.saturating_sub(window(pair[1])) / 4 * LARGE_QUARTERS {
+        if larger > room.saturating_sub(window(pair[1])) / 4 * share.quarters {
             break;
         }
         largest = pair[1];
@@ -88,5 +109,5 @@ pub fn passing(lifetimes: &Lifetimes, machine: &Machine, known: &Known, values: 
         through[tensor] = !kept;
         left = left.saturating_sub(if kept { size(tensor) } else { 0 });
     }
-    Passing { through, window: window.saturating_sub(largest) }
+    Passing { through, window: window.saturating_sub(largest).checked_shr(share.halved).unwrap_or(0) }
 }

@@ -5,7 +5,7 @@
 //! Promises: each task finds its operands in its engine's memory at its position; no stay is longer than a step.
 //! Why:      next use, not recency: what is put aside is what is wanted last (Belady 1966), gap by gap.
 
-use crate::below::{Known, Passing, passing};
+use crate::below::{Known, Passing, Share, passing};
 use crate::carried::carried;
 use crate::machine::Machine;
 use crate::stay::{Arrival, Level, Positions, Stay, load_curve};
@@ -39,6 +39,8 @@ pub struct Choice {
     pub demand: bool,
     /// It was rounded from a schedule of bytes for so many hundredths of the device.
     pub rounded: Option<u64>,
+    /// How a memory that weights pass through is shared.
+    pub share: Share,
 }
 
 impl Choice {
@@ -56,6 +58,7 @@ impl Choice {
             sunk: BTreeMap::new(),
             demand: false,
             rounded: None,
+            share: Share::default(),
         }
     }
 
@@ -128,7 +131,7 @@ fn through(lifetimes: &Lifetimes, machine: &Machine, choice: &Choice, uses: &Lis
     }
     let tier = machine.lower.map_or(1, |tier| tier.alignment);
     let values = load_curve(&values, Level::Lower, lifetimes.tasks.len(), tier).into_iter().max();
-    passing(lifetimes, machine, &known, values.unwrap_or(0))
+    passing(lifetimes, machine, &known, values.unwrap_or(0), choice.share)
 }
 
 /// The memory beside the lower one that keeps a weight, unless the engine of the lower one reads it too.
@@ -306,7 +309,7 @@ fn streamed(stay: &Stay) -> bool {
 }
 
 /// Whether a stay is one of a weight that passes through the memory below in each step.
-fn passes(stay: &Stay) -> bool {
+pub fn passes(stay: &Stay) -> bool {
     stay.level == Level::Lower && !stay.forever && matches!(stay.arrives, Arrival::Home { .. })
 }
 

@@ -6,9 +6,10 @@
 //! Why:      what stays saves its bytes in every step, and look-ahead costs the room of what could stay; where they
 //!           balance is found by windows that double, each with as much pinned as then fits.
 
+use crate::below::SHARES;
 use crate::layers::two_layers;
 use crate::pinning::Pinning;
-use crate::residency::{Choice, stays};
+use crate::residency::{Choice, passes, stays};
 use crate::site::{Placed, Site, Tried};
 use crate::stay::{Level, load_curve};
 use berth_ir::lifetime::TensorId;
@@ -313,6 +314,19 @@ impl Site<'_> {
             Some(self.faster(None, choice, placed)?.timeline.step)
         });
         steps.min()
+    }
+
+    /// The faster of a program and those in which the memory that weights pass through is shared otherwise.
+    pub fn shared_otherwise(&self, best: Tried) -> Option<Tried> {
+        if best.is_enough(self) || !best.placed.stays.iter().any(passes) {
+            return Some(best);
+        }
+        let base = best.choice.clone();
+        let mut best = Some(best);
+        for share in SHARES {
+            best = self.better(best, Choice { share, ..base.clone() });
+        }
+        best
     }
 
     /// Whether a weight can be brought in parts: not what is turned or made on the way.

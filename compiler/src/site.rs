@@ -6,13 +6,13 @@
 //! Promises: stays that meet share no byte; nothing where a choice does not fit.
 //! Why:      each choice that a search looks at is placed and simulated: what is fast on paper may find no room.
 
-use crate::below::STAGES;
+use crate::below::{HALVINGS, STAGES, Share};
 use crate::emit::Emitter;
 use crate::engines;
 use crate::machine::Machine;
 use crate::offset::{Offsets, pack};
 use crate::plan::{PlanError, steps};
-use crate::residency::{Choice, stays};
+use crate::residency::{Choice, passes, stays};
 use crate::simulate::{Timeline, timeline};
 use crate::sink::sink;
 use crate::stay::{Arrival, Level, Stay, load_curve};
@@ -198,13 +198,8 @@ impl<'a> Site<'a> {
 
     /// The same with addresses chosen as if links to the device had another rate.
     pub fn fits_at(&self, choice: &Choice, pace: Option<BytesPerSec>) -> Option<Placed> {
-        let mut stays = stays(self.lifetimes, &self.machine, &Choice { window: 0, ..choice.clone() });
-        let (room, grain) = (self.room(), self.machine.device.alignment);
-        let load = load_curve(&stays, Level::Device, self.positions(), grain);
-        if load.iter().any(|l| *l > room) {
-            return None;
-        }
-        let below = self.below(&mut stays)?;
+        let (stays, below) = self.below_in(&Choice { window: 0, ..choice.clone() }, self.room())?;
+        let grain = self.machine.device.alignment;
         // In whole sectors where there is room for that: what is read from files then needs no buffer between.
         let sector = self.machine.sector();
         let finer = || self.fits_by(&stays, &below, grain, pace);
@@ -282,12 +277,30 @@ impl<'a> Site<'a> {
 
     /// The stays of a choice with everything placed together, if they fit in a room. A quick look at the load first.
     pub fn fits_in(&self, choice: &Choice, room: u64) -> Option<Placed> {
-        let stays = stays(self.lifetimes, &self.machine, choice);
-        let load = load_curve(&stays, Level::Device, self.positions(), self.machine.device.alignment);
-        if load.iter().any(|l| *l > room) {
-            return None;
-        }
+        let (stays, _) = self.below_in(choice, room)?;
         self.repaired(stays, room)
+    }
+
+    /// The stays of a choice whose load is within a room, with addresses in the memories below. Of weights that pass through one
+    /// fewer bytes wait where they find no places.
+    fn below_in(&self, choice: &Choice, room: u64) -> Option<(Vec<Stay>, Vec<Offsets>)> {
+        for halved in HALVINGS {
+            let share = Share { halved: choice.share.halved.max(halved), ..choice.share };
+            let mut stays = stays(self.lifetimes, &self.machine, &Choice { share, ..choice.clone() });
+            let load = load_curve(&stays, Level::Device, self.positions(), self.machine.device.alignment);
+            if load.iter().any(|l| *l > room) {
+                return None;
+            }
+            if let Some(below) = self.below(&mut stays) {
+                return Some((stays, below));
+            }
+            // Where two of the largest cannot be there at a time no fewer need wait: smaller pieces do better.
+            let largest = stays.iter().filter(|s| passes(s)).map(|s| s.bytes).max()?;
+            if largest > self.machine.lower.map_or(0, |tier| tier.room().0) / 2 {
+                return None;
+            }
+        }
+        None
     }
 
     /// The same in the room that there is, and each as early as its address allows. Denser than what is placed as it

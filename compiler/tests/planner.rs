@@ -303,7 +303,7 @@ fn check(target: &Target, plan: &Plan, who: &str) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, rng_seed: RngSeed::Fixed(2026), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 80, rng_seed: RngSeed::Fixed(2026), ..ProptestConfig::default() })]
 
     #[test]
     fn plans_are_safe_and_within_their_caps(seed in seeds(), share in 0u64..=100, lower in prop::option::of(0u64..300_000), way in ways()) {

@@ -372,3 +372,22 @@ fn the_largest_weights_may_stay_on_the_device_though_they_come_through_a_small_m
         before = step;
     }
 }
+
+/// Layers of weights of unlike sizes pass through a memory below that holds a part of them: the more of them, the faster, and no room
+/// is too much.
+#[test]
+fn a_larger_memory_below_is_faster_and_never_refused() {
+    let layer = [32u64, 8, 8, 32, 112, 112, 112].map(|part| part * MIB / 8);
+    let mut weights: Vec<u64> = layer.iter().copied().cycle().take(7 * 40).collect();
+    weights.insert(0, 40 * MIB);
+    weights.push(40 * MIB);
+    let (model, total) = (chain(&weights, 1_000), weights.iter().sum::<u64>());
+    let mut before = u64::MAX;
+    for percent in (20..=100).step_by(8) {
+        let target = machine(total / 4, (total * percent / 100, 20_000), None, 2_000);
+        let plan = proved(&model, &target).unwrap_or_else(|e| panic!("{percent} %: {e}"));
+        let step = plan.timeline.step.0;
+        assert!(step <= before, "{step} ns with {percent} % of the weights below, {before} with less");
+        before = step;
+    }
+}

@@ -94,14 +94,16 @@ pub fn joined(target: &Target) -> Option<Joined> {
     }
     for (memory, stage) in stages {
         let Some(staging) = target.tier(stage).and_then(|tier| staging(target, tier)) else { continue };
-        all.staging.insert(stage.to_owned(), staging);
+        let first = all.staging.insert(stage.to_owned(), staging).is_none();
         if let Some(tier) = all.freer.tier_mut(memory) {
             tier.budget = tier.budget.map(|budget| Bytes(budget.0.saturating_add(staging.bytes)));
             tier.capacity = Bytes(tier.capacity.0.saturating_add(staging.bytes));
         }
         for target in [&mut all.target, &mut all.freer] {
-            if let Some(tier) = target.tier_mut(stage) {
-                tier.budget = Some(Bytes(tier.room().0.saturating_sub(staging.bytes)));
+            if let Some(tier) = target.tier_mut(stage).filter(|_| first) {
+                // Pieces begin at a multiple of their grain.
+                let left = tier.room().0.saturating_sub(staging.bytes) / staging.grain * staging.grain;
+                tier.budget = Some(Bytes(left));
             }
         }
     }

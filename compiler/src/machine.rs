@@ -74,7 +74,8 @@ pub enum CannotPlan {
     },
     /// A memory that stages copies is too small for them.
     #[error(
-        "`{tier}` of target `{target}` stages copies to and from the device in {bytes} B: too little for something that cannot be cut, or          it would have to be cut into too many pieces; give it more with `--memory {tier}=`"
+        "`{tier}` of target `{target}` stages copies to and from the device in {bytes} B: too little for something that cannot be cut, or it \
+         would have to be cut into too many pieces; give it more with `--memory {tier}=`"
     )]
     Narrow {
         /// The target.
@@ -252,12 +253,12 @@ fn joins(link: &Link, from: &str, to: &str) -> bool {
 }
 
 /// The links that a plan can use from one memory to another.
-fn joining<'t>(target: &'t Target, from: &str, to: &str) -> impl Iterator<Item = &'t Link> {
+pub(crate) fn joining<'t>(target: &'t Target, from: &str, to: &str) -> impl Iterator<Item = &'t Link> {
     target.links.iter().filter(move |l| joins(l, from, to))
 }
 
 /// The rate of links together; those of one group have the rate of the fastest of them.
-fn together<'t>(links: impl Iterator<Item = &'t Link>) -> BytesPerSec {
+pub(crate) fn together<'t>(links: impl Iterator<Item = &'t Link>) -> BytesPerSec {
     let mut groups = std::collections::BTreeMap::new();
     for link in links {
         let group = link.group.as_deref().unwrap_or(&link.name);

@@ -296,7 +296,14 @@ impl<'a> Emitter<'a> {
         // By position: before its run, at it, after it.
         let mut order: Vec<(usize, u8, Act)> = Vec::with_capacity(self.numbers());
         let needed = self.needed();
-        for (i, stay) in self.stays.iter().enumerate() {
+        // What goes through below before what is kept there comes stands before it.
+        let early = |i: &usize| match self.stays[*i].arrives {
+            Arrival::Stay { from, .. } => self.stays[from].stage,
+            _ => self.stays[*i].stage,
+        };
+        let (first, then): (Vec<usize>, Vec<usize>) = (0..self.stays.len()).partition(early);
+        for i in first.into_iter().chain(then) {
+            let stay = &self.stays[i];
             if stay.fed {
                 prologue.push(self.begin(i), []);
             }

@@ -7,7 +7,7 @@
 //! Why:      pieces follow one another, so both links are busy at once and the slower one sets the rate. What all that
 //!           plans and searches then sees is a machine like any other.
 
-use crate::machine::CannotPlan;
+use crate::machine::{CannotPlan, joining, together};
 use berth_ir::target::{Computing, Link, LinkState, Target, Tier};
 use berth_ir::units::{Bytes, BytesPerSec, Nanos};
 use std::collections::BTreeMap;
@@ -25,6 +25,20 @@ pub(super) struct Way {
     pub links: [Vec<String>; 2],
     /// Whether it leads to the device.
     pub up: bool,
+}
+
+/// A target in which ways through staging memories are links.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// With what is left of memories that stage and that files reach; the others are not in it.
+    pub target: Target,
+    /// The same for bounds: it can do whatever the machine can. A way has the rate of the link that ends at the device, and what
+    /// a staging memory holds is room of the memory behind it.
+    pub(crate) freer: Target,
+    /// What each of those links stands for, by name.
+    pub(super) ways: BTreeMap<String, Way>,
+    /// What stages of a memory, by name.
+    pub(super) staging: BTreeMap<String, Staging>,
 }
 
 impl Joined {
@@ -46,20 +60,6 @@ impl Joined {
     }
 }
 
-/// A target in which ways through staging memories are links.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Joined {
-    /// With what is left of memories that stage and that files reach; the others are not in it.
-    pub target: Target,
-    /// The same for bounds: it can do whatever the machine can. A way has the rate of the link that ends at the device, and what
-    /// a staging memory holds is room of the memory behind it.
-    pub(crate) freer: Target,
-    /// What each of those links stands for, by name.
-    pub(super) ways: BTreeMap<String, Way>,
-    /// What stages of a memory, by name.
-    pub(super) staging: BTreeMap<String, Staging>,
-}
-
 /// The part of a memory that stages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Staging {
@@ -75,7 +75,7 @@ pub fn joined(target: &Target) -> Option<Joined> {
     let mut all =
         Joined { target: target.clone(), freer: target.clone(), ways: BTreeMap::new(), staging: BTreeMap::new() };
     let mut stages: BTreeMap<&str, &str> = BTreeMap::new();
-    for memory in memories().filter(|m| between(target, &m.name, device).is_empty()) {
+    for memory in memories().filter(|m| joining(target, &m.name, device).next().is_none()) {
         let passes = |s: &&Tier| rate(&hops(target, &memory.name, &s.name, device)).0;
         let able = memories().filter(|s| s.name != memory.name && staging(target, s).is_some() && passes(s) > 0);
         let Some(stage) = able.reduce(|best, s| if passes(&s) > passes(&best) { s } else { best }) else { continue };
@@ -87,7 +87,7 @@ pub fn joined(target: &Target) -> Option<Joined> {
             let Some(like) = fastest(near).filter(|_| hops.iter().all(|hop| !hop.is_empty())) else { continue };
             let link = |rate, latency| link(like, [from, to], &hops, rate, latency);
             all.target.links.push(link(rate(&hops), latency(&hops, up)));
-            all.freer.links.push(link(together(near), Nanos(0)));
+            all.freer.links.push(link(together(near.iter().copied()), Nanos(0)));
             let links = hops.map(|hop| hop.iter().map(|l| l.name.clone()).collect());
             all.ways.insert(name(from, to), Way { through: stage.name.clone(), links, up });
         }
@@ -125,32 +125,17 @@ fn staging(target: &Target, tier: &Tier) -> Option<Staging> {
     (bytes / grain >= 4).then_some(Staging { bytes, grain })
 }
 
-fn between<'t>(target: &'t Target, from: &str, to: &str) -> Vec<&'t Link> {
-    let joins = |l: &&Link| l.from == from && l.to == to && l.grain.0 == 1 && l.state != LinkState::Cut;
-    target.links.iter().filter(joins).collect()
-}
-
 fn hops<'t>(target: &'t Target, from: &str, through: &str, to: &str) -> [Vec<&'t Link>; 2] {
-    [between(target, from, through), between(target, through, to)]
+    [joining(target, from, through).collect(), joining(target, through, to).collect()]
 }
 
 fn fastest<'t>(links: &[&'t Link]) -> Option<&'t Link> {
     links.iter().copied().reduce(|best, l| if l.present_rate() > best.present_rate() { l } else { best })
 }
 
-/// The rate of links together; those of one group have that of the fastest of them.
-fn together(links: &[&Link]) -> BytesPerSec {
-    let mut groups: BTreeMap<&str, u64> = BTreeMap::new();
-    for link in links {
-        let rate = groups.entry(link.group.as_deref().unwrap_or(&link.name)).or_default();
-        *rate = link.present_rate().0.max(*rate);
-    }
-    BytesPerSec(groups.values().fold(0, |a, b| a.saturating_add(*b)))
-}
-
 /// The rate at which bytes pass: that of the slower links; where all are of one group, they take turns.
 fn rate(hops: &[Vec<&Link>; 2]) -> BytesPerSec {
-    let [first, second] = [together(&hops[0]), together(&hops[1])].map(|rate| u128::from(rate.0));
+    let [first, second] = hops.each_ref().map(|hop| u128::from(together(hop.iter().copied()).0));
     let group = |link: &&Link| link.group.clone();
     let shared =
         hops[0].first().and_then(group).is_some_and(|g| hops.iter().flatten().all(|l| l.group.as_ref() == Some(&g)));

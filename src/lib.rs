@@ -15,6 +15,7 @@ pub mod measure;
 pub mod model;
 pub mod npz;
 pub mod observed;
+mod quickest;
 mod rehearsal;
 pub mod seed;
 mod sides;

@@ -1,24 +1,24 @@
 //! A model for the memory that it is asked to run in: with large operators split where it needs that.
 //!
-//! As it is, a model has fewer calls, so it is split only where the device has less than it needs as it is, or where the
-//! least is asked for. Where nothing can be put aside, results that wait over a peak are made again instead; where it can,
-//! they are if the step is shorter so. The plan says how it was split and what is made again; who verifies or runs it does
-//! so too.
+//! As it is, a model has fewer calls, so it is split only where the device has less than it needs as it is, where the
+//! least is asked for, or where its step is shorter so (`quickest`). Where nothing can be put aside, results that wait over a
+//! peak are made again instead. The plan says how it was split and what is made again; who verifies or runs it does so too.
 
 use crate::failure::Failure;
 use crate::machine;
 use crate::model::{self, Dims, Ready};
+use crate::quickest::quickest;
 use berth_compiler::lower::Lowered;
 use berth_compiler::machine::Machine;
-use berth_compiler::plan::{extremes, plan};
+use berth_compiler::plan::{Plan, extremes};
 use berth_compiler::recompute;
 use berth_compiler::room::Least;
 use berth_compiler::split::{THREADS, reach, split};
 use berth_ir::Target;
 use berth_ir::graph::Graph;
 use berth_ir::lifetime::Lifetimes;
-use berth_ir::program::{Carried, Header, Mode, Recompute, Split};
-use berth_ir::units::{BytesPerSec, Nanos};
+use berth_ir::program::{Carried, Header, Recompute, Split};
+use berth_ir::units::BytesPerSec;
 use std::borrow::Cow;
 
 /// What a model is to be planned for.
@@ -43,6 +43,8 @@ pub struct Model {
     pub lowered: Lowered,
     /// The machine with what `--memory` means for the model as it is lowered, where that was worked out.
     pub budgeted: Option<Target>,
+    /// The plan for that machine with the engines that are wanted, where it was made. Not proved.
+    pub plan: Option<Plan>,
 }
 
 /// A model in pieces, and the least that it needs so.
@@ -53,40 +55,54 @@ pub struct Pieces {
     pub least: Least,
 }
 
-/// A model, split if the memory that is wanted is less than it needs as it is.
+/// A model, split if the memory that is wanted is less than it needs as it is, or if it is faster so.
 pub fn for_memory(graph: &Graph, dims: &Dims, wanted: &Wanted) -> Result<Model, Failure> {
     let ready = model::ready(graph, dims, wanted.target, wanted.states)?;
     let Some((least, budgeted)) = needs(&ready.lowered, wanted)? else { return Ok(as_it_is(ready)) };
     let asked = machine::wants_least(wanted.target, wanted.memory);
-    let room = budgeted.tier(budgeted.device()).map_or(0, |t| t.room().0);
-    let spills = least.spills;
     let whole = Pieces { model: Model { budgeted: Some(budgeted), ..as_it_is(ready) }, least };
-    if room >= whole.least.bytes && !asked {
-        return if spills { faster(whole.model, dims, room, wanted) } else { Ok(whole.model) };
+    let smaller = match asked || whole.least.bytes > room(&whole.model) {
+        true => smaller(&whole, asked, dims, wanted)?,
+        false => None,
+    };
+    if asked {
+        return Ok(smaller.unwrap_or(whole.model));
     }
+    quickest(whole, smaller, dims, wanted)
+}
+
+/// What the device has for a model.
+pub(crate) fn room(model: &Model) -> u64 {
+    model.budgeted.as_ref().and_then(|target| target.tier(target.device())).map_or(0, |tier| tier.room().0)
+}
+
+/// A model of which the device has room for less than it needs as it is, or of which the least is asked for: changed as little as
+/// does. Nothing where no change helps.
+fn smaller(whole: &Pieces, asked: bool, dims: &Dims, wanted: &Wanted) -> Result<Option<Model>, Failure> {
+    let room = room(&whole.model);
     let fits = |pieces: &Pieces| pieces.least.bytes <= room;
     // Work before calls: what is made again is less than what pieces add. As little as does, if all that helps would do.
-    let again_all = again(&whole, dims, 0, wanted)?;
+    let again_all = again(whole, dims, 0, wanted)?;
     if !asked && again_all.as_ref().is_some_and(fits) {
-        let some = again(&whole, dims, room, wanted)?.filter(fits);
-        return Ok(some.or(again_all).map_or(whole.model, |again| again.model));
+        let some = again(whole, dims, room, wanted)?.filter(fits);
+        return Ok(some.or(again_all).map(|again| again.model));
     }
-    let Some(finest) = of_pieces(&whole, again_all, dims, wanted)? else { return Ok(whole.model) };
+    let Some(finest) = of_pieces(whole, again_all, dims, wanted)? else { return Ok(None) };
     if asked || finest.least.bytes >= room {
-        return Ok(finest.model);
+        return Ok(Some(finest.model));
     }
     // As few pieces as do: each of the size of the room, or of parts of it, as they lie beside each other.
     for part in [room, room / 4 * 3, room / 2] {
         let pieces = in_pieces(&whole.model, dims, part, wanted)?;
         if let Some(pieces) = pieces.filter(fits) {
-            return Ok(pieces.model);
+            return Ok(Some(pieces.model));
         }
     }
-    Ok(finest.model)
+    Ok(Some(finest.model))
 }
 
 fn as_it_is(ready: Ready) -> Model {
-    Model { graph: ready.graph, lowered: ready.lowered, budgeted: None }
+    Model { graph: ready.graph, lowered: ready.lowered, budgeted: None, plan: None }
 }
 
 /// The pieces, and what is made again beside them, with which a model needs least; nothing where it needs no less than as it
@@ -130,7 +146,7 @@ pub fn as_said(graph: &Graph, dims: &Dims, target: &Target, said: &Header) -> Re
 
 /// A model with what holds more than so much in pieces; nothing where that can be done to nothing.
 fn in_pieces(whole: &Model, dims: &Dims, room: u64, wanted: &Wanted) -> Result<Option<Pieces>, Failure> {
-    let how = Split { room, threads: wanted.threads.max(THREADS) };
+    let how = Split { room, threads: wanted.threads.max(THREADS), contiguous: false };
     let Some(model) = put(whole, dims, wanted.target, how)? else { return Ok(None) };
     pieces(model, wanted)
 }
@@ -140,10 +156,12 @@ fn pieces(model: Model, wanted: &Wanted) -> Result<Option<Pieces>, Failure> {
     Ok(needs.map(|(least, budgeted)| Pieces { model: Model { budgeted: Some(budgeted), ..model }, least }))
 }
 
-fn put(whole: &Model, dims: &Dims, target: &Target, how: Split) -> Result<Option<Model>, Failure> {
+/// A model split so; nothing where that can be done to nothing.
+pub(crate) fn put(whole: &Model, dims: &Dims, target: &Target, how: Split) -> Result<Option<Model>, Failure> {
     let Some(graph) = split(&whole.graph, dims, &whole.lowered.lifetimes, how) else { return Ok(None) };
     let (lowered, _) = model::as_it_is(&graph, dims, target, &whole.lowered.states)?;
-    Ok(Some(Model { lowered: Lowered { split: Some(how), ..lowered }, graph, budgeted: None }))
+    let lowered = Lowered { split: Some(how), ..lowered };
+    Ok(Some(Model { lowered, graph, budgeted: None, plan: None }))
 }
 
 /// Of what a model needs, the least part that making results again must save: each is a call in every step.
@@ -160,28 +178,8 @@ fn again(whole: &Pieces, dims: &Dims, room: u64, wanted: &Wanted) -> Result<Opti
     Ok(pieces(model, wanted)?.filter(|pieces| pieces.least.bytes < worth))
 }
 
-/// Of a model as it is, with what has no room put aside, and the same with results made again, that with the shorter step.
-fn faster(whole: Model, dims: &Dims, room: u64, wanted: &Wanted) -> Result<Model, Failure> {
-    let target = whole.budgeted.as_ref().unwrap_or(wanted.target);
-    let Some(aside) = Machine::of(target).ok().and_then(|machine| Some(machine.device_to_lower?.present_rate())) else {
-        return Ok(whole);
-    };
-    let Some(model) = recomputed(&whole, dims, room, Some(aside), wanted)? else { return Ok(whole) };
-    let step = |lowered: &Lowered| -> Result<Option<Nanos>, Failure> {
-        let lifetimes = restricted(lowered, wanted)?;
-        Ok(plan(&lifetimes, target, Mode::Loop).ok().map(|plan| plan.timeline.step))
-    };
-    let shorter = match (step(&model.lowered)?, step(&whole.lowered)?) {
-        (Some(again), Some(once)) => again < once,
-        _ => false,
-    };
-    // The budget is in bytes: it means the same for both.
-    let budgeted = whole.budgeted.clone();
-    Ok(if shorter { Model { budgeted, ..model } } else { whole })
-}
-
 /// A model with results made again where it holds more than so much; nothing where that helps nowhere.
-fn recomputed(
+pub(crate) fn recomputed(
     whole: &Model,
     dims: &Dims,
     room: u64,
@@ -200,11 +198,11 @@ fn put_again(whole: &Model, dims: &Dims, target: &Target, all: Vec<Recompute>) -
     let graph = recompute::put(&whole.graph, &all).map_err(Failure::bad)?;
     let (lowered, _) = model::as_it_is(&graph, dims, target, &whole.lowered.states)?;
     let lowered = Lowered { split: whole.lowered.split, recompute: all, ..lowered };
-    Ok(Model { lowered, graph, budgeted: None })
+    Ok(Model { lowered, graph, budgeted: None, plan: None })
 }
 
 /// Lifetimes without the engines that are not wanted.
-fn restricted<'a>(lowered: &'a Lowered, wanted: &Wanted) -> Result<Cow<'a, Lifetimes>, Failure> {
+pub(crate) fn restricted<'a>(lowered: &'a Lowered, wanted: &Wanted) -> Result<Cow<'a, Lifetimes>, Failure> {
     let mut lifetimes = Cow::Borrowed(&lowered.lifetimes);
     if wanted.engines.is_some() {
         machine::restrict(wanted.target, wanted.engines, lifetimes.to_mut())?;

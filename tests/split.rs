@@ -13,6 +13,17 @@ use build::{Builder, attribute};
 use common::{Folder, json, refused};
 use serde_json::Value;
 
+/// A device behind a memory that files are read into, at half the rate between the two.
+const MACHINE: &str = r#"(name: "m", source: "made up", tiers: [
+    (name: "device", capacity: "1GiB", bandwidth: "12GB/s", alignment: 64),
+    (name: "dram", capacity: "1GiB", bandwidth: "12GB/s", alignment: 64),
+    (name: "nvme", capacity: "1TiB", bandwidth: "2GB/s", alignment: 4096, files: true)],
+    engines: [(name: "cores", tier: "device", rates: [(f32, "60Gops/s")], launch: "2us")],
+    links: [
+        (name: "read", from: "nvme", to: "dram", rate: "1GB/s", latency: "20us", chunk: "256KiB"),
+        (name: "in", from: "dram", to: "device", rate: "2GB/s", latency: "2us", chunk: "256KiB"),
+    ])"#;
+
 /// Random numbers from a seed.
 struct Dice(u64);
 
@@ -129,9 +140,9 @@ fn a_plan_in_pieces_is_verified_and_run_again() {
         let (code, said) = refused(&["run", &plan, "--model", model, "--threads", "17"]);
         assert!(code == 2 && said.contains("up to 16 threads"), "{said}");
     }
-    // With room for the whole nothing is split.
+    // With room for all nothing is split.
     let plan = folder.file("whole.ron");
-    let words = ["compile", model, "--memory", &format!("device={whole}B"), "-o", &plan];
+    let words = ["compile", model, "--memory", "device=100%", "-o", &plan];
     json(&[&words[..], &sizes[..]].concat());
     assert!(!std::fs::read_to_string(&plan).expect("the plan").contains("split"));
     // A byte less, and something is.
@@ -141,4 +152,55 @@ fn a_plan_in_pieces_is_verified_and_run_again() {
     let (code, said) =
         refused(&[&["compile", model, "--memory", &format!("device={}B", least - 1)], &sizes[..]].concat());
     assert!(code == 1 && said.contains(&format!("needed {least} B")), "{said}");
+}
+
+/// Eight products by a matrix of 1 MiB, then one by one of 4 MiB; of each the file has the columns (`turned`) or the rows one
+/// behind the other.
+fn layers(turned: bool) -> Builder {
+    let mut b = Builder::new(17);
+    b.input("x0", DType::F32, &["1", "512"]);
+    for n in 0..9usize {
+        let (wide, product) = (if n < 8 { 512 } else { 2048 }, format!("p{n}"));
+        let (w, t, x, next) = (format!("w{n}"), format!("t{n}"), format!("x{n}"), format!("x{}", n + 1));
+        let data = Dice(n as u64).floats(512 * wide as usize);
+        if turned {
+            b.tensor(&w, DType::F32, &[wide, 512], data).node("Transpose", &[&w], &[&t], vec![perm()]);
+        } else {
+            b.tensor(&t, DType::F32, &[512, wide], data);
+        }
+        b.node("MatMul", &[&x, &t], &[&product], vec![]).node("Tanh", &[&product], &[&next], vec![]);
+    }
+    b.output("x9");
+    b
+}
+
+#[test]
+fn what_waits_for_files_is_cut_where_the_step_is_shorter_so() {
+    let folder = Folder::new("split-step");
+    let (model, plan, all) = (folder.file("model.onnx"), folder.file("plan.ron"), folder.file("all.npz"));
+    let target = folder.file("machine.ron");
+    std::fs::write(&target, MACHINE).expect("the machine");
+    let compile = |memory: [&str; 2]| {
+        let memory = ["--memory", memory[0], "--memory", memory[1]];
+        let report = json(&[&["compile", &model, "--target", &target, "-o", &plan], &memory[..]].concat());
+        let said = std::fs::read_to_string(&plan).expect("the plan");
+        (report, said.contains("split: Some(("), said.contains("contiguous: true"))
+    };
+    let (small, ample) = (["device=4400KiB", "dram=5MiB"], ["device=4400KiB", "dram=64MiB"]);
+    std::fs::write(&model, layers(true).bytes()).expect("the model");
+    let (report, split, contiguous) = compile(small);
+    assert!(split && contiguous, "{report}");
+    let figure = |report: &Value, name: &str| report[name].as_u64().expect("a figure");
+    let (step, bound) = (figure(&report, "predicted_nanos"), figure(&report, "bound_nanos"));
+    assert!(step * 4 < bound * 5, "{report}");
+    json(&["verify", &plan, "--model", &model, "--target", &target]);
+    json(&["run", &model, "--outputs", &all]);
+    let run = json(&["run", &plan, "--model", &model, "--target", &target, "--against", &all]);
+    same_bits("in pieces of columns that lie in a row", &run);
+    // Where the columns lie apart each piece would come with what lies between: cut only where files are not read in each step.
+    std::fs::write(&model, layers(false).bytes()).expect("the model");
+    let (report, split, _) = compile(small);
+    assert!(!split, "{report}");
+    let (report, _, contiguous) = compile(ample);
+    assert!(!contiguous, "{report}");
 }

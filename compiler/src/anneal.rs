@@ -1,14 +1,16 @@
 //! Turns choices of small models over at random, and goes through what is a little slower too.
 //!
 //! Reads:    the best found by climbing, gaps of weights.
-//! Decides:  over which gaps weights stay, a part of one more, the rate that addresses are chosen for.
+//! Decides:  over which gaps weights stay, a part of one more, the rate that addresses are chosen for, how the memory below
+//!           is shared.
 //! Promises: never slower than what it starts from; the same input, the same program; a fixed amount of work.
 //! Why:      in a small model it is who lies where that makes a step long, and no one change of what was found mends that:
 //!           record-to-record travel (Dueck 1993) takes what is worse by less than a threshold that falls. Rates are those of a
 //!           fixed scale, and what is drawn is the same for each machine, so that one a little better looks at the same.
 
+use crate::below::{SHARES, Share};
 use crate::gaps::Gap;
-use crate::residency::{Choice, stays};
+use crate::residency::{Choice, passes, stays};
 use crate::site::{Site, Tried};
 use crate::stay::{Level, load_curve};
 use berth_ir::lifetime::TensorId;
@@ -39,6 +41,8 @@ struct State {
     part: Option<(TensorId, u64)>,
     /// The rate that addresses are chosen for, where it is not the links'.
     pace: Option<BytesPerSec>,
+    /// How the memory below is shared, where weights pass through it.
+    share: Option<Share>,
 }
 
 /// Numbers that are always the same (Knuth's MMIX).
@@ -61,7 +65,12 @@ impl Site<'_> {
         }
         let base = best.choice.without_weights();
         let part = best.choice.partly.map(|(tensor, _)| (tensor, 1));
-        let mut found = State { kept: self.kept_by(&best.choice, &gaps), part, pace: None };
+        let mut found = State {
+            kept: self.kept_by(&best.choice, &gaps),
+            part,
+            pace: None,
+            share: best.placed.stays.iter().any(passes).then_some(best.choice.share),
+        };
         let mut draw = Draw(0);
         for _ in 0..ROUNDS {
             let mut here = found.clone();
@@ -87,7 +96,8 @@ impl Site<'_> {
 
     fn state(&self, base: &Choice, gaps: &[Gap], state: &State) -> Option<Tried> {
         let kept = gaps.iter().zip(&state.kept).filter(|(_, kept)| **kept).map(|(gap, _)| *gap).collect();
-        let mut choice = Choice { kept, partly: None, ..base.clone() };
+        let share = state.share.unwrap_or(base.share);
+        let mut choice = Choice { kept, partly: None, share, ..base.clone() };
         choice.partly = state.part.and_then(|part| self.part(&choice, part));
         let placed = self.fits_at(&choice, state.pace)?;
         self.faster(None, choice, placed)
@@ -112,7 +122,7 @@ impl Site<'_> {
 fn drawn(state: &State, gaps: &[Gap], draw: &mut Draw) -> State {
     let mut next = state.clone();
     let n = draw.below(gaps.len());
-    match draw.below(16) {
+    match draw.below(if state.share.is_some() { 18 } else { 16 }) {
         0..7 => next.kept[n] = !next.kept[n],
         7..11 => {
             let others: Vec<usize> = (0..gaps.len()).filter(|m| next.kept[*m] != next.kept[n]).collect();
@@ -125,6 +135,8 @@ fn drawn(state: &State, gaps: &[Gap], draw: &mut Draw) -> State {
         11 => next.part = None,
         12 | 13 => next.part = Some((gaps[n].0, 1 + draw.below(2) as u64)),
         14 => next.pace = None,
+        16 => next.share = Some(Share::default()),
+        17 => next.share = Some(SHARES[draw.below(SHARES.len())]),
         _ => {
             let power = RATES.start + draw.below((RATES.end - RATES.start) as usize) as u64;
             next.pace = Some(BytesPerSec([1 << power, 3 << power >> 1][draw.below(2)]));

@@ -15,7 +15,9 @@ use std::cmp::Reverse;
 /// How the memory below is shared between weights that are kept and weights that pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
-    /// The part of it in which weights wait that pass through, where two of the largest need less: one in so many.
+    /// Weights of the largest size that wait at a time, in a quarter of it at most; two have to.
+    pub ahead: u64,
+    /// The part of it in which weights wait at least: one in so many.
     pub waiting: u64,
     /// The largest weights that are kept have so many quarters of it at most.
     pub quarters: u64,
@@ -25,15 +27,21 @@ pub struct Share {
 
 impl Default for Share {
     fn default() -> Share {
-        Share { waiting: 16, quarters: 3, halved: 0 }
+        Share { ahead: 4, waiting: 16, quarters: 3, halved: 0 }
     }
 }
 
-/// Other shares that are tried: less that waits, and the largest weights kept where that takes all of it.
-pub const SHARES: [Share; 3] = [
-    Share { waiting: 64, quarters: 3, halved: 0 },
-    Share { waiting: 16, quarters: 4, halved: 0 },
-    Share { waiting: 64, quarters: 4, halved: 0 },
+/// Other shares that are tried: less or more that waits, and the largest weights kept where that takes all of it.
+pub const SHARES: [Share; 9] = [
+    Share { ahead: 4, waiting: 64, quarters: 3, halved: 0 },
+    Share { ahead: 6, waiting: 256, quarters: 3, halved: 0 },
+    Share { ahead: 3, waiting: 16, quarters: 3, halved: 0 },
+    Share { ahead: 6, waiting: 16, quarters: 3, halved: 0 },
+    Share { ahead: 2, waiting: 16, quarters: 3, halved: 0 },
+    Share { ahead: 2, waiting: 64, quarters: 3, halved: 0 },
+    Share { ahead: 4, waiting: 16, quarters: 4, halved: 0 },
+    Share { ahead: 2, waiting: 16, quarters: 4, halved: 0 },
+    Share { ahead: 2, waiting: 64, quarters: 4, halved: 0 },
 ];
 
 /// How often what waits is halved until places are found; in the end nothing waits.
@@ -83,7 +91,10 @@ pub fn passing(lifetimes: &Lifetimes, machine: &Machine, known: &Known, values: 
         return Passing::default();
     }
     // Two of the largest that pass wait at a time: a few that are much larger than the others are kept.
-    let window = |largest: u64| largest.saturating_mul(2).max(tier.room().0 / share.waiting);
+    let window = |largest: u64| {
+        let ahead = largest.saturating_mul(share.ahead).min(tier.room().0 / 4);
+        ahead.max(largest.saturating_mul(2)).max(tier.room().0 / share.waiting)
+    };
     let mut sizes: Vec<u64> = weights.iter().filter(|t| !forever[**t]).map(|t| size(*t)).collect();
     sizes.sort_unstable_by_key(|size| Reverse(*size));
     let (mut larger, mut largest) = (0u64, sizes.first().copied().unwrap_or(0));

@@ -217,7 +217,7 @@ impl Split<'_, '_> {
         let rate = u128::from(site.machine.rate_into_device().0);
         let brought = u64::try_from(rate * u128::from(longest) / 1_000_000_000).unwrap_or(u64::MAX);
         let order = site.pin_orders().swap_remove(0);
-        let bulk = site.bulk();
+        let bulk = site.lifetimes.bulk();
         let mut best = None;
         // Where there are several memories below, what the cores do not read may come out of another.
         let bases = if site.machine.further.is_empty() { vec![base.lowered.clone()] } else { site.lowerings(&base) };

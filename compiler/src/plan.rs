@@ -250,6 +250,7 @@ impl Site<'_> {
         let (base, placed) = self.base().map_err(|room| PlanError::NoRoom(Box::new(room)))?;
         // The base fits, and it is the first that is tried: there is a best.
         let best = self.search(&base, placed).and_then(|best| self.kept(best));
+        let best = best.and_then(|best| self.shared_otherwise(best));
         let best = best.map(|best| self.annealed(self.hold_a_part(self.improved(best))));
         let best = best.and_then(|best| self.shared_otherwise(best));
         best.map(|best| self.rounded(best)).ok_or(PlanError::Empty)

@@ -127,7 +127,7 @@ impl Site<'_> {
     /// The faster of what was found and the same with as much pinned as fits beside some look-ahead: what stays does not slow
     /// the tasks that copies would go under, and crosses no link. Worth a look where nothing waits.
     fn pinned(&self, best: Option<Tried>, base: &Choice) -> Option<Tried> {
-        let (order, bulk) = (self.pin_orders().swap_remove(0), self.bulk());
+        let (order, bulk) = (self.pin_orders().swap_remove(0), self.lifetimes.bulk());
         let few = self.choices() / PINNED_PART;
         let mut best = best;
         // With more look-ahead it is more often as fast.
@@ -146,25 +146,11 @@ impl Site<'_> {
     /// Rooms for what comes early, in bytes: none, then doubling from a small part of a typical weight up to what there is.
     pub fn windows(&self) -> Vec<u64> {
         let most = self.lifetimes.total(Kind::Weight).min(self.room());
-        let doubling = std::iter::successors(Some((self.bulk() / LEAD_PART).max(1)), |w| w.checked_mul(2));
+        let doubling = std::iter::successors(Some((self.lifetimes.bulk() / LEAD_PART).max(1)), |w| w.checked_mul(2));
         let all: Vec<u64> = std::iter::once(0).chain(doubling.take_while(|w| *w <= most).take(WINDOWS_MAX)).collect();
         // Of the largest models a few, from all over.
         let stride = (2 * all.len()).div_ceil(self.choices());
         all.into_iter().skip(stride / 2).step_by(stride).collect()
-    }
-
-    /// The size of weight in which the middle byte of all weights lies.
-    pub fn bulk(&self) -> u64 {
-        let weights = self.lifetimes.tensors.iter().filter(|t| t.kind == Kind::Weight);
-        let mut sizes: Vec<u64> = weights.map(|t| t.bytes).collect();
-        sizes.sort_unstable();
-        let half = sizes.iter().map(|b| u128::from(*b)).sum::<u128>() / 2;
-        let mut sum = 0;
-        let at = sizes.iter().position(|b| {
-            sum += u128::from(*b);
-            sum > half
-        });
-        at.map_or(0, |at| sizes[at])
     }
 
     /// Orders in which weights are pinned: evenly spread and as they come, those first whose copy costs its latency

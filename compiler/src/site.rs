@@ -42,6 +42,9 @@ const SEARCH_WORK: usize = 500_000;
 /// Choices that are tried of the largest models all the same.
 const TRIED_MIN: usize = 4;
 
+/// Addresses in memories below that are kept in case the same are asked for again: shares are tried in turns.
+const PACKED_MAX: usize = 16;
+
 /// A choice with its stays and addresses.
 #[derive(Clone)]
 pub(crate) struct Placed {
@@ -105,7 +108,12 @@ pub(crate) struct Site<'a> {
     pub least_step: Nanos,
     /// The last addresses of what is no weight: most choices differ in weights alone.
     values: RefCell<Option<(Vec<Stay>, Offsets)>>,
+    /// The last addresses in memories below, the latest last.
+    packed: RefCell<Vec<(Level, Vec<Place>, Offsets)>>,
 }
+
+/// What addresses depend on: from when to when, or forever, and how many bytes.
+type Place = (i64, i64, bool, u64);
 
 impl<'a> Site<'a> {
     pub fn new(lifetimes: &'a Lifetimes, target: &'a Target, mode: Mode) -> Result<Site<'a>, PlanError> {
@@ -120,7 +128,16 @@ impl<'a> Site<'a> {
         for task in &lifetimes.tasks {
             begins.push(begins[begins.len() - 1].saturating_add(task.cost.0));
         }
-        Ok(Site { lifetimes, machine, mode, host, begins, least_step, values: RefCell::new(None) })
+        Ok(Site {
+            lifetimes,
+            machine,
+            mode,
+            host,
+            begins,
+            least_step,
+            values: RefCell::new(None),
+            packed: RefCell::default(),
+        })
     }
 
     /// The same place with tasks on the engines that they are assigned to.
@@ -165,7 +182,7 @@ impl<'a> Site<'a> {
         let tier = self.machine.tier(level)?;
         let here = || stays.iter().filter(|s| s.level == level);
         let kept: Vec<&Stay> = here().filter(|s| !s.stage).collect();
-        let Offsets { at, mut height } = pack(&kept, self.positions(), tier.alignment, tier.room().0);
+        let Offsets { at, mut height } = self.packed(&kept, level)?;
         // Above what is there then lies what is on its way to the device before the first step, in turns; where that has no
         // room, it goes through before what stays comes, but not where the caller writes.
         let size = |s: &Stay| s.bytes.next_multiple_of(tier.alignment);
@@ -188,6 +205,25 @@ impl<'a> Site<'a> {
         });
         let at = all.collect();
         (height <= tier.room().0).then_some(Offsets { at, height })
+    }
+
+    /// Addresses of what lies in a memory below; what was looked for lately is not looked for again.
+    fn packed(&self, kept: &[&Stay], level: Level) -> Option<Offsets> {
+        let tier = self.machine.tier(level)?;
+        let key: Vec<Place> = kept.iter().map(|s| (s.from, s.to, s.forever, s.bytes)).collect();
+        let mut known = self.packed.borrow_mut();
+        if let Some(at) = known.iter().position(|(of, places, _)| *of == level && *places == key) {
+            let found = known.remove(at);
+            let offsets = found.2.clone();
+            known.push(found);
+            return Some(offsets);
+        }
+        let offsets = pack(kept, self.positions(), tier.alignment, tier.room().0);
+        if known.len() == PACKED_MAX {
+            known.remove(0);
+        }
+        known.push((level, key, offsets.clone()));
+        Some(offsets)
     }
 
     /// Addresses for a choice: what never leaves lies below, then what tasks write, and what streams goes where it can be

@@ -51,7 +51,7 @@ impl Case {
 
     fn split(&self, room: u64) -> Option<Graph> {
         let lifetimes = self.lowered(&self.graph).lifetimes;
-        split(&self.graph, &exactly(&Binding::new()), &lifetimes, Split { room, threads: 2 })
+        split(&self.graph, &exactly(&Binding::new()), &lifetimes, Split { room, threads: 2, contiguous: false })
     }
 
     fn reach(&self) -> u64 {

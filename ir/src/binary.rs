@@ -100,7 +100,7 @@ fn write_header(h: &Header) -> wire::Header {
         dims: write_dims(&h.dims),
         growth: write_named(&h.growth),
         memory: write_named(&h.memory.iter().map(|(tier, b)| (tier.clone(), b.0)).collect()),
-        split: h.split.map(|s| wire::Split { room: s.room, threads: s.threads }),
+        split: h.split.map(|s| wire::Split { room: s.room, threads: s.threads, contiguous: s.contiguous }),
         recompute: h.recompute.iter().map(write_recompute).collect(),
         states: h.states.iter().map(write_carried).collect(),
     }
@@ -117,7 +117,7 @@ fn read_header(h: wire::Header) -> Result<Header, BadBinary> {
         dims: read_dims(h.dims)?,
         growth: read_named(h.growth, "growth")?,
         memory: read_named(h.memory, "memory")?.into_iter().map(|(tier, b)| (tier, Bytes(b))).collect(),
-        split: h.split.map(|s| Split { room: s.room, threads: s.threads }),
+        split: h.split.map(|s| Split { room: s.room, threads: s.threads, contiguous: s.contiguous }),
         recompute: h.recompute.into_iter().map(|r| Recompute { op: r.op, readers: r.readers }).collect(),
         states: h.states.into_iter().map(|s| Carried { input: s.input, output: s.output }).collect(),
     })

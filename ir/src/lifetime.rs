@@ -193,4 +193,18 @@ impl Lifetimes {
         let used = self.tensors.iter().zip(uses.iter()).filter(|(t, u)| t.kind == kind && !u.is_empty());
         used.map(|(t, _)| t.bytes).fold(0, u64::saturating_add)
     }
+
+    /// The size of weight in which the middle byte of all weights lies.
+    pub fn bulk(&self) -> u64 {
+        let weights = self.tensors.iter().filter(|t| t.kind == Kind::Weight);
+        let mut sizes: Vec<u64> = weights.map(|t| t.bytes).collect();
+        sizes.sort_unstable();
+        let half = sizes.iter().map(|b| u128::from(*b)).sum::<u128>() / 2;
+        let mut sum = 0;
+        let at = sizes.iter().position(|b| {
+            sum += u128::from(*b);
+            sum > half
+        });
+        at.map_or(0, |at| sizes[at])
+    }
 }

@@ -109,6 +109,9 @@ pub struct Split {
     pub room: u64,
     /// Threads of the engine up to which the pieces have the bits of the whole.
     pub threads: u64,
+    /// Whether only matrices are cut whose pieces lie in one range of their file each: others come with what lies between.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub contiguous: bool,
 }
 
 /// How tasks may compute.

@@ -46,7 +46,11 @@ fn dims() -> impl Strategy<Value = std::collections::BTreeMap<String, DimRange>>
 fn header() -> impl Strategy<Value = Header> {
     let some = (any::<u32>(), name(), name(), name(), any::<bool>(), any::<bool>());
     let maps = (dims(), btree_map(name(), number(), 0..3), btree_map(name(), number().prop_map(Bytes), 0..3));
-    let split = prop::option::of((number(), number()).prop_map(|(room, threads)| Split { room, threads }));
+    let split = prop::option::of((number(), number(), any::<bool>()).prop_map(|(room, threads, contiguous)| Split {
+        room,
+        threads,
+        contiguous,
+    }));
     let recompute = (name(), prop::collection::vec(name(), 0..3)).prop_map(|(op, readers)| Recompute { op, readers });
     let states = (name(), name()).prop_map(|(input, output)| Carried { input, output });
     let changed = (split, prop::collection::vec(recompute, 0..3), prop::collection::vec(states, 0..3));

@@ -24,7 +24,7 @@ pub fn compile(args: &cli::Compile) -> Outcome {
     let engines = args.machine.engines.as_deref();
     let (states, threads) = (&model::states(&args.states.states)?, u64::from(args.threads));
     let wanted = Wanted { target: &target, memory: &args.machine.memory, engines, threads, states };
-    let split::Model { graph: planned_graph, mut lowered, budgeted } = split::for_memory(&graph, &dims, &wanted)?;
+    let split::Model { graph: planned_graph, mut lowered, budgeted, plan } = split::for_memory(&graph, &dims, &wanted)?;
     let places = model::places(&opened);
     // Of a large model these are a good part of the memory that planning and proving take.
     drop((graph, opened));
@@ -47,7 +47,7 @@ pub fn compile(args: &cli::Compile) -> Outcome {
         machine::restrict(&target, engines, &mut lowered.lifetimes)?;
         let (budgeted, words) = fast::in_bytes(&memory, &target, &lowered)?;
         memory = words;
-        lowered = fast::chosen(&split::Model { graph, lowered, budgeted: None }, &budgeted, &mut measure)?;
+        lowered = fast::chosen(&split::Model { graph, lowered, budgeted: None, plan: None }, &budgeted, &mut measure)?;
     }
     let mut costs = if args.measure { "measured" } else { "estimated" };
     if let Some(observed) = &observed {
@@ -60,11 +60,11 @@ pub fn compile(args: &cli::Compile) -> Outcome {
     machine::restrict(&target, engines, &mut lowered.lifetimes)?;
     // What memory was found to mean holds while the model's times and workspaces, and the machine's rates, are estimates.
     let as_found = costs == "estimated" && args.numerics == cli::Numerics::Exact;
-    let budgeted = match budgeted.filter(|_| as_found) {
-        Some(budgeted) => budgeted,
-        None => machine::budget(&target, &memory, &lowered.lifetimes)?.target,
+    let (budgeted, plan) = match budgeted.filter(|_| as_found) {
+        Some(budgeted) => (budgeted, plan),
+        None => (machine::budget(&target, &memory, &lowered.lifetimes)?.target, None),
     };
-    let (plan, ()) = planned_for(&lowered, &budgeted, |proved| match &args.output {
+    let (plan, ()) = planned_for(&lowered, &budgeted, plan, |proved| match &args.output {
         Some(path) => files::write_program(path, proved),
         None => Ok(()),
     })?;

@@ -22,17 +22,19 @@ use berth_ir::{Program, Target};
 
 /// Plans and proves. A planner's program that the verifier refuses is a bug of berth, and is said to be one.
 pub fn planned(lowered: &Lowered, target: &Target) -> Result<(Plan, Verified<Program>), Failure> {
-    planned_for(lowered, target, |proved| Ok(proved.clone()))
+    planned_for(lowered, target, None, |proved| Ok(proved.clone()))
 }
 
 /// The same with what is made of the proved program, of which there is one copy: a large one is a good part of the memory that
-/// planning takes.
+/// planning takes. Where a plan was made already it is not made again.
 pub fn planned_for<T>(
     lowered: &Lowered,
     target: &Target,
+    made: Option<Plan>,
     make: impl FnOnce(&Verified<Program>) -> Result<T, Failure>,
 ) -> Result<(Plan, T), Failure> {
-    let mut plan = plan(&lowered.lifetimes, target, Mode::Loop).map_err(crate::machine::plan_failure)?;
+    let plan = made.map_or_else(|| plan(&lowered.lifetimes, target, Mode::Loop), Ok);
+    let mut plan = plan.map_err(crate::machine::plan_failure)?;
     plan.program.header = said(plan.program.header, lowered);
     let proved = proved(target, plan.program, Some(&lowered.facts))
         .map_err(|e| Failure::unfit(format!("a bug of berth: its own program was refused\n{}", e.paragraph)))?;

@@ -50,6 +50,14 @@ impl Candidate {
         &graph.ops[self.op].name
     }
 
+    /// Whether each piece lies in one range of the stored matrix.
+    pub fn is_contiguous(&self) -> bool {
+        match self.form {
+            Form::Product { axis, .. } => axis == 0,
+            Form::Table => true,
+        }
+    }
+
     /// The fewest pieces that need no more room each, or those that need least where none are small enough; nothing where
     /// it needs no cut, or none helps.
     pub fn pieces(&self, room: u64) -> Option<u64> {

@@ -25,8 +25,9 @@ pub const THREADS: u64 = 16;
 /// The graph with every operator split that holds more than there is room for and can be; nothing where none is.
 /// `lifetimes` are those of the graph as it is.
 pub fn split(graph: &Graph, dims: &BTreeMap<String, DimRange>, lifetimes: &Lifetimes, how: Split) -> Option<Graph> {
-    let found = candidates(graph, dims, &held(lifetimes), how.threads);
-    let chosen = found.into_iter().filter_map(|c| Some((c.pieces(how.room)?, c)));
+    let found = candidates(graph, dims, &held(lifetimes), how.threads).into_iter();
+    let found = found.filter(|candidate| !how.contiguous || candidate.is_contiguous());
+    let chosen = found.filter_map(|c| Some((c.pieces(how.room)?, c)));
     let chosen: Vec<(u64, Candidate)> = chosen.collect();
     (!chosen.is_empty()).then(|| pieces::put(graph, &chosen))
 }
@@ -40,8 +41,18 @@ pub fn reach(graph: &Graph, dims: &BTreeMap<String, DimRange>, lifetimes: &Lifet
     held.into_values().max().unwrap_or(0)
 }
 
+/// What a task holds that reads a weight of the usual size, that in which the middle byte of all weights lies.
+pub fn usual(lifetimes: &Lifetimes) -> u64 {
+    let bulk = lifetimes.bulk();
+    let reads = |t: &&Task| t.reads.iter().any(|id| lifetimes.tensor(*id).bytes == bulk);
+    lifetimes.tasks.iter().filter(reads).map(|t| holds(lifetimes, t)).max().unwrap_or(bulk)
+}
+
 /// Bytes that each task holds at once, by the name of its operator.
 fn held(lifetimes: &Lifetimes) -> HashMap<&str, u64> {
-    let operands = |t: &Task| t.operands().map(|id| lifetimes.tensor(id).bytes).fold(t.workspace, u64::saturating_add);
-    lifetimes.tasks.iter().map(|t| (t.name.as_str(), operands(t))).collect()
+    lifetimes.tasks.iter().map(|t| (t.name.as_str(), holds(lifetimes, t))).collect()
+}
+
+fn holds(lifetimes: &Lifetimes, task: &Task) -> u64 {
+    task.operands().map(|id| lifetimes.tensor(id).bytes).fold(task.workspace, u64::saturating_add)
 }

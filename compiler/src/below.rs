@@ -31,15 +31,19 @@ impl Default for Share {
     }
 }
 
-/// Other shares that are tried: less or more that waits, and the largest weights kept where that takes all of it.
-pub const SHARES: [Share; 9] = [
+/// Other shares that are tried: less or more that waits, up to all of it, and the largest weights kept where that takes all of it.
+/// Of models of which few choices are tried the first of them.
+pub const SHARES: [Share; 12] = [
     Share { ahead: 4, waiting: 64, quarters: 3, halved: 0 },
+    Share { ahead: 2, waiting: 16, quarters: 3, halved: 0 },
+    Share { ahead: 4, waiting: 4, quarters: 3, halved: 0 },
     Share { ahead: 6, waiting: 256, quarters: 3, halved: 0 },
+    Share { ahead: 4, waiting: 16, quarters: 4, halved: 0 },
+    Share { ahead: 4, waiting: 2, quarters: 3, halved: 0 },
+    Share { ahead: 4, waiting: 1, quarters: 3, halved: 0 },
     Share { ahead: 3, waiting: 16, quarters: 3, halved: 0 },
     Share { ahead: 6, waiting: 16, quarters: 3, halved: 0 },
-    Share { ahead: 2, waiting: 16, quarters: 3, halved: 0 },
     Share { ahead: 2, waiting: 64, quarters: 3, halved: 0 },
-    Share { ahead: 4, waiting: 16, quarters: 4, halved: 0 },
     Share { ahead: 2, waiting: 16, quarters: 4, halved: 0 },
     Share { ahead: 2, waiting: 64, quarters: 4, halved: 0 },
 ];

@@ -146,7 +146,7 @@ impl Split<'_, '_> {
         if self.worth.is_empty() {
             // There was nothing to choose but this: it is looked at as the device alone is.
             let base = Choice { window: 0, ..base };
-            let best = site.search(&base, site.fits_in(&base, site.room())?)?;
+            let best = site.search(&base, site.fits_in(&base, site.room())?, site.lowerings(&base))?;
             return Some((lifetimes.clone(), site.improved(site.kept(best)?)));
         }
         let order = site.pin_orders().swap_remove(0);

@@ -181,7 +181,10 @@ impl Site<'_> {
         let choice = self.least_choice();
         // What lies there, where that much suffices.
         let held = |bytes: u64| {
-            let target = self.machine.target.budgeted(&BTreeMap::from([(tier.clone(), Bytes(bytes))]));
+            let mut target = self.machine.target.clone();
+            let found = target.tiers.iter_mut().find(|t| t.name == tier)?;
+            // It may be a machine that has less.
+            (found.capacity, found.budget) = (Bytes(bytes.saturating_add(found.reserve.0)), Some(Bytes(bytes)));
             let site = Site::new(self.lifetimes, &target, self.mode).ok()?;
             let placed = site.place(stays(self.lifetimes, &site.machine, &choice), 0)?;
             let below = placed.stays.into_iter().filter(|s| s.level == Level::Lower);

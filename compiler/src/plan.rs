@@ -249,11 +249,18 @@ impl Site<'_> {
     pub fn alone(&self) -> Result<Tried, PlanError> {
         let (base, placed) = self.base().map_err(|room| PlanError::NoRoom(Box::new(room)))?;
         // The base fits, and it is the first that is tried: there is a best.
-        let best = self.search(&base, placed).and_then(|best| self.kept(best));
-        let best = best.and_then(|best| self.shared_otherwise(best));
-        let best = best.map(|best| self.annealed(self.hold_a_part(self.improved(best))));
-        let best = best.and_then(|best| self.shared_otherwise(best));
-        best.map(|best| self.rounded(best)).ok_or(PlanError::Empty)
+        let found = |lowerings| self.improved_on(self.search(&base, placed.clone(), lowerings)?);
+        let best = found(self.lowerings(&base)).ok_or(PlanError::Empty)?;
+        // A memory more is no reason to be slower: without it other improvements are found.
+        let plain = best.choice.lowered == base.lowered || self.machine.further.is_empty();
+        let without = if plain { None } else { found(vec![base.lowered.clone()]) };
+        Ok(without.filter(|without| without.timeline.step < best.timeline.step).unwrap_or(best))
+    }
+
+    /// What a search found, and what is faster than that.
+    fn improved_on(&self, best: Tried) -> Option<Tried> {
+        let best = self.annealed(self.hold_a_part(self.improved(self.kept(best)?)));
+        self.shared_otherwise(best).map(|best| self.rounded(best))
     }
 
     /// A choice as a plan.

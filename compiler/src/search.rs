@@ -44,8 +44,9 @@ impl Site<'_> {
         if kept == best.choice { Some(best) } else { self.better(Some(best), kept) }
     }
 
-    /// Tries choices, the base first, which has a place: each order of pinning with each window, then windows about the best one.
-    pub fn search(&self, base: &Choice, placed: Placed) -> Option<Tried> {
+    /// Tries choices, the base first, which has a place: each order of pinning with each window, then windows about the best one;
+    /// with weights kept in each of these ways in the memories below.
+    pub fn search(&self, base: &Choice, placed: Placed, lowerings: Vec<Vec<Option<Level>>>) -> Option<Tried> {
         let mut best = self.faster(None, base.clone(), placed);
         if best.as_ref().is_some_and(|b| b.is_least(self)) {
             return self.pinned(best, base);
@@ -53,7 +54,7 @@ impl Site<'_> {
         if let Some(placed) = self.fits_together(base) {
             best = self.faster(best, base.clone(), placed);
         }
-        for lowered in self.lowerings(base) {
+        for lowered in lowerings {
             let base = Choice { lowered, ..base.clone() };
             // Nothing pinned, as many layers ahead as fit, two at the most.
             let ahead =
@@ -120,6 +121,7 @@ impl Site<'_> {
                     (down, up) = (down / 2, up / 2);
                 }
             }
+            best = best.and_then(|best| self.shared_otherwise(best));
         }
         best
     }
@@ -309,7 +311,7 @@ impl Site<'_> {
         }
         let base = best.choice.clone();
         let mut best = Some(best);
-        for share in SHARES {
+        for share in SHARES.into_iter().take(self.choices()) {
             best = self.better(best, Choice { share, ..base.clone() });
         }
         best

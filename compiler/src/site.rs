@@ -191,13 +191,17 @@ impl<'a> Site<'a> {
         let end = |(s, at): (&&Stay, &u64)| at + size(s);
         let floor = there().map(end).max().unwrap_or(0);
         let fed = there().filter(|(s, _)| s.fed).map(end).max().unwrap_or(0);
-        let slots = slot.saturating_mul(STAGES as u64);
-        let highest = tier.room().0.saturating_sub(slots) / tier.alignment * tier.alignment;
-        let floor = floor.min(highest).max(fed);
-        let (mut at, mut stages) = (at.into_iter(), 0);
+        let lowest = |turns: usize| {
+            let highest = tier.room().0.saturating_sub(slot.saturating_mul(turns as u64));
+            floor.min(highest / tier.alignment * tier.alignment).max(fed)
+        };
+        // One after the other where there is no room for two.
+        let fits = lowest(STAGES).saturating_add(slot.saturating_mul(STAGES as u64)) <= tier.room().0;
+        let turns = if fits { STAGES } else { 1 };
+        let (floor, mut at, mut stages) = (lowest(turns), at.into_iter(), 0);
         let all = here().map(|s| {
             if s.stage {
-                let offset = floor + slot * (stages % STAGES) as u64;
+                let offset = floor + slot * (stages % turns) as u64;
                 (stages, height) = (stages + 1, height.max(offset + s.bytes));
                 return offset;
             }

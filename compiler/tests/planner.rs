@@ -479,7 +479,7 @@ proptest! {
         }
         let total = lifetimes.total(Kind::Weight);
         let room = |percent: u64, least: u64| (total * percent / 100).max(least * weight + 8_192);
-        let target = machine(Way::Below, &[("device", room(device, 2)), ("dram", room(below, 6))]);
+        let target = machine(Way::Below, &[("device", room(device, 2)), ("dram", room(below, 1) + weight / 2)]);
         for mode in [Mode::Loop, Mode::Once] {
             let made = plan(&lifetimes, &target, mode).map_err(|e| TestCaseError::fail(format!("{mode:?}: {e}")))?;
             check(&target, &made, "berth")?;

@@ -376,6 +376,37 @@ fn the_largest_weights_may_stay_on_the_device_though_they_come_through_a_small_m
     }
 }
 
+/// With room on the device for all weights it takes no step longer that the memory that they come through has room for one at a time.
+#[test]
+fn weights_reach_the_device_one_by_one_through_a_memory_with_room_for_one() {
+    let mut weights = [4 * MIB; 40];
+    weights[20] = 24 * MIB;
+    let model = chain(&weights, 1_000);
+    // Where nothing stays on the device the next one has come when the largest goes; a machine that has less is said to.
+    let Err(PlanError::NoRoom(short)) = proved(&model, &machine(200 * MIB, (26 * MIB, 20_000), None, 2_000)) else {
+        panic!("it is refused");
+    };
+    assert_eq!((short.room, short.least.bytes, short.below), (26 * MIB, 28 * MIB, true));
+    for dram in [28, 30, 40, 60] {
+        let plan = proved(&model, &machine(200 * MIB, (dram * MIB, 20_000), None, 2_000)).expect("a plan");
+        assert_eq!((over(&plan, "read"), over(&plan, "in")), (0, 0), "with {dram} MiB");
+    }
+}
+
+/// A little more of the memory below may be better used for what waits than for what stays.
+#[test]
+fn what_waits_below_may_take_all_of_it() {
+    let model = chain(&[4 * MIB; 60], 1_000);
+    let mut before = u64::MAX;
+    for dram in [10, 14, 20, 26, 34, 50, 80] {
+        let plan = proved(&model, &machine(12 * MIB, (dram * MIB, 4_000), None, 4_000)).expect("a plan");
+        let step = plan.timeline.step.0;
+        assert!(step <= before + before / SLOWER_PART, "{step} ns with {dram} MiB, {before} with less");
+        assert!(dram < 20 || step * 10 < plan.bound.time.0 * 11, "{step} ns with {dram} MiB, {}", plan.bound.time.0);
+        before = before.min(step);
+    }
+}
+
 /// Layers of weights of unlike sizes pass through a memory below that holds a part of them: the more of them, the faster, and no room
 /// is too much.
 #[test]

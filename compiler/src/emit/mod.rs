@@ -392,8 +392,10 @@ impl<'a> Emitter<'a> {
                     let lower = self.stays[i].level == Level::Lower;
                     return self.staged_at(i).filter(|_| lower).map(this).collect();
                 };
-                let stage = n.checked_sub(STAGES).into_iter();
-                stage.flat_map(|n| self.ends_beside_runs(self.stages[n])).map(|(l, _)| this(l)).collect()
+                // The last that was in its place.
+                let before = self.stages[..n].iter().rev().take(STAGES);
+                let here = before.copied().find(|s| self.offsets[*s] == self.offsets[i]);
+                here.into_iter().flat_map(|s| self.ends_beside_runs(s)).map(|(l, _)| this(l)).collect()
             }
         }
     }

@@ -9,7 +9,7 @@ use berth_compiler::plan::{Plan, PlanError, STEPS, extremes, plan};
 use berth_compiler::simulate::simulate;
 use berth_compiler::stay::{Arrival, Level, Positions, Stay};
 use berth_ir::lifetime::{Held, Lifetimes, Other, Task, Tensor, TensorId};
-use berth_ir::program::{Access, Home, Instruction, Kind, Mode, Place};
+use berth_ir::program::{Access, After, Home, Instruction, Kind, Mode, Place};
 use berth_ir::units::{Bytes, Nanos};
 use berth_ir::{DType, Expr, Target, verify};
 use proptest::prelude::*;
@@ -289,6 +289,20 @@ fn check(target: &Target, plan: &Plan, who: &str) -> Result<(), TestCaseError> {
         let text = berth_ir::text::print(&plan.program);
         TestCaseError::fail(format!("{who}: {}\n{text}", found[0]))
     })?;
+    // Pieces of copies take turns in the order of the program: what waits stands behind what it waits for.
+    let seen: BTreeMap<&str, usize> =
+        plan.program.bodies[0].code.iter().enumerate().map(|(n, instruction)| (instruction.name(), n)).collect();
+    for (n, instruction) in plan.program.bodies[0].code.iter().enumerate() {
+        let behind = |a: &&After| a.steps == 0 && seen.get(a.name.as_str()).is_some_and(|m| *m >= n);
+        if let Some(after) = instruction.after().iter().find(behind) {
+            let text = berth_ir::text::print(&plan.program);
+            return Err(TestCaseError::fail(format!(
+                "{who}: `{}` stands before `{}`\n{text}",
+                instruction.name(),
+                after.name
+            )));
+        }
+    }
     // The planner simulates stays without names; what is written of them with names takes as long.
     let steps = if plan.program.header.mode == Mode::Loop { STEPS } else { 1 };
     prop_assert_eq!(plan.timeline, simulate(target, &proved, steps, &BTreeSet::new()), "{}", who);

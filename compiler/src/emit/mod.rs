@@ -295,7 +295,7 @@ impl<'a> Emitter<'a> {
         let mut prologue = Lines::default();
         // By position: before its run, at it, after it.
         let mut order: Vec<(usize, u8, Act)> = Vec::with_capacity(self.numbers());
-        let needed = self.needed();
+        let (needed, read) = (self.needed(), self.read_at());
         // What goes through below before what is kept there comes stands before it.
         let early = |i: &usize| match self.stays[*i].arrives {
             Arrival::Stay { from, .. } => self.stays[from].stage,
@@ -313,7 +313,7 @@ impl<'a> Emitter<'a> {
                     prologue.push(self.bring(i), self.first_waits(i));
                 }
                 Arrival::Stay { from, .. } if self.stays[from].level == Level::Device => {
-                    order.push((self.left_for(i, from, &needed), 2, Act::Bring(i)));
+                    order.push((self.left_for(i, from, &needed, &read), 2, Act::Bring(i)));
                 }
                 Arrival::Home { .. } | Arrival::Stay { .. } | Arrival::Feed => {
                     // What the first step finds of the step before it.
@@ -355,14 +355,27 @@ impl<'a> Emitter<'a> {
         needed
     }
 
+    /// For each stay the position of its first use, or of the first use of what is copied from it.
+    fn read_at(&self) -> Vec<i64> {
+        let mut read: Vec<i64> =
+            self.stays.iter().map(|stay| stay.uses.first().map_or(i64::MAX, |p| *p as i64)).collect();
+        for stay in self.stays {
+            if let Arrival::Stay { from, .. } = stay.arrives {
+                read[from] = read[from].min(stay.wanted());
+            }
+        }
+        read
+    }
+
     /// The position behind which a copy that puts a stay aside stands, so that of several those go first whose bytes are
-    /// wanted first: that before which they are wanted, if that lies in the step.
-    fn left_for(&self, copy: usize, from: usize, needed: &[i64]) -> usize {
+    /// wanted first: that before which they are wanted, if that lies in the step, and before what reads the copy.
+    fn left_for(&self, copy: usize, from: usize, needed: &[i64], read: &[i64]) -> usize {
         let stay = &self.stays[copy];
         let last = self.stays[from].uses.iter().max().filter(|_| self.is_state(copy));
         let behind = last.map_or(stay.from, |p| (p % self.period()) as i64);
         let turn = i64::from(self.turns(copy)) * self.period() as i64;
-        let wanted = needed[from].saturating_sub(turn).saturating_sub(1);
+        let read = Some(read[copy]).filter(|read| *read > behind).unwrap_or(i64::MAX);
+        let wanted = needed[from].saturating_sub(turn).min(read).saturating_sub(1);
         wanted.clamp(behind, self.period() as i64 - 1) as usize
     }
 

@@ -12,7 +12,7 @@ use crate::bound::TimeBound;
 use crate::machine::Machine;
 use crate::residency::Choice;
 use crate::site::{Site, Tried};
-use berth_ir::lifetime::{Lifetimes, Task};
+use berth_ir::lifetime::{Lifetimes, Task, Tensor};
 use berth_ir::program::{Kind, Mode};
 use berth_ir::target::Link;
 use berth_ir::units::{Bytes, Nanos};
@@ -365,6 +365,16 @@ fn first_users(lifetimes: &Lifetimes, engine: Option<&str>, counts: impl Fn(usiz
     first
 }
 
+/// Bytes of all weights that tasks read and some file holds.
+fn stored(lifetimes: &Lifetimes) -> u64 {
+    let uses = lifetimes.uses();
+    let read = |(t, uses): &(&Tensor, &[usize])| {
+        let stored = t.home.as_ref().is_none_or(|h| h.filled.is_none());
+        t.kind == Kind::Weight && stored && !uses.is_empty()
+    };
+    lifetimes.tensors.iter().zip(uses.iter()).filter(read).map(|(t, _)| t.bytes).fold(0, u64::saturating_add)
+}
+
 /// Bytes of weights that must be read whole in each step.
 fn weights(lifetimes: &Lifetimes, engine: Option<&str>) -> u64 {
     first_users(lifetimes, engine, |_| true).into_iter().fold(0, u64::saturating_add)
@@ -398,7 +408,7 @@ pub(crate) fn least(lifetimes: &Lifetimes, machine: &Machine, host: &[bool]) -> 
 /// So it takes no less than any weighted mean of these, and in a mean each task can be given the engine that makes it
 /// least by itself. The weights are searched; whichever are found, the mean is a bound (a Lagrangian relaxation).
 /// Beside it: weights come out of the lower memory, whoever reads them, or from elsewhere, at their rates; and what no
-/// memory holds comes from files.
+/// memory holds comes from files, tables whole.
 pub(crate) fn bound(lifetimes: &Lifetimes, machine: &Machine, mode: Mode) -> Option<TimeBound> {
     let engine = machine.host?;
     let on: Vec<Option<u64>> = lifetimes.tasks.iter().map(|t| Some(t.on(engine)?.cost.0)).collect();
@@ -459,7 +469,9 @@ pub(crate) fn bound(lifetimes: &Lifetimes, machine: &Machine, mode: Mode) -> Opt
     let gives = if bounded { gives + rate(machine.home_to_device) + beside } else { 0 };
     let giving = (u128::from(need) * second).checked_div(gives).unwrap_or(0);
     let giving = u64::try_from(giving).unwrap_or(u64::MAX);
-    let elsewhere = Bytes(need.saturating_sub(machine.room_below())).at(machine.rate_from_files()).0;
+    // A table of which rows are read is in some memory whole.
+    let held = stored(lifetimes).saturating_sub(room).saturating_sub(machine.room_below());
+    let elsewhere = Bytes(held).at(machine.rate_from_files()).0;
     let bytes = giving.max(elsewhere);
     Some(TimeBound { time: Nanos(moving.max(bytes)), by_compute: moving >= bytes && weights[TIMES - 1] == 0 })
 }
@@ -554,7 +566,7 @@ fn chain(lifetimes: &Lifetimes, times: &[u64]) -> Vec<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use berth_ir::lifetime::{Tensor, TensorId};
+    use berth_ir::lifetime::TensorId;
     use berth_ir::units::BytesPerSec;
     use berth_ir::{DType, Expr};
 

@@ -19,7 +19,7 @@ use std::path::Path;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Observation {
-    /// The model's hash, as programs have it.
+    /// The hash of the model before anything of it is split or made again: another plan may do so otherwise.
     pub model: String,
     /// Hash of the program that was run, in its binary form.
     pub program: String,
@@ -112,8 +112,9 @@ fn common(one: &[(u64, u64)], other: &[(u64, u64)]) -> u64 {
 }
 
 impl Observation {
-    /// What a run of a program saw; `ran` has its records.
-    pub fn new(program: &Program, ran: &Ran) -> Observation {
+    /// What a run of a program saw; `model` is the hash of the model before anything of it was split or made again, `ran` has the
+    /// run's records.
+    pub fn new(model: &str, program: &Program, ran: &Ran) -> Observation {
         let last = ran.seen.iter().map(|seen| seen.step).max().unwrap_or(0);
         // The first step finds caches and pages cold.
         let from = if last > 1 { 2 } else { 1 };
@@ -157,7 +158,7 @@ impl Observation {
         });
         let header = &program.header;
         Observation {
-            model: header.model.clone(),
+            model: model.to_owned(),
             program: hex(&Sha256::digest(binary::write(program))[..8]),
             target: header.target.clone(),
             layout: header.layout.clone(),

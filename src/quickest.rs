@@ -59,7 +59,9 @@ pub fn quickest(whole: Pieces, smaller: Option<Model>, dims: &Dims, wanted: &Wan
     }
     let (mut tasks, mut vain, usual) = (0, 0, usual(&whole.lowered.lifetimes));
     for part in PARTS.into_iter().filter(|_| looks) {
-        let is_near = best.timeline.step.0 - best.timeline.step.0 / NEAR_PART <= best.bound.time.0;
+        // Where an engine computes nearly all the time, or all comes in the time that it must, pieces win nothing.
+        let least = best.timeline.step.0 - best.timeline.step.0 / NEAR_PART;
+        let is_near = least <= best.bound.time.0 || least <= best.timeline.step.0 - best.timeline.idle.0;
         if is_near || best.streamed == 0 || vain == VAIN_MAX {
             break;
         }

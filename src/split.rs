@@ -41,6 +41,8 @@ pub struct Model {
     pub graph: Graph,
     /// The model.
     pub lowered: Lowered,
+    /// The hash of the model before anything of it was split or made again.
+    pub whole: String,
     /// The machine with what `--memory` means for the model as it is lowered, where that was worked out.
     pub budgeted: Option<Target>,
     /// The plan for that machine with the engines that are wanted, where it was made. Not proved.
@@ -102,7 +104,8 @@ fn smaller(whole: &Pieces, asked: bool, dims: &Dims, wanted: &Wanted) -> Result<
 }
 
 fn as_it_is(ready: Ready) -> Model {
-    Model { graph: ready.graph, lowered: ready.lowered, budgeted: None, plan: None }
+    let whole = ready.lowered.facts.hash.clone();
+    Model { graph: ready.graph, lowered: ready.lowered, whole, budgeted: None, plan: None }
 }
 
 /// The pieces, and what is made again beside them, with which a model needs least; nothing where it needs no less than as it
@@ -161,7 +164,7 @@ pub(crate) fn put(whole: &Model, dims: &Dims, target: &Target, how: Split) -> Re
     let Some(graph) = split(&whole.graph, dims, &whole.lowered.lifetimes, how) else { return Ok(None) };
     let (lowered, _) = model::as_it_is(&graph, dims, target, &whole.lowered.states)?;
     let lowered = Lowered { split: Some(how), ..lowered };
-    Ok(Some(Model { lowered, graph, budgeted: None, plan: None }))
+    Ok(Some(Model { lowered, graph, whole: whole.whole.clone(), budgeted: None, plan: None }))
 }
 
 /// Of what a model needs, the least part that making results again must save: each is a call in every step.
@@ -198,7 +201,7 @@ fn put_again(whole: &Model, dims: &Dims, target: &Target, all: Vec<Recompute>) -
     let graph = recompute::put(&whole.graph, &all).map_err(Failure::bad)?;
     let (lowered, _) = model::as_it_is(&graph, dims, target, &whole.lowered.states)?;
     let lowered = Lowered { split: whole.lowered.split, recompute: all, ..lowered };
-    Ok(Model { lowered, graph, budgeted: None, plan: None })
+    Ok(Model { lowered, graph, whole: whole.whole.clone(), budgeted: None, plan: None })
 }
 
 /// Lifetimes without the engines that are not wanted.

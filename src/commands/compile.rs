@@ -24,7 +24,8 @@ pub fn compile(args: &cli::Compile) -> Outcome {
     let engines = args.machine.engines.as_deref();
     let (states, threads) = (&model::states(&args.states.states)?, u64::from(args.threads));
     let wanted = Wanted { target: &target, memory: &args.machine.memory, engines, threads, states };
-    let split::Model { graph: planned_graph, mut lowered, budgeted, plan } = split::for_memory(&graph, &dims, &wanted)?;
+    let model = split::for_memory(&graph, &dims, &wanted)?;
+    let split::Model { graph: planned_graph, mut lowered, whole, budgeted, plan } = model;
     let places = model::places(&opened);
     // Of a large model these are a good part of the memory that planning and proving take.
     drop((graph, opened));
@@ -47,11 +48,15 @@ pub fn compile(args: &cli::Compile) -> Outcome {
         machine::restrict(&target, engines, &mut lowered.lifetimes)?;
         let (budgeted, words) = fast::in_bytes(&memory, &target, &lowered)?;
         memory = words;
-        lowered = fast::chosen(&split::Model { graph, lowered, budgeted: None, plan: None }, &budgeted, &mut measure)?;
+        lowered = fast::chosen(
+            &split::Model { graph, lowered, whole: whole.clone(), budgeted: None, plan: None },
+            &budgeted,
+            &mut measure,
+        )?;
     }
     let mut costs = if args.measure { "measured" } else { "estimated" };
     if let Some(observed) = &observed {
-        observed.check(&lowered.facts.hash, &target)?;
+        observed.check(&whole, &target)?;
         let unseen = observed.time(&mut lowered.lifetimes, &target);
         costs = if unseen == 0 { "observed" } else { "partly observed" };
         target = observed.rates(&target);

@@ -42,7 +42,8 @@ pub fn inspect(args: &cli::Inspect) -> Outcome {
     let budgeted = machine::budget(&target, &args.machine.memory, &lowered.lifetimes)?.target;
     let (least, full) = extremes(&lowered.lifetimes, &budgeted).map_err(machine::plan_failure)?;
     let wanted = Wanted { target: &target, memory: &args.machine.memory, engines, threads: THREADS, states };
-    let model = split::Model { graph: planned, lowered: whole, budgeted: Some(budgeted), plan: None };
+    let hash = whole.facts.hash.clone();
+    let model = split::Model { graph: planned, lowered: whole, whole: hash, budgeted: Some(budgeted), plan: None };
     let whole = split::Pieces { model, least };
     let pieces = split::finest(&whole, &dims, &wanted)?;
     let least = pieces.as_ref().map_or(&whole.least, |pieces| &pieces.least);

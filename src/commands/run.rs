@@ -257,7 +257,8 @@ pub fn run(args: &cli::Run) -> Outcome {
         false => BTreeMap::new(),
     };
     let slowness = args.stands_for.as_ref().map(|_| standing::slowness(&target, &lowered.lifetimes, &costs));
-    let job = Job { args, slowness, options, places, inputs, same, sizes, stop: stop_on_ctrl_c() };
+    let whole = model.whole.clone();
+    let job = Job { args, whole, slowness, options, places, inputs, same, sizes, stop: stop_on_ctrl_c() };
     if let Some(program) = given {
         let lowered = fast::as_in(model, &program)?;
         let ready = ready_given(&job, program, target, &lowered)?;
@@ -316,6 +317,8 @@ fn stop_on_ctrl_c() -> Stopping {
 /// What one command runs, whatever the plan.
 struct Job<'a> {
     args: &'a cli::Run,
+    /// The hash of the model before anything of it was split or made again.
+    whole: String,
     /// How many times as slow as another machine this one is, where it stands for one.
     slowness: Option<u64>,
     /// How engines are opened.
@@ -446,7 +449,7 @@ impl Job<'_> {
         if let Some(path) = &args.trace {
             files::write(path, &trace::json(&events(&ready.target, &ready.program, STEPS, &ready.same()), &ran.seen))?;
         }
-        let seen = args.observe.as_ref().map(|_| Observation::new(&ready.program, ran));
+        let seen = args.observe.as_ref().map(|_| Observation::new(&self.whole, &ready.program, ran));
         if let (Some(path), Some(seen)) = (&args.observe, &seen) {
             files::write(path, seen.to_ron().as_bytes())?;
         }

@@ -16,7 +16,7 @@ use berth_ir::Target;
 use berth_ir::program::{Mode, Split};
 
 /// A step that is longer than what nothing beats by less than this part of it is not looked at further.
-const NEAR_PART: u64 = 50;
+const NEAR_PART: u64 = 20;
 
 /// The part of a step that pieces must save: their calls are counted, but estimated.
 const WORTH_PART: u64 = 100;

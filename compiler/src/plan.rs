@@ -259,8 +259,10 @@ impl Site<'_> {
 
     /// What a search found, and what is faster than that.
     fn improved_on(&self, best: Tried) -> Option<Tried> {
+        let searched = best.choice.clone();
         let best = self.annealed(self.hold_a_part(self.improved(self.kept(best)?)));
-        self.shared_otherwise(best).map(|best| self.rounded(best))
+        let best = if best.choice == searched { best } else { self.shared_otherwise(best)? };
+        Some(self.rounded(best))
     }
 
     /// A choice as a plan.

@@ -34,6 +34,10 @@ const PARTLY_MAX: usize = 8;
 const PINNED_BESIDE: [u64; 4] = [2, 8, 32, 128];
 const PINNED_PART: usize = 8;
 
+/// Shares of the memory below that are tried: one for so many choices that a search may try, and so many at least.
+const SHARES_PART: usize = 32;
+const SHARES_MIN: usize = 2;
+
 /// Gaps between uses that are tried one by one; models share few weights.
 const KEPT_GAPS_MAX: usize = 64;
 
@@ -311,7 +315,8 @@ impl Site<'_> {
         }
         let base = best.choice.clone();
         let mut best = Some(best);
-        for share in SHARES.into_iter().take(self.choices()) {
+        let few = (self.choices() / SHARES_PART).max(SHARES_MIN);
+        for share in SHARES.into_iter().take(few) {
             best = self.better(best, Choice { share, ..base.clone() });
         }
         best

@@ -204,3 +204,30 @@ fn what_waits_for_files_is_cut_where_the_step_is_shorter_so() {
     let (report, _, contiguous) = compile(ample);
     assert!(!contiguous, "{report}");
 }
+
+/// Products of narrow floats, whose matrices the engine widens: its scratch is that on the device's engine and on the cores.
+#[test]
+fn scratch_is_counted_on_whichever_engine_runs_a_task() {
+    let folder = Folder::new("split-scratch");
+    let (model, target, all) = (folder.file("model.onnx"), folder.file("machine.ron"), folder.file("all.npz"));
+    let mut b = Builder::new(17);
+    b.input("x0", DType::F16, &["1", "128"]);
+    for n in 0..24usize {
+        let (w, x, next) = (format!("w{n}"), format!("x{n}"), format!("x{}", n + 1));
+        let small = |n: usize| 0x2400 + (n * 2_654_435_761 % 512) as u16;
+        b.tensor(&w, DType::F16, &[128, 128], (0..128 * 128).flat_map(|m| small(m + n).to_le_bytes()).collect());
+        b.node("MatMul", &[&x, &w], &[&next], vec![]);
+    }
+    b.output("x24");
+    std::fs::write(&model, b.bytes()).expect("the model");
+    let cores = r#"launch: "2us"), (name: "host", tier: "dram", rates: [(f32, "60Gops/s")], launch: "2us")]"#;
+    let slow =
+        MACHINE.replace("launch: \"2us\")]", cores).replace("rate: \"2GB/s\", latency", "rate: \"20MB/s\", latency");
+    let back = r#"(name: "out", from: "device", to: "dram", rate: "2GB/s", latency: "2us", chunk: "256KiB"),"#;
+    std::fs::write(&target, slow.replace("links: [", &format!("links: [{back}"))).expect("the machine");
+    json(&["run", &model, "--outputs", &all]);
+    let run = ["run", &model, "--target", &target, "--memory", "device=least", "--engines", "cores,host"];
+    let report = json(&[&run[..], &["--against", &all]].concat());
+    same_bits("on the cores", &report);
+    assert!(report["plan"]["engines"]["host"].as_u64().is_some_and(|tasks| tasks > 16), "{report}");
+}

@@ -126,11 +126,13 @@ fn scores(operands: &[(DType, Vec<u64>)], results: &[(DType, Vec<u64>)]) -> u64 
     queries.saturating_mul(keys.unwrap_or(0)).saturating_mul(heads).saturating_mul(4)
 }
 
-/// Lifetimes with measured costs in place of estimates, by name of the task.
+/// Lifetimes with measured costs in place of estimates, by name of the task. Scratch is counted on every engine that may run it:
+/// they are instances of the one that was measured.
 pub fn with_measured(mut lifetimes: Lifetimes, measured: &BTreeMap<String, Cost>) -> Lifetimes {
     for task in &mut lifetimes.tasks {
         if let Some(cost) = measured.get(&task.name) {
             (task.cost, task.workspace) = (cost.time, cost.workspace);
+            task.others.iter_mut().for_each(|on| on.workspace = on.workspace.max(cost.workspace));
             if let Some(held) = &mut task.held {
                 (held.bytes, held.loading) = (cost.kept, cost.loading);
             }

@@ -273,9 +273,12 @@ pub fn run(args: &cli::Run) -> Outcome {
         let (back, ended) = job.carry_out(&ready, &lowered, engines, false)?;
         match (ended, back) {
             (Err(RunError::Engine { source: EngineError::Spilled { task, needed_bytes, .. }, .. }), Some(back)) => {
-                // A task that could not be tried on zeros needs more scratch than its estimate: plan with what it needs.
-                let tasks = &mut lowered.lifetimes.tasks;
-                tasks.iter_mut().filter(|t| t.name == task).for_each(|t| t.workspace = needed_bytes);
+                // A task that could not be tried on zeros needs more scratch than its estimate: plan with what it needs,
+                // on whichever engine.
+                for task in lowered.lifetimes.tasks.iter_mut().filter(|t| t.name == task) {
+                    task.others.iter_mut().for_each(|on| on.workspace = on.workspace.max(needed_bytes));
+                    task.workspace = needed_bytes;
+                }
                 engines = back;
             }
             (Err(RunError::Engine { source: EngineError::Room { task, needed_bytes, .. }, .. }), _) => {

@@ -101,7 +101,8 @@ pub fn in_bytes(words: &[String], target: &Target, lowered: &Lowered) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::split::{Wanted, for_memory};
+    use crate::quickest::for_memory;
+    use crate::split::Wanted;
     use std::path::Path;
 
     /// Measuring a task loads its weights, so one that has no room is never measured.

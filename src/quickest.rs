@@ -6,13 +6,15 @@
 //! Where results are put aside, some are made again instead.
 
 use crate::failure::Failure;
-use crate::model::Dims;
-use crate::split::{Model, Pieces, Wanted, put, recomputed, restricted};
+use crate::machine;
+use crate::model::{self, Dims};
+use crate::split::{Model, Pieces, Wanted, as_it_is, needs, put, recomputed, restricted, room, smaller};
 use berth_compiler::lower::Lowered;
 use berth_compiler::machine::Machine;
 use berth_compiler::plan::{Plan, plan};
 use berth_compiler::split::{THREADS, usual};
 use berth_ir::Target;
+use berth_ir::graph::Graph;
 use berth_ir::program::{Mode, Split};
 
 /// A step that is longer than what nothing beats by less than this part of it is not looked at further.
@@ -33,8 +35,24 @@ const LARGEST: usize = 20_000;
 /// Tasks in pieces of all sizes beyond which no finer ones are planned for, which takes about a millisecond for each.
 const TASKS_MAX: usize = 2_500;
 
+/// A model, split if the memory that is wanted is less than it needs as it is, or if it is faster so.
+pub fn for_memory(graph: &Graph, dims: &Dims, wanted: &Wanted) -> Result<Model, Failure> {
+    let ready = model::ready(graph, dims, wanted.target, wanted.states)?;
+    let Some((least, budgeted)) = needs(&ready.lowered, wanted)? else { return Ok(as_it_is(ready)) };
+    let asked = machine::wants_least(wanted.target, wanted.memory);
+    let whole = Pieces { model: Model { budgeted: Some(budgeted), ..as_it_is(ready) }, least };
+    let smaller = match asked || whole.least.bytes > room(&whole.model) {
+        true => smaller(&whole, asked, dims, wanted)?,
+        false => None,
+    };
+    if asked {
+        return Ok(smaller.unwrap_or(whole.model));
+    }
+    quickest(whole, smaller, dims, wanted)
+}
+
 /// Of a model as it is, or as it was made smaller to fit, and what else it could be, that with the shortest step.
-pub fn quickest(whole: Pieces, smaller: Option<Model>, dims: &Dims, wanted: &Wanted) -> Result<Model, Failure> {
+fn quickest(whole: Pieces, smaller: Option<Model>, dims: &Dims, wanted: &Wanted) -> Result<Model, Failure> {
     let (spills, is_whole, Pieces { model: whole, .. }) = (whole.least.spills, smaller.is_none(), whole);
     let target = whole.budgeted.clone().unwrap_or_else(|| wanted.target.clone());
     let planned = |lowered: &Lowered| -> Result<Option<Plan>, Failure> {

@@ -7,7 +7,6 @@
 use crate::failure::Failure;
 use crate::machine;
 use crate::model::{self, Dims, Ready};
-use crate::quickest::quickest;
 use berth_compiler::lower::Lowered;
 use berth_compiler::machine::Machine;
 use berth_compiler::plan::{Plan, extremes};
@@ -57,22 +56,6 @@ pub struct Pieces {
     pub least: Least,
 }
 
-/// A model, split if the memory that is wanted is less than it needs as it is, or if it is faster so.
-pub fn for_memory(graph: &Graph, dims: &Dims, wanted: &Wanted) -> Result<Model, Failure> {
-    let ready = model::ready(graph, dims, wanted.target, wanted.states)?;
-    let Some((least, budgeted)) = needs(&ready.lowered, wanted)? else { return Ok(as_it_is(ready)) };
-    let asked = machine::wants_least(wanted.target, wanted.memory);
-    let whole = Pieces { model: Model { budgeted: Some(budgeted), ..as_it_is(ready) }, least };
-    let smaller = match asked || whole.least.bytes > room(&whole.model) {
-        true => smaller(&whole, asked, dims, wanted)?,
-        false => None,
-    };
-    if asked {
-        return Ok(smaller.unwrap_or(whole.model));
-    }
-    quickest(whole, smaller, dims, wanted)
-}
-
 /// What the device has for a model.
 pub(crate) fn room(model: &Model) -> u64 {
     model.budgeted.as_ref().and_then(|target| target.tier(target.device())).map_or(0, |tier| tier.room().0)
@@ -80,7 +63,7 @@ pub(crate) fn room(model: &Model) -> u64 {
 
 /// A model of which the device has room for less than it needs as it is, or of which the least is asked for: changed as little as
 /// does. Nothing where no change helps.
-fn smaller(whole: &Pieces, asked: bool, dims: &Dims, wanted: &Wanted) -> Result<Option<Model>, Failure> {
+pub(crate) fn smaller(whole: &Pieces, asked: bool, dims: &Dims, wanted: &Wanted) -> Result<Option<Model>, Failure> {
     let room = room(&whole.model);
     let fits = |pieces: &Pieces| pieces.least.bytes <= room;
     // Work before calls: what is made again is less than what pieces add. As little as does, if all that helps would do.
@@ -103,7 +86,8 @@ fn smaller(whole: &Pieces, asked: bool, dims: &Dims, wanted: &Wanted) -> Result<
     Ok(Some(finest.model))
 }
 
-fn as_it_is(ready: Ready) -> Model {
+/// A model as it is.
+pub(crate) fn as_it_is(ready: Ready) -> Model {
     let whole = ready.lowered.facts.hash.clone();
     Model { graph: ready.graph, lowered: ready.lowered, whole, budgeted: None, plan: None }
 }
@@ -215,7 +199,7 @@ pub(crate) fn restricted<'a>(lowered: &'a Lowered, wanted: &Wanted) -> Result<Co
 
 /// The least capacity of the device for a model, and the machine with what is wanted of it; nothing where no plan can be made at
 /// all, which the planner says better.
-fn needs(lowered: &Lowered, wanted: &Wanted) -> Result<Option<(Least, Target)>, Failure> {
+pub(crate) fn needs(lowered: &Lowered, wanted: &Wanted) -> Result<Option<(Least, Target)>, Failure> {
     let lifetimes = restricted(lowered, wanted)?;
     let Ok(budgeted) = machine::budget(wanted.target, wanted.memory, &lifetimes) else { return Ok(None) };
     let target = budgeted.target;

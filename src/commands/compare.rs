@@ -6,7 +6,7 @@ use crate::failure::{Failure, Outcome};
 use crate::measure::costs;
 use crate::split::Wanted;
 use crate::summary::{Summary, ratio};
-use crate::{files, machine, model, split};
+use crate::{files, machine, model, quickest};
 use berth_compiler::baseline::{STRATEGIES, planned_by};
 use berth_compiler::cost::with_measured;
 use berth_compiler::plan::Plan;
@@ -80,7 +80,7 @@ pub fn compare(args: &cli::Compare) -> Outcome {
     let engines = args.machine.engines.as_deref();
     let states = &model::states(&args.states.states)?;
     let wanted = Wanted { target: &target, memory: &args.machine.memory, engines, threads: THREADS, states };
-    let mut lowered = split::for_memory(&graph, &dims, &wanted)?.lowered;
+    let mut lowered = quickest::for_memory(&graph, &dims, &wanted)?.lowered;
     if args.measure {
         let options = EngineOptions { library: None, threads: args.threads as usize, spin: false };
         let mut engine = OrtEngine::open(&options).map_err(Failure::bad)?;

@@ -7,7 +7,7 @@ use crate::measure::costs;
 use crate::observed::Observation;
 use crate::split::Wanted;
 use crate::summary::Summary;
-use crate::{fast, files, machine, model, split};
+use crate::{fast, files, machine, model, quickest, split};
 use berth_compiler::cost::with_measured;
 use berth_runtime_exec::engine::EngineOptions;
 use berth_runtime_exec::engine::ort::OrtEngine;
@@ -24,7 +24,7 @@ pub fn compile(args: &cli::Compile) -> Outcome {
     let engines = args.machine.engines.as_deref();
     let (states, threads) = (&model::states(&args.states.states)?, u64::from(args.threads));
     let wanted = Wanted { target: &target, memory: &args.machine.memory, engines, threads, states };
-    let model = split::for_memory(&graph, &dims, &wanted)?;
+    let model = quickest::for_memory(&graph, &dims, &wanted)?;
     let split::Model { graph: planned_graph, mut lowered, whole, budgeted, plan } = model;
     let places = model::places(&opened);
     // Of a large model these are a good part of the memory that planning and proving take.

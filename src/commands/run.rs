@@ -12,7 +12,7 @@ use crate::sides::{Arrays, Sides, Steps, Values, check_set, given_inputs, made_i
 use crate::slow::{Planned, Slow};
 use crate::split::{self, Model, Wanted};
 use crate::summary::Summary;
-use crate::{fast, files, machine, model, standing, trace};
+use crate::{fast, files, machine, model, quickest, standing, trace};
 use berth_compiler::cost::{Cost, with_measured};
 use berth_compiler::import;
 use berth_compiler::lower::Lowered;
@@ -217,7 +217,7 @@ pub fn run(args: &cli::Run) -> Outcome {
     let wanted = Wanted { target: &target, memory, engines: Some(engines), threads, states: &states };
     let mut model = match &given {
         Some(program) => split::as_said(&graph, &dims, &target, &program.header)?,
-        None => split::for_memory(&graph, &dims, &wanted)?,
+        None => quickest::for_memory(&graph, &dims, &wanted)?,
     };
     machine::restrict(&target, Some(engines), &mut model.lowered.lifetimes)?;
     let lowered = &model.lowered;

@@ -1,12 +1,12 @@
 //! `berth compare`: berth's program beside what people do today, through the same verifier and simulator.
 
 use crate::cli;
-use crate::commands::{planned, proved, said, stem};
+use crate::commands::{planned_for, proved, said, stem};
 use crate::failure::{Failure, Outcome};
 use crate::measure::costs;
 use crate::split::Wanted;
 use crate::summary::{Summary, ratio};
-use crate::{files, machine, model, quickest};
+use crate::{files, machine, model, quickest, split};
 use berth_compiler::baseline::{STRATEGIES, planned_by};
 use berth_compiler::cost::with_measured;
 use berth_compiler::plan::Plan;
@@ -80,7 +80,7 @@ pub fn compare(args: &cli::Compare) -> Outcome {
     let engines = args.machine.engines.as_deref();
     let states = &model::states(&args.states.states)?;
     let wanted = Wanted { target: &target, memory: &args.machine.memory, engines, threads: THREADS, states };
-    let mut lowered = quickest::for_memory(&graph, &dims, &wanted)?.lowered;
+    let split::Model { mut lowered, budgeted, plan, .. } = quickest::for_memory(&graph, &dims, &wanted)?;
     if args.measure {
         let options = EngineOptions { library: None, threads: args.threads as usize, spin: false };
         let mut engine = OrtEngine::open(&options).map_err(Failure::bad)?;
@@ -88,15 +88,18 @@ pub fn compare(args: &cli::Compare) -> Outcome {
         lowered.lifetimes = with_measured(lowered.lifetimes, &measured);
     }
     machine::restrict(&target, engines, &mut lowered.lifetimes)?;
-    let target = machine::budget(&target, &args.machine.memory, &lowered.lifetimes)?.target;
+    // What memory was found to mean holds while workspaces are estimates.
+    let (target, plan) = match budgeted.filter(|_| !args.measure) {
+        Some(budgeted) => (budgeted, plan),
+        None => (machine::budget(&target, &args.machine.memory, &lowered.lifetimes)?.target, None),
+    };
     let name = stem(&args.model);
     let figures = |plan: &Plan| Summary::new(&name, &target, plan, if args.measure { "measured" } else { "estimated" });
     let save = |strategy: &str, program: &Program| match &args.save {
         Some(folder) => files::write_program(&folder.join(format!("{strategy}.ron")), program),
         None => Ok(()),
     };
-    let (plan, program) = planned(&lowered, &target)?;
-    save("berth", &program)?;
+    let (plan, ()) = planned_for(&lowered, &target, plan, |proved| save("berth", proved))?;
     let ours = figures(&plan);
     let bound_nanos = ours.bound_nanos;
     let mut rows = vec![Row { strategy: "berth", figures: Some(ours), reason: None }];

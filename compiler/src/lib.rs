@@ -12,6 +12,7 @@ pub mod crowd;
 pub mod dsa;
 pub mod emit;
 mod engines;
+mod flow;
 mod gaps;
 pub mod held;
 pub mod hold;

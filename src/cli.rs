@@ -1,5 +1,6 @@
 //! The words of the command line; help, man page and completions come from here.
 
+use berth_compiler::plan::STEPS;
 use berth_ir::units::Bytes;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -243,8 +244,8 @@ pub struct Simulate {
     /// The machine, if not the one that the program names
     #[arg(long, value_name = "TARGET")]
     pub target: Option<String>,
-    /// Steps to look at
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    /// Steps to look at; with as many as it is by itself the step is what `compile` predicts
+    #[arg(long, default_value_t = STEPS as u32, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub steps: u32,
     /// Write a Chrome/Perfetto trace
     #[arg(long, value_name = "FILE")]

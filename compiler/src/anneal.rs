@@ -64,6 +64,7 @@ impl Site<'_> {
             return best;
         }
         let base = best.choice.without_weights();
+        let dense = self.is_dense(&base);
         let part = best.choice.partly.map(|(tensor, _)| (tensor, 1));
         let mut found = State {
             kept: self.kept_by(&best.choice, &gaps),
@@ -81,7 +82,7 @@ impl Site<'_> {
                 let next = drawn(&here, &gaps, &mut draw);
                 let left = (tries / ROUNDS - n) as u64;
                 let more = best.timeline.step.0 / SLOWER_PART * left / (tries / ROUNDS) as u64;
-                let Some(tried) = self.state(&base, &gaps, &next) else { continue };
+                let Some(tried) = self.state(&base, &gaps, &next, dense) else { continue };
                 if tried.timeline.step.0 > best.timeline.step.0 + more {
                     continue;
                 }
@@ -94,12 +95,12 @@ impl Site<'_> {
         best
     }
 
-    fn state(&self, base: &Choice, gaps: &[Gap], state: &State) -> Option<Tried> {
+    fn state(&self, base: &Choice, gaps: &[Gap], state: &State, dense: bool) -> Option<Tried> {
         let kept = gaps.iter().zip(&state.kept).filter(|(_, kept)| **kept).map(|(gap, _)| *gap).collect();
         let share = state.share.unwrap_or(base.share);
         let mut choice = Choice { kept, partly: None, share, ..base.clone() };
         choice.partly = state.part.and_then(|part| self.part(&choice, part));
-        let placed = self.fits_at(&choice, state.pace)?;
+        let placed = self.fits_either(&choice, state.pace, dense)?;
         self.faster(None, choice, placed)
     }
 

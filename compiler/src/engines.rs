@@ -8,6 +8,7 @@
 //!           crossing of values costs tens of microseconds, so whole stretches between narrow cuts of the graph move;
 //!           spread evenly, as the link goes on bringing weights for the device while the cores compute.
 
+use crate::assign::{cheapest, crossings};
 use crate::bound::TimeBound;
 use crate::machine::Machine;
 use crate::residency::Choice;
@@ -30,6 +31,10 @@ const TRIED_PART: usize = 4;
 
 /// A model with at most so many tasks is small.
 const SMALL_MAX: usize = 200;
+
+/// Single tasks of a small model that are tried on the other engine; of one with so few tasks all are.
+const TURNS: usize = 64;
+const TURNED_ALL: usize = 16;
 
 /// Times that the interval about the best window is halved.
 const REFINEMENTS: usize = 2;
@@ -82,7 +87,8 @@ pub(crate) fn split(site: &Site) -> Option<(Lifetimes, Tried)> {
             break;
         }
         before = worth.len();
-        let search = Split { site, engine, rows: rows.clone(), worth, left: Cell::new(site.choices()) };
+        let cheapest = if times == 1 { cheapest(lifetimes, machine, engine) } else { Vec::new() };
+        let search = Split { site, engine, rows: rows.clone(), worth, cheapest, left: Cell::new(site.choices()) };
         keep(&mut best, search.best(search.predicted(link)));
     }
     best
@@ -105,6 +111,8 @@ struct Split<'s, 'a> {
     /// Tasks that read rows of a table, which move whatever else does.
     rows: Vec<usize>,
     worth: Vec<Unit>,
+    /// Assignments of single tasks.
+    cheapest: Vec<Vec<bool>>,
     /// Choices that may still be tried.
     left: Cell<usize>,
 }
@@ -135,8 +143,37 @@ impl Split<'_, '_> {
         for count in self.static_split().into_iter().take(most) {
             keep(&mut best, self.tried(&self.host(Way::Last, count)));
         }
+        let all_tasks = self.site.lifetimes.tasks.len();
+        for host in self.cheapest.iter().take(most) {
+            keep(&mut best, self.tried(host));
+        }
+        if all_tasks <= SMALL_MAX {
+            self.turned(&mut best);
+        }
         let (lifetimes, tried) = best?;
         self.closer(&lifetimes, tried)
+    }
+
+    /// The faster of an assignment and those with one task more or less on the device, of tasks that stand between the two
+    /// engines, as long as that helps.
+    fn turned(&self, best: &mut Option<(Lifetimes, Tried)>) {
+        let lifetimes = self.site.lifetimes;
+        let Some(mut host) = best.as_ref().map(|best| best.1.choice.host.clone()) else { return };
+        let (count, mut position, mut since, mut left) = (host.len(), 0, 0, TURNS);
+        while since < count && left > 0 {
+            let p = position % count;
+            (position, since) = (position + 1, since + 1);
+            let beside = p > 0 && host[p - 1] != host[p] || p + 1 < count && host[p + 1] != host[p];
+            if (beside || count <= TURNED_ALL) && lifetimes.tasks[p].on(self.engine).is_some() {
+                left -= 1;
+                host[p] = !host[p];
+                if keep(best, self.tried(&host)) {
+                    since = 0;
+                } else {
+                    host[p] = !host[p];
+                }
+            }
+        }
     }
 
     /// The same assignment with windows about the one that was best, and weights kept between their uses.
@@ -324,27 +361,6 @@ fn units(lifetimes: &Lifetimes, machine: &Machine, engine: &str) -> Option<Vec<U
         }
     }
     Some(units)
-}
-
-/// Before each position, how long what was written before and is used from there on takes over a link.
-fn crossings(lifetimes: &Lifetimes, link: &Link) -> Vec<u64> {
-    let mut change = vec![0i128; lifetimes.tasks.len() + 1];
-    for (tensor, uses) in lifetimes.tensors.iter().zip(lifetimes.uses().iter()) {
-        let (Some(first), Some(last)) = (uses.first(), uses.last()) else { continue };
-        if tensor.kind != Kind::Weight {
-            // A link that is as good as dead takes for ever.
-            let moving = Bytes(tensor.bytes).at(link.present_rate()).0;
-            let time = moving.saturating_add(link.latency.0).saturating_add(link.submit.0);
-            change[first + 1] += i128::from(time);
-            change[last + 1] -= i128::from(time);
-        }
-    }
-    let mut alive = 0i128;
-    let widths = change.iter().map(|c| {
-        alive += c;
-        u64::try_from(alive).unwrap_or(u64::MAX)
-    });
-    widths.collect()
 }
 
 /// By position, bytes of weights that the task is the first to read whole, of those that some file holds. A table that is
@@ -561,49 +577,4 @@ fn chain(lifetimes: &Lifetimes, times: &[u64]) -> Vec<bool> {
         last = until[p].1;
     }
     chain
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use berth_ir::lifetime::TensorId;
-    use berth_ir::units::BytesPerSec;
-    use berth_ir::{DType, Expr};
-
-    #[test]
-    fn what_takes_for_ever_takes_no_less_with_a_latency() {
-        let text = include_str!("../../golden/targets/one_device.ron");
-        let mut link = berth_ir::Target::from_ron(text).expect("a target").links.remove(0);
-        (link.rate, link.latency) = (BytesPerSec(1), Nanos(1_000));
-        let (bytes, extent) = (1 << 62, Expr::constant(1u64 << 62));
-        let tensor = Tensor {
-            name: "t".into(),
-            kind: Kind::Activation,
-            dtype: DType::U8,
-            extent,
-            bytes,
-            home: None,
-            aliases: Vec::new(),
-        };
-        let task = |name: &str, reads: Vec<TensorId>, writes: Vec<TensorId>| Task {
-            name: name.into(),
-            ops: vec![name.into()],
-            reads,
-            writes,
-            rows: Vec::new(),
-            in_place: Vec::new(),
-            workspace: 0,
-            cost: Nanos(1),
-            others: Vec::new(),
-            held: None,
-        };
-        let (write, read) = (task("write", vec![], vec![TensorId(0)]), task("read", vec![TensorId(0)], vec![]));
-        let lifetimes = Lifetimes {
-            model: "made".into(),
-            dims: Default::default(),
-            tensors: vec![tensor],
-            tasks: vec![write, read],
-        };
-        assert_eq!(crossings(&lifetimes, &link), [0, u64::MAX, 0]);
-    }
 }

@@ -146,10 +146,12 @@ impl Site<'_> {
         };
         let faster = |a: &Tried, b: &Tried| a.timeline.step < b.timeline.step;
         let start = || Choice { kept: set(&kept), ..base.clone() };
-        let mut here = match self.fits(&start()) {
-            Some(placed) => self.faster(None, start(), placed),
-            None => None,
+        let dense = self.is_dense(base);
+        let step = |choice: Choice| {
+            let placed = self.fits_either(&choice, None, dense)?;
+            self.faster(None, choice, placed)
         };
+        let mut here = step(start());
         let (mut n, mut since) = (0, 0);
         while since < gaps.len() {
             let near = (n + 1..gaps.len()).filter(|m| kept[*m] != kept[n]).take(NEIGHBOURS);
@@ -161,8 +163,7 @@ impl Site<'_> {
                 left -= 1;
                 turned.iter().for_each(|m| kept[*m] = !kept[*m]);
                 let choice = Choice { kept: set(&kept), ..base.clone() };
-                let tried = self.fits(&choice).and_then(|placed| self.faster(None, choice, placed));
-                match tried {
+                match step(choice) {
                     Some(tried) if here.as_ref().is_none_or(|here| faster(&tried, here)) => {
                         (here, since) = (Some(tried), 0);
                         break;

@@ -1,6 +1,7 @@
 //! From an ONNX graph and a machine to a memory program. Each module is one step; none knows the step after it.
 
 mod anneal;
+mod assign;
 pub mod baseline;
 pub mod below;
 pub mod bound;

@@ -45,7 +45,14 @@ impl Site<'_> {
     /// The faster of what was found and the same with weights kept between their uses.
     pub fn kept(&self, best: Tried) -> Option<Tried> {
         let kept = self.keep_between_uses(best.choice.clone());
-        if kept == best.choice { Some(best) } else { self.better(Some(best), kept) }
+        if kept == best.choice {
+            return Some(best);
+        }
+        let dense = self.is_dense(&kept.without_weights());
+        match self.fits_either(&kept, None, dense) {
+            Some(placed) => self.faster(Some(best), kept, placed),
+            None => Some(best),
+        }
     }
 
     /// Tries choices, the base first, which has a place: each order of pinning with each window, then windows about the best one;
@@ -338,9 +345,10 @@ impl Site<'_> {
             }
         }
         gaps.sort_unstable();
+        let dense = !gaps.is_empty() && self.is_dense(&choice.without_weights());
         for (_, tensor, i) in gaps.into_iter().take(KEPT_GAPS_MAX.min(self.choices())) {
             choice.kept.insert((tensor, i));
-            if self.fits(&choice).is_none() {
+            if self.fits_either(&choice, None, dense).is_none() {
                 choice.kept.remove(&(tensor, i));
             }
         }

@@ -349,6 +349,19 @@ impl<'a> Site<'a> {
         self.brought_early(self.fits_in(choice, self.room())?)
     }
 
+    /// Whether a choice with no weight that stays finds no addresses as it streams: there is room only for what is placed
+    /// together.
+    pub fn is_dense(&self, base: &Choice) -> bool {
+        self.fits(base).is_none()
+    }
+
+    /// Addresses for a choice as it streams, or where those are `dense`, together if there are none: not of a weight of which a
+    /// part stays, which lies beside the rest.
+    pub fn fits_either(&self, choice: &Choice, pace: Option<BytesPerSec>, dense: bool) -> Option<Placed> {
+        let together = || self.fits_together(&Choice { window: 0, ..choice.clone() });
+        self.fits_at(choice, pace).or_else(|| if dense && choice.partly.is_none() { together() } else { None })
+    }
+
     /// The same addresses with what streams brought as early as they allow.
     pub fn brought_early(&self, placed: Placed) -> Option<Placed> {
         let Placed { stays, device, below } = placed;

@@ -1,68 +1,23 @@
 //! Machines with several memories below the device: all of them are used, none makes a plan slower, and what is put aside
 //! fills one before the next.
 
+#[path = "common/maker.rs"]
+mod maker;
+
 use berth_compiler::machine::CannotPlan;
 use berth_compiler::plan::{Plan, PlanError, plan};
-use berth_ir::lifetime::{Lifetimes, Task, Tensor, TensorId};
-use berth_ir::program::{DimRange, Home, Instruction, Kind, Mode, Place};
+use berth_ir::lifetime::Lifetimes;
+use berth_ir::program::{DimRange, Instruction, Kind, Mode, Place};
 use berth_ir::target::{Link, Target};
-use berth_ir::units::{Bytes, Nanos};
-use berth_ir::{DType, Expr, verify};
+use berth_ir::units::Bytes;
+use berth_ir::{Expr, verify};
+use maker::Maker;
 use std::collections::BTreeMap;
 
 const MIB: u64 = 1 << 20;
 
 /// What counts as slower: searches that begin elsewhere may end a little elsewhere.
 const SLOWER_PART: u64 = 100;
-
-/// A model in the making.
-struct Maker(Lifetimes);
-
-impl Maker {
-    fn new() -> Maker {
-        Maker(Lifetimes { model: "made up".into(), dims: BTreeMap::new(), tensors: vec![], tasks: vec![] })
-    }
-
-    fn tensor(&mut self, kind: Kind, bytes: u64) -> TensorId {
-        let n = self.0.tensors.len() as u64;
-        let home = Home {
-            tier: "nvme".into(),
-            file: "w.bin".into(),
-            offset: n << 32,
-            transposed: None,
-            strip: None,
-            filled: None,
-        };
-        self.0.tensors.push(Tensor {
-            name: format!("t{n}"),
-            kind,
-            dtype: DType::U8,
-            extent: Expr::constant(bytes),
-            bytes,
-            home: (kind == Kind::Weight).then_some(home),
-            aliases: vec![],
-        });
-        TensorId(n as u32)
-    }
-
-    fn task(&mut self, reads: &[TensorId], kind: Kind, bytes: u64, cost: u64) -> TensorId {
-        let result = self.tensor(kind, bytes);
-        let name = format!("task{}", self.0.tasks.len());
-        self.0.tasks.push(Task {
-            ops: vec![name.clone()],
-            name,
-            reads: reads.to_vec(),
-            writes: vec![result],
-            rows: vec![],
-            in_place: vec![],
-            workspace: 0,
-            cost: Nanos(cost),
-            others: vec![],
-            held: None,
-        });
-        result
-    }
-}
 
 /// A chain of tasks with a weight each.
 fn chain(weights: &[u64], cost: u64) -> Lifetimes {

@@ -12,9 +12,11 @@ use berth_ir::target::{Computing, Link, LinkState, Target, Tier};
 use berth_ir::units::{Bytes, BytesPerSec, Nanos};
 use std::collections::BTreeMap;
 
-/// Of a memory that keeps things too, the part that stages, and the most of it.
+/// Of a memory that keeps things too, the part that stages, and the most of it; where that is less than so many chunks of its
+/// links, up to half of it.
 const PART: u64 = 16;
 const MOST: u64 = 256 << 20;
+const CHUNKS: u64 = 16;
 
 /// Two memories that are joined through a third.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,7 +121,9 @@ fn name(from: &str, to: &str) -> String {
 fn staging(target: &Target, tier: &Tier) -> Option<Staging> {
     let files = |l: &Link| l.to == tier.name && target.tier(&l.from).is_some_and(|from| from.files);
     let kept = target.links.iter().any(|l| l.state != LinkState::Cut && files(l));
-    let room = if kept { (tier.room().0 / PART).min(MOST) } else { tier.room().0 };
+    let chunks = target.links.iter().filter(|l| l.from == tier.name || l.to == tier.name).map(|l| l.chunk.0).max();
+    let wanted = chunks.unwrap_or(0).saturating_mul(CHUNKS).min(tier.room().0 / 2);
+    let room = if kept { (tier.room().0 / PART).max(wanted).min(MOST) } else { tier.room().0 };
     let grain = target.tier(target.device()).map_or(1, |device| device.alignment).max(tier.alignment);
     let bytes = room / grain * grain;
     (bytes / grain >= 4).then_some(Staging { bytes, grain })

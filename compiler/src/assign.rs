@@ -260,8 +260,8 @@ pub fn crossings(lifetimes: &Lifetimes, link: &Link) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use berth_ir::lifetime::TensorId;
-    use berth_ir::units::BytesPerSec;
+    use berth_ir::lifetime::{Tensor, TensorId};
+    use berth_ir::units::{BytesPerSec, Nanos};
     use berth_ir::{DType, Expr};
 
     #[test]

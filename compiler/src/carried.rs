@@ -187,7 +187,7 @@ fn in_its_step(stay: &mut Stay, period: i64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::plan_choice;
+    use crate::made::plan_choice;
     use berth_ir::lifetime::{Task, Tensor};
     use berth_ir::program::{Home, Kind, Mode};
     use berth_ir::units::Nanos;

@@ -24,6 +24,7 @@ pub mod layers;
 pub mod lower;
 mod lowering;
 pub mod machine;
+mod made;
 pub mod margin;
 pub mod offset;
 pub mod order;

@@ -10,8 +10,8 @@ use crate::bound::TimeBound;
 use crate::engines;
 use crate::held;
 use crate::machine::Machine;
-use crate::plan::{Plan, STEPS};
-use crate::simulate::timeline;
+use crate::made::{Plan, staged, summary};
+use crate::simulate::{STEPS, timeline};
 use crate::site::{self, Site};
 use crate::staging::joined;
 use crate::step::Step;
@@ -100,13 +100,18 @@ pub fn limit(target: &Target, plan: &Plan, margins: &[Margin]) -> Limit {
 
 /// The step of a plan's choice with as much more staying as a larger machine has room for.
 fn widened(lifetimes: &Lifetimes, target: &Target, plan: &Plan) -> Option<Nanos> {
-    let joined = joined(target);
-    let target = joined.as_ref().map_or(target, |joined| &joined.target);
     if plan.choice.host.contains(&true) {
         // Other tasks may run elsewhere then; with few windows for each assignment that is soon found.
         return crate::plan::step(lifetimes, target, Mode::Loop).ok();
     }
-    Site::new(lifetimes, target, Mode::Loop).ok()?.widened(&plan.choice)
+    let joined = joined(target);
+    let near = joined.as_ref().map_or(target, |joined| &joined.target);
+    let site = Site::new(lifetimes, near, Mode::Loop).ok()?;
+    let tried = site.widened(&plan.choice)?;
+    match &joined {
+        Some(joined) => staged(summary(&site, tried), lifetimes, target, joined, Mode::Loop).map(|p| p.timeline.step),
+        None => Some(tried.timeline.step),
+    }
 }
 
 /// Whether a larger tier has nothing to give, so that nothing need be planned: no plan with it is faster; or a memory below

@@ -9,66 +9,42 @@
 //!           worth its room is found by trying: window sizes double, each with as much pinned as then fits. Where tasks write
 //!           much, schedules of bytes are rounded beside that.
 
-use crate::bound::{TimeBound, bound};
-use crate::emit::with_facts;
+use crate::baseline::{STRATEGIES, planned_by};
+use crate::bound::TimeBound;
 use crate::engines;
 use crate::held;
-use crate::machine::{CannotPlan, Machine};
+pub use crate::made::Plan;
+use crate::made::{staged, summary};
 use crate::residency::{Choice, stays};
+pub use crate::room::PlanError;
 use crate::room::{Least, NoRoom};
-use crate::simulate::{Timeline, timeline};
-use crate::site::{Placed, Site, Tried, near};
-use crate::staging::{self, Joined, joined};
-use crate::stay::{Arrival, Level, Stay};
-use crate::step::Step;
+pub use crate::simulate::STEPS;
+use crate::site::{Site, Tried, near};
+use crate::staging::{Joined, joined};
 use berth_ir::lifetime::Lifetimes;
-use berth_ir::program::{Kind, Mode, Program};
+use berth_ir::program::Mode;
 use berth_ir::target::Target;
 use berth_ir::units::Nanos;
-use std::collections::BTreeSet;
 
-/// Steps that a simulation looks at: two to fill the pipeline, one between, two to take the mean of, one behind them.
-pub const STEPS: usize = 6;
+/// Tasks of the largest model for which rules of thumb are tried too.
+const RULED_MAX: usize = 2_000;
 
-/// A program with what it is expected to do.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// Not proved yet: give it to the verifier.
-    pub program: Program,
-    /// When each instruction is expected to run.
-    pub timeline: Timeline,
-    /// Bytes of weights that never leave the device.
-    pub resident: u64,
-    /// Bytes of weights that are brought in each step.
-    pub streamed: u64,
-    /// Bytes of other tensors that are put aside and brought back in each step.
-    pub spilled: u64,
-    /// Bytes of weights that the engine of the lower memory uses where they lie.
-    pub below: u64,
-    /// Bytes of the device that engines keep for tasks.
-    pub held: u64,
-    /// What no program with these tasks beats, whichever engines that may run them do.
-    pub bound: TimeBound,
-    /// What it was made of.
-    pub(crate) choice: Choice,
-}
-
-/// Why there is no plan.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum PlanError {
-    /// The target cannot run anything.
-    #[error(transparent)]
-    Machine(#[from] CannotPlan),
-    /// Nothing to run.
-    #[error("the model computes nothing: no operator is left once constants are worked out")]
-    Empty,
-    /// The device is too small.
-    #[error("{0}")]
-    NoRoom(Box<NoRoom>),
-}
-
-/// Makes the best program found for a target; where memories reach the device through a staging memory, with those too.
+/// Makes the best program found for a target: no slower than what people do today.
 pub fn plan(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Plan, PlanError> {
+    let best = searched(lifetimes, target, mode)?;
+    let enough = near(best.timeline.step, best.bound.time) || lifetimes.tasks.len() > RULED_MAX;
+    if enough || mode == Mode::Once || held::beside(lifetimes, target).is_some() {
+        return Ok(best);
+    }
+    // What a rule makes serves one engine or two, and lies in the memories of the machine as it is.
+    let rules = STRATEGIES.iter().filter_map(|(_, rule)| planned_by(*rule, lifetimes, target, mode).ok());
+    let bound = best.bound;
+    let best = rules.fold(best, |best, next| if next.timeline.step < best.timeline.step { next } else { best });
+    Ok(Plan { bound, ..best })
+}
+
+/// The best that a search finds; where memories reach the device through a staging memory, with those too.
+fn searched(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Plan, PlanError> {
     let Some(joined) = joined(target) else { return beside(lifetimes, target, mode) };
     let through = through(lifetimes, target, joined, mode);
     match (through, beside(lifetimes, target, mode)) {
@@ -89,18 +65,6 @@ fn through(lifetimes: &Lifetimes, target: &Target, joined: Joined, mode: Mode) -
     let upward = joined.upward();
     let plan = beside(lifetimes, &upward.target, mode)?;
     staged(plan, lifetimes, target, &upward, mode).ok_or_else(|| upward.narrow().into())
-}
-
-/// A plan of the joined machine as one of the machine itself; nothing where something has no room to be staged.
-pub(crate) fn staged(plan: Plan, lifetimes: &Lifetimes, target: &Target, joined: &Joined, mode: Mode) -> Option<Plan> {
-    let tries = staging::PIECES.into_iter().filter_map(|pieces| {
-        let program = staging::staged(&plan.program, joined, target, pieces)?;
-        Some((timeline(target, &Step::of_program(target, &program, &BTreeSet::new()), steps(mode)), program))
-    });
-    let (timeline, program) = tries.reduce(|best, next| if next.0.step < best.0.step { next } else { best })?;
-    let freer = Machine::of(&joined.freer).ok().and_then(|machine| engines::bound(lifetimes, &machine, mode));
-    let bound = freer.unwrap_or_else(|| bound(target, &program));
-    Some(Plan { timeline, bound, program, ..plan })
 }
 
 /// The best beside what engines keep for tasks.
@@ -133,11 +97,12 @@ fn planned(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Plan, P
     Ok(plan)
 }
 
-/// The step of the best that is found beside what engines keep for tasks: no program is made of it.
+/// The step of the best that a search finds beside what engines keep for tasks; no program is made of it where nothing is staged.
 pub(crate) fn step(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Nanos, PlanError> {
-    let joined = joined(target);
-    let target = joined.as_ref().map_or(target, |joined| &joined.target);
-    Ok(best(lifetimes, target, mode)?.tried.timeline.step)
+    match joined(target) {
+        Some(_) => Ok(searched(lifetimes, target, mode)?.timeline.step),
+        None => Ok(best(lifetimes, target, mode)?.tried.timeline.step),
+    }
 }
 
 /// The best that was found.
@@ -174,20 +139,6 @@ fn best(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Best, Plan
     Ok(Best { assigned, tried, bound })
 }
 
-/// Makes the program of one choice; nothing where it does not fit.
-pub(crate) fn plan_choice(lifetimes: &Lifetimes, target: &Target, mode: Mode, choice: &Choice) -> Option<Plan> {
-    let site = Site::new(lifetimes, target, mode).ok()?;
-    let placed = site.fits_in(choice, site.room())?;
-    Some(site.planned(choice.clone(), placed))
-}
-
-/// Makes the program of given stays; nothing where they do not fit.
-pub(crate) fn plan_stays(lifetimes: &Lifetimes, target: &Target, mode: Mode, stays: Vec<Stay>) -> Option<Plan> {
-    let site = Site::new(lifetimes, target, mode).ok()?;
-    let placed = site.place(stays, site.room()).filter(|p| p.device.height <= site.room())?;
-    Some(site.planned(Choice::least(lifetimes), placed))
-}
-
 /// The least capacity of the device, and the capacity at which everything stays. None is the least where the memory below is
 /// too small for weights to pass through: then [`plan`] says by how much.
 pub fn extremes(lifetimes: &Lifetimes, target: &Target) -> Result<(Least, u64), PlanError> {
@@ -210,40 +161,6 @@ fn extremes_of(lifetimes: &Lifetimes, target: &Target) -> Result<(Least, u64), P
     Ok((Least { bytes: with_held(least.bytes), ..least }, with_held(full)))
 }
 
-pub(crate) fn steps(mode: Mode) -> usize {
-    match mode {
-        Mode::Loop => STEPS,
-        Mode::Once => 1,
-    }
-}
-
-fn summary(site: &Site, tried: Tried) -> Plan {
-    let (lifetimes, stays) = (site.lifetimes, &tried.placed.stays);
-    let program = site.emitter(&tried.choice.host, &tried.placed).program(site.mode);
-    let program = with_facts(site.machine.target, program);
-    let weight = |s: &&Stay| s.arrives != Arrival::Scratch && lifetimes.tensor(s.tensor).kind == Kind::Weight;
-    // What comes again and again may sum up to more than 64 bits hold.
-    let bytes =
-        |keep: &dyn Fn(&&Stay) -> bool| stays.iter().filter(|s| keep(s)).map(|s| s.bytes).fold(0, u64::saturating_add);
-    let device = |s: &&Stay| s.level == Level::Device;
-    // What comes back from where only copies use it was put there by the device.
-    let returns = |s: &&Stay| match s.arrives {
-        Arrival::Stay { from, .. } => stays[from].uses.is_empty(),
-        _ => false,
-    };
-    Plan {
-        resident: bytes(&|s| device(s) && weight(s) && s.forever),
-        streamed: bytes(&|s| device(s) && weight(s) && !s.forever),
-        spilled: bytes(&|s| device(s) && !weight(s) && returns(s)),
-        below: bytes(&|s| !device(s) && weight(s) && !s.uses.is_empty()),
-        held: 0,
-        bound: bound(site.machine.target, &program),
-        program,
-        timeline: tried.timeline,
-        choice: tried.choice,
-    }
-}
-
 impl Site<'_> {
     /// The best found with all tasks on the device.
     pub fn alone(&self) -> Result<Tried, PlanError> {
@@ -263,11 +180,5 @@ impl Site<'_> {
         let best = self.annealed(self.hold_a_part(self.improved(self.kept(best)?)));
         let best = if best.choice == searched { best } else { self.shared_otherwise(best)? };
         Some(self.rounded(best))
-    }
-
-    /// A choice as a plan.
-    pub fn planned(&self, choice: Choice, placed: Placed) -> Plan {
-        let timeline = self.timeline(&choice, &placed);
-        summary(self, Tried { choice, placed, timeline })
     }
 }

@@ -1,6 +1,21 @@
-//! What is said where the device is too small: the least that works, and what sets it.
+//! Why there is no plan; where the device is too small, the least that works and what sets it.
 
+use crate::machine::CannotPlan;
 use berth_ir::units::Bytes;
+
+/// Why there is no plan.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum PlanError {
+    /// The target cannot run anything.
+    #[error(transparent)]
+    Machine(#[from] CannotPlan),
+    /// Nothing to run.
+    #[error("the model computes nothing: no operator is left once constants are worked out")]
+    Empty,
+    /// The device is too small.
+    #[error("{0}")]
+    NoRoom(Box<NoRoom>),
+}
 
 /// The least capacity that works, and what sets it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -296,11 +296,10 @@ impl Site<'_> {
         best
     }
 
-    /// The step of a choice with as many more weights staying as there is room for; of one rounded from a schedule, with
-    /// another such schedule.
-    pub fn widened(&self, choice: &Choice) -> Option<Nanos> {
+    /// A choice with as many more weights staying as there is room for; of one rounded from a schedule, another such schedule.
+    pub fn widened(&self, choice: &Choice) -> Option<Tried> {
         if let Some(part) = choice.rounded {
-            return Some(self.rounded_at(part, &choice.lowered)?.timeline.step);
+            return self.rounded_at(part, &choice.lowered);
         }
         let choice = Choice { partly: None, ..choice.clone() };
         let order = self.small_first(self.spread_order());
@@ -308,11 +307,11 @@ impl Site<'_> {
         let some = |lowered: &[Option<Level>]| lowered.iter().any(Option::is_some);
         let ways = self.lowerings(&choice).into_iter().filter(|l| some(l) == some(&choice.lowered));
         let ways = ways.chain([choice.lowered.clone()]);
-        let steps = ways.filter_map(|lowered| {
+        let tried = ways.filter_map(|lowered| {
             let (choice, placed) = self.most_pinned(&Choice { lowered, ..choice.clone() }, &order)?;
-            Some(self.faster(None, choice, placed)?.timeline.step)
+            self.faster(None, choice, placed)
         });
-        steps.min()
+        tried.min_by_key(|tried| tried.timeline.step)
     }
 
     /// The faster of a program and those in which the memory that weights pass through is shared otherwise.

@@ -13,11 +13,22 @@
 use crate::share::Share;
 use crate::step::{Instance, Part, Servers, Step, Work};
 use berth_ir::Target;
-use berth_ir::program::{Class, Program};
+use berth_ir::program::{Class, Mode, Program};
 use berth_ir::units::Nanos;
 use berth_ir::verify::Verified;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
+
+/// Steps that a plan's simulation looks at: two to fill the pipeline, one between, two to take the mean of, one behind them.
+pub const STEPS: usize = 6;
+
+/// The same of a program that runs so.
+pub fn steps(mode: Mode) -> usize {
+    match mode {
+        Mode::Loop => STEPS,
+        Mode::Once => 1,
+    }
+}
 
 /// What a step costs once steps repeat.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

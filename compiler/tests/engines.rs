@@ -4,6 +4,7 @@
 #[path = "common/maker.rs"]
 mod maker;
 
+use berth_compiler::baseline::{ngl, planned_by};
 use berth_compiler::plan::{Plan, plan};
 use berth_ir::lifetime::{Lifetimes, Other};
 use berth_ir::program::{Kind, Mode};
@@ -59,6 +60,8 @@ fn proved(lifetimes: &Lifetimes, target: &Target) -> Plan {
     let verified = verify::verify(target, plan.program.clone(), None);
     assert!(verified.is_ok(), "{:?}", verified.err());
     assert!(plan.bound.time <= plan.timeline.step, "{} beats {}", plan.timeline.step, plan.bound.time);
+    let ruled = planned_by(ngl, lifetimes, target, Mode::Loop).map_or(FOREVER, |ruled| ruled.timeline.step);
+    assert!(plan.timeline.step <= ruled, "a static split takes {ruled}, the plan {}", plan.timeline.step);
     plan
 }
 

@@ -8,7 +8,7 @@
 
 use super::{ROOMS, Unfit};
 use crate::machine::Machine;
-use crate::plan::{Plan, plan_choice};
+use crate::made::{Plan, plan_choice};
 use crate::residency::{Choice, stays};
 use crate::stay::{Level, load_curve};
 use berth_ir::lifetime::{Lifetimes, TensorId};

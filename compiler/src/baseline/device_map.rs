@@ -7,7 +7,7 @@
 
 use super::{Unfit, first_fit};
 use crate::layers::layers;
-use crate::plan::Plan;
+use crate::made::Plan;
 use crate::residency::Choice;
 use berth_ir::lifetime::Lifetimes;
 use berth_ir::program::Mode;

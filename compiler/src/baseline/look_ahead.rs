@@ -7,7 +7,7 @@
 
 use super::Unfit;
 use crate::layers::two_layers;
-use crate::plan::{Plan, plan_choice};
+use crate::made::{Plan, plan_choice};
 use crate::residency::Choice;
 use berth_ir::lifetime::Lifetimes;
 use berth_ir::program::Mode;

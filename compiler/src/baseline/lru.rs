@@ -8,7 +8,7 @@
 
 use super::{ROOMS, Unfit};
 use crate::machine::Machine;
-use crate::plan::{Plan, plan_choice, plan_stays};
+use crate::made::{Plan, plan_choice, plan_stays};
 use crate::residency::{Choice, stays};
 use crate::stay::{Arrival, Level, Positions, Stay};
 use berth_ir::lifetime::{Lifetimes, TensorId};

@@ -20,7 +20,7 @@ pub use ngl::ngl;
 pub use uniform::uniform;
 
 use crate::machine::Machine;
-use crate::plan::{Plan, plan_choice, staged};
+use crate::made::{Plan, plan_choice, staged};
 use crate::residency::{Choice, stays};
 use crate::staging::joined;
 use crate::stay::{Level, load_curve};

@@ -9,7 +9,7 @@ use super::{Unfit, first_fit};
 use crate::engines::{assigned, second};
 use crate::layers::layers;
 use crate::machine::Machine;
-use crate::plan::Plan;
+use crate::made::Plan;
 use crate::residency::Choice;
 use berth_ir::lifetime::Lifetimes;
 use berth_ir::program::{Kind, Mode};

@@ -7,7 +7,7 @@
 
 use super::{Unfit, first_fit, look_ahead};
 use crate::layers::{layers, two_layers};
-use crate::plan::Plan;
+use crate::made::Plan;
 use crate::residency::Choice;
 use berth_ir::lifetime::{Lifetimes, TensorId};
 use berth_ir::program::Mode;

@@ -72,6 +72,8 @@ struct Ring {
     grain: u64,
     pieces: u64,
     next: u64,
+    /// How far it was used.
+    most: u64,
 }
 
 impl Ring {
@@ -82,6 +84,7 @@ impl Ring {
         }
         let at = self.from + self.next;
         self.next += bytes;
+        self.most = self.most.max(self.next);
         Some(at)
     }
 
@@ -147,6 +150,13 @@ fn through<'p>(
         left = left.checked_sub(cuts).filter(|_| cuts <= COPY_MOST)?;
         copy.pieces = pieces(name, copy, ring, &mut links)?;
     }
+    // What goes lies right behind what comes.
+    for copy in all.iter_mut().map(|(_, copy)| copy).filter(|copy| !copy.way.up) {
+        let tier = copy.way.through.as_str();
+        let Some((up, down)) = rings.get(&(tier, true)).zip(rings.get(&(tier, false))) else { continue };
+        let unused = down.from - (up.from + up.most);
+        copy.pieces.iter_mut().for_each(|piece| piece.berth.offset -= unused);
+    }
     Some(all.into_iter().collect())
 }
 
@@ -167,7 +177,7 @@ fn ring(
         (true, true) => (from, half),
         (true, false) => (from + half, half),
     };
-    Some(Ring { from, bytes, grain, pieces, next: 0 })
+    Some(Ring { from, bytes, grain, pieces, next: 0, most: 0 })
 }
 
 /// A copy's pieces, in their order.

@@ -4,9 +4,11 @@
 //! Decides:  which windows count: those that share no task, in the order in which the facts have them.
 //! Promises: no program with these tasks, on these engines and in this order, has a shorter step.
 //! Why:      a step takes what an engine computes, and what must cross a link; where much must cross between two tasks, the
-//!           engine waits there, and such waits add up.
+//!           engine waits there, and such waits add up. What tasks touch and what comes in share the bandwidth of the device.
 
 use crate::machine::Machine;
+use crate::share::{coming, gives};
+use crate::step::worked;
 use berth_ir::program::{Bound, Instruction, Program};
 use berth_ir::target::Target;
 use berth_ir::units::{Bytes, BytesPerSec, Nanos};
@@ -44,8 +46,16 @@ pub fn bound(target: &Target, program: &Program) -> TimeBound {
     let reading = reading.max(beside);
     let device = work.get(machine.engine).copied().unwrap_or(0);
     let waiting = device.saturating_add(waits(program, &machine.device.name, machine.engine, rate));
-    let moving = waiting.max(moving.0).max(reading.0);
+    let moving = waiting.max(moving.0).max(reading.0).max(crowded(target, program, &machine, bytes.0));
     TimeBound { time: Nanos(compute.max(moving)), by_compute: moving <= compute }
+}
+
+/// The time in which the device's memory gives its engine what tasks touch, and takes what must come in.
+fn crowded(target: &Target, program: &Program, machine: &Machine, bytes: u64) -> u64 {
+    let device = machine.device;
+    let touched = worked(target, program, machine.engine, device.bandwidth.0);
+    let all = (touched + coming(target, device, bytes)) * 1_000_000_000;
+    u64::try_from(all.checked_div(gives(target, device)).unwrap_or(0)).unwrap_or(u64::MAX)
 }
 
 /// Time in which the engine of a tier waits in windows that share no task.

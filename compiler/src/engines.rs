@@ -12,8 +12,9 @@ use crate::assign::{cheapest, crossings};
 use crate::bound::TimeBound;
 use crate::machine::Machine;
 use crate::residency::Choice;
+use crate::share::{coming, gives};
 use crate::site::{Site, Tried};
-use berth_ir::lifetime::{Lifetimes, Task, Tensor};
+use berth_ir::lifetime::{Lifetimes, Task, Tensor, TensorId};
 use berth_ir::program::{Kind, Mode};
 use berth_ir::target::Link;
 use berth_ir::units::{Bytes, Nanos};
@@ -41,6 +42,9 @@ const REFINEMENTS: usize = 2;
 
 /// The part of its memory that an engine keeps under copies, as the simulator has it.
 const KEPT_PART: u64 = crate::share::LEAST_PART;
+
+/// A part that rounding may lose of a time that is a sum over tasks.
+const ROUNDING: u128 = 100_000;
 
 /// A stretch of tasks that one engine runs.
 #[derive(Clone, Copy, Debug)]
@@ -391,6 +395,20 @@ fn stored(lifetimes: &Lifetimes) -> u64 {
     lifetimes.tensors.iter().zip(uses.iter()).filter(read).map(|(t, _)| t.bytes).fold(0, u64::saturating_add)
 }
 
+/// Bytes that a task moves from and to the device's memory, no faster than that gives them.
+fn moved(lifetimes: &Lifetimes, machine: &Machine, task: &Task) -> u128 {
+    let bytes = |t: &TensorId| u128::from(lifetimes.tensor(*t).bytes);
+    let touched: u128 = task.reads.iter().chain(&task.writes).map(bytes).sum();
+    touched.min(u128::from(machine.device.bandwidth.0) * u128::from(task.cost.0) / 1_000_000_000)
+}
+
+/// How long the device's memory takes for so many bytes, with copies beside tasks.
+fn in_time(bytes: u128, machine: &Machine) -> u64 {
+    let time = (bytes * 1_000_000_000).checked_div(gives(machine.target, machine.device)).unwrap_or(0);
+    // Less what is lost in rounding.
+    u64::try_from(time - time / ROUNDING).unwrap_or(u64::MAX)
+}
+
 /// Bytes of weights that must be read whole in each step.
 fn weights(lifetimes: &Lifetimes, engine: Option<&str>) -> u64 {
     first_users(lifetimes, engine, |_| true).into_iter().fold(0, u64::saturating_add)
@@ -406,7 +424,10 @@ pub(crate) fn least(lifetimes: &Lifetimes, machine: &Machine, host: &[bool]) -> 
     }
     let first = first_users(lifetimes, machine.host, |p| !host[p]);
     let need = first.into_iter().fold(0, u64::saturating_add).saturating_sub(machine.device.room().0);
-    Nanos(device.max(below).max(Bytes(need).at(machine.rate_into_device()).0))
+    let here = lifetimes.tasks.iter().zip(host).filter(|(_, host)| !**host);
+    let touched: u128 = here.map(|(task, _)| moved(lifetimes, machine, task)).sum();
+    let crowded = in_time(touched + coming(machine.target, machine.device, need), machine);
+    Nanos(device.max(below).max(Bytes(need).at(machine.rate_into_device()).0).max(crowded))
 }
 
 /// The step time that no assignment of the tasks to the machine's engines beats; nothing where only the device may run
@@ -418,6 +439,7 @@ pub(crate) fn least(lifetimes: &Lifetimes, machine: &Machine, host: &[bool]) -> 
 /// - any chain of tasks from an input to an output, as a caller reads a step's outputs before he feeds the next: each
 ///   task of it on its quicker engine, and what it takes more if it runs on the other; so the longest of these chains,
 ///   and the mean of some, which go through parallel branches in turn;
+/// - what tasks on the device touch of its memory, and what comes in beside them, at its bandwidth;
 /// - the weights that are read whole, less what the device has room for and less those whose first reader runs on the
 ///   other engine, over the links into the device: the rest is brought in every step.
 ///
@@ -444,12 +466,15 @@ pub(crate) fn bound(lifetimes: &Lifetimes, machine: &Machine, mode: Mode) -> Opt
         let more = |time: u64| time - quicker[p];
         let longer = |time: u64| if longest[p] { more(time) } else { 0 };
         let mean = |time: u64| more(time).saturating_mul(branches[p]) / CHAINS;
-        let here = [device, 0, longer(device), mean(device), 0].map(i128::from);
+        let touched = in_time(moved(lifetimes, machine, &lifetimes.tasks[p]), machine);
+        let here = [device, 0, longer(device), mean(device), touched, 0].map(i128::from);
         // What need not be moved is taken off, rounded up.
-        let moved = i128::from(Bytes(first[p]).at(into).0) + 1;
+        let off = i128::from(Bytes(first[p]).at(into).0) + 1;
+        let beside = i128::from(in_time(coming(machine.target, machine.device, first[p]), machine)) + 1;
+        let beside = beside + beside / ROUNDING as i128 + 1;
         let there = on[p].map(|host| {
             let [a, b, c] = [host, longer(host), mean(host)].map(i128::from);
-            [0, a, b, c, -moved]
+            [0, a, b, c, -beside, -off]
         });
         (here, there)
     });
@@ -463,7 +488,8 @@ pub(crate) fn bound(lifetimes: &Lifetimes, machine: &Machine, mode: Mode) -> Opt
     };
     let length = sum(&|p| if longest[p] { CHAINS } else { 0 }) as i128;
     let moving = i128::from(Bytes(need).at(into).0.saturating_sub(1));
-    let fixed = [0, 0, length, sum(&|p| branches[p]) as i128, moving];
+    let crowded = in_time(coming(machine.target, machine.device, need), machine);
+    let fixed = [0, 0, length, sum(&|p| branches[p]) as i128, i128::from(crowded), moving];
     let mean = |weights: &Weights| {
         let of = |times: &Weights| times.iter().zip(weights).map(|(t, w)| t * w).sum::<i128>();
         let least = |((here, there), count): &((Weights, Option<Weights>), i128)| {
@@ -489,14 +515,14 @@ pub(crate) fn bound(lifetimes: &Lifetimes, machine: &Machine, mode: Mode) -> Opt
     let held = stored(lifetimes).saturating_sub(room).saturating_sub(machine.room_below());
     let elsewhere = Bytes(held).at(machine.rate_from_files()).0;
     let bytes = giving.max(elsewhere);
-    Some(TimeBound { time: Nanos(moving.max(bytes)), by_compute: moving >= bytes && weights[TIMES - 1] == 0 })
+    Some(TimeBound { time: Nanos(moving.max(bytes)), by_compute: moving >= bytes && weights[TIMES - 2..] == [0, 0] })
 }
 
 /// What weights of a mean add up to.
 const WEIGHT: i128 = 256;
 
-/// Times that a step takes no less than; the last is that of moving bytes.
-const TIMES: usize = 5;
+/// Times that a step takes no less than; the last two are those of moving bytes.
+const TIMES: usize = 6;
 
 /// Times, or a weight for each.
 type Weights = [i128; TIMES];

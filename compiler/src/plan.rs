@@ -171,14 +171,13 @@ impl Site<'_> {
         // A memory more is no reason to be slower: without it other improvements are found.
         let plain = best.choice.lowered == base.lowered || self.machine.further.is_empty();
         let without = if plain { None } else { found(vec![base.lowered.clone()]) };
-        Ok(without.filter(|without| without.timeline.step < best.timeline.step).unwrap_or(best))
+        Ok(self.rounded(without.filter(|without| without.timeline.step < best.timeline.step).unwrap_or(best)))
     }
 
     /// What a search found, and what is faster than that.
     fn improved_on(&self, best: Tried) -> Option<Tried> {
         let searched = best.choice.clone();
         let best = self.annealed(self.hold_a_part(self.improved(self.kept(best)?)));
-        let best = if best.choice == searched { best } else { self.shared_otherwise(best)? };
-        Some(self.rounded(best))
+        if best.choice == searched { Some(best) } else { self.shared_otherwise(best) }
     }
 }

@@ -9,7 +9,7 @@
 //!           each other.
 
 use berth_ir::Target;
-use berth_ir::target::Link;
+use berth_ir::target::{Link, LinkState, Tier};
 use berth_ir::units::Part;
 
 /// Even under copies that take everything a task keeps this part of its memory: hardware arbitrates.
@@ -53,6 +53,28 @@ impl Demand {
         let asks = speed(rate, bandwidth);
         Demand { tiers: [tier, None], rate, asks, ..Demand::default() }
     }
+}
+
+impl Demand {
+    /// Bytes that a task of so long a time moves, from and to a memory of so much bandwidth.
+    pub fn moved(&self, nanos: u64, bandwidth: u64) -> u128 {
+        u128::from(self.rate.min(bandwidth)) * u128::from(nanos) / 1_000_000_000
+    }
+}
+
+/// What a memory gives in a second to an engine and to copies into it: copies that come faster leave the engine a part.
+pub(crate) fn gives(target: &Target, tier: &Tier) -> u128 {
+    let (bandwidth, into) = (u128::from(tier.bandwidth.0), target.links.iter().filter(|l| l.to == tier.name));
+    let taken: u128 = into.filter(|l| l.state != LinkState::Cut).map(|l| u128::from(l.rate_taken().0)).sum();
+    bandwidth.max(taken + bandwidth / u128::from(LEAST_PART))
+}
+
+/// What so many bytes that come into a memory take of it at least: a link may take less than it moves.
+pub(crate) fn coming(target: &Target, tier: &Tier, bytes: u64) -> u128 {
+    let into = target.links.iter().filter(|l| l.to == tier.name && l.state != LinkState::Cut);
+    let take =
+        |link: &Link| u128::from(bytes) * u128::from(link.rate_taken().0) / u128::from(link.present_rate().0.max(1));
+    into.map(take).min().unwrap_or(0).min(u128::from(bytes))
 }
 
 /// A speed: what is left of what there is; all of it where there is nothing.

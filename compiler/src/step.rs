@@ -307,6 +307,15 @@ pub(crate) fn touched(operands: impl Iterator<Item = (Use, u64)> + Clone) -> u64
     of(Use::Reads).fold(0, u64::saturating_add).saturating_add(written).saturating_add(rows)
 }
 
+/// Bytes that tasks of an engine move from and to its memory in a step; a task moves none faster than the memory gives them.
+pub(crate) fn worked(target: &Target, program: &Program, engine: &str, bandwidth: u64) -> u128 {
+    let facts = Facts::new(target, program, &BTreeSet::new());
+    let server = facts.servers.engine(engine);
+    let code = program.bodies.first().map_or(&[][..], |body| &body.code);
+    let runs = code.iter().filter(|i| matches!(i, Instruction::Run { .. })).map(|i| facts.work(i));
+    runs.filter(|work| work.server == server).map(|work| work.demand.moved(work.time, bandwidth)).sum()
+}
+
 /// What a run does with an operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use {

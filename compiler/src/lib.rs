@@ -21,6 +21,7 @@ mod holders;
 pub mod import;
 mod ladder;
 pub mod layers;
+mod least_step;
 pub mod lower;
 mod lowering;
 pub mod machine;

@@ -7,7 +7,7 @@
 
 use crate::bound::{TimeBound, bound};
 use crate::emit::with_facts;
-use crate::engines;
+use crate::least_step;
 use crate::machine::Machine;
 use crate::residency::Choice;
 use crate::simulate::{Timeline, steps, timeline};
@@ -64,7 +64,7 @@ pub(crate) fn staged(plan: Plan, lifetimes: &Lifetimes, target: &Target, joined:
         Some((timeline(target, &Step::of_program(target, &program, &BTreeSet::new()), steps(mode)), program))
     });
     let (timeline, program) = tries.reduce(|best, next| if next.0.step < best.0.step { next } else { best })?;
-    let freer = Machine::of(&joined.freer).ok().and_then(|machine| engines::bound(lifetimes, &machine, mode));
+    let freer = Machine::of(&joined.freer).ok().and_then(|machine| least_step::bound(lifetimes, &machine, mode));
     let bound = freer.unwrap_or_else(|| bound(target, &program));
     Some(Plan { timeline, bound, program, ..plan })
 }

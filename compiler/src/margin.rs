@@ -7,8 +7,8 @@
 //!           again: more weights stay, the same window streams. Where two engines share the tasks, they are shared again.
 
 use crate::bound::TimeBound;
-use crate::engines;
 use crate::held;
+use crate::least_step;
 use crate::machine::Machine;
 use crate::made::{Plan, staged, summary};
 use crate::simulate::{STEPS, timeline};
@@ -120,12 +120,13 @@ fn is_enough(lifetimes: &Lifetimes, target: &Target, larger: &Target, tier: &str
     let (Ok(before), Ok(after)) = (Machine::of(target), Machine::of(larger)) else { return false };
     // What engines compute does not fall with room.
     let near = |bound: TimeBound| site::near(plan.timeline.step, bound.time);
-    if (plan.bound.by_compute && near(plan.bound)) || engines::bound(lifetimes, &after, Mode::Loop).is_some_and(near) {
+    if (plan.bound.by_compute && near(plan.bound)) || least_step::bound(lifetimes, &after, Mode::Loop).is_some_and(near)
+    {
         return true;
     }
     // Without a second engine the choice is widened on the first alone.
     let host = &plan.choice.host;
-    if !host.contains(&true) && site::near(plan.timeline.step, engines::least(lifetimes, &after, host)) {
+    if !host.contains(&true) && site::near(plan.timeline.step, least_step::least(lifetimes, &after, host)) {
         return true;
     }
     let lower = before.lower.filter(|lower| lower.name == tier && after.lower.is_some_and(|l| l.name == tier));

@@ -13,6 +13,7 @@ use crate::baseline::{STRATEGIES, planned_by};
 use crate::bound::TimeBound;
 use crate::engines;
 use crate::held;
+use crate::least_step;
 pub use crate::made::Plan;
 use crate::made::{staged, summary};
 use crate::residency::{Choice, stays};
@@ -117,7 +118,7 @@ struct Best {
 /// With tasks on the engine of the lower memory too, where that is faster than all of them on the device.
 fn best(lifetimes: &Lifetimes, target: &Target, mode: Mode) -> Result<Best, PlanError> {
     let site = Site::new(lifetimes, target, mode)?;
-    let bound = engines::bound(lifetimes, &site.machine, mode);
+    let bound = least_step::bound(lifetimes, &site.machine, mode);
     let enough = |step: Nanos| mode == Mode::Loop && bound.is_some_and(|bound| near(step, bound.time));
     // Where the device alone may be as good as any two engines it goes first, and a split is not looked for if it is.
     let first = enough(site.least_step).then(|| site.alone());

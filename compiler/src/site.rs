@@ -8,7 +8,7 @@
 
 use crate::below::{HALVINGS, STAGES, Share};
 use crate::emit::Emitter;
-use crate::engines;
+use crate::least_step;
 use crate::machine::Machine;
 use crate::offset::{Offsets, pack};
 use crate::residency::{Choice, passes, stays};
@@ -123,7 +123,7 @@ impl<'a> Site<'a> {
         let (machine, host) = (Machine::of(target)?, vec![false; lifetimes.tasks.len()]);
         let stored = lifetimes.tensors.iter().any(|t| t.kind == Kind::Weight || t.home.is_some());
         let machine = if stored { machine.for_weights()? } else { machine };
-        let least_step = engines::least(lifetimes, &machine, &host);
+        let least_step = least_step::least(lifetimes, &machine, &host);
         let mut begins = vec![0u64];
         for task in &lifetimes.tasks {
             begins.push(begins[begins.len() - 1].saturating_add(task.cost.0));
@@ -146,7 +146,7 @@ impl<'a> Site<'a> {
         'a: 'b,
     {
         let site = Site::new(lifetimes, self.machine.target, self.mode)?;
-        let least_step = engines::least(lifetimes, &site.machine, host);
+        let least_step = least_step::least(lifetimes, &site.machine, host);
         Ok(Site { host: host.to_vec(), least_step, ..site })
     }
 

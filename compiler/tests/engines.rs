@@ -91,6 +91,18 @@ fn random(dice: &mut Dice) -> Lifetimes {
     with_cores(made.0, |n| times[n])
 }
 
+/// A row of tasks with a weight of 16 KiB each, which take so long on the device and on the cores.
+fn chain(device: u64, cores: u64) -> Lifetimes {
+    let mut made = Maker::new();
+    let mut last = made.tensor(Kind::Input, 256);
+    for n in 0..80 {
+        let weight = made.tensor(Kind::Weight, 16 << 10);
+        let kind = if n == 79 { Kind::Output } else { Kind::Activation };
+        last = made.task(&[last, weight], kind, 256, device);
+    }
+    with_cores(made.0, |_| cores)
+}
+
 /// The step of the best assignment: where a task may not go it takes for ever, or is not allowed.
 fn best_of_all(lifetimes: &Lifetimes, target: &Target) -> Nanos {
     let steps = (0..1u32 << TASKS).map(|set| {
@@ -134,14 +146,7 @@ fn plans_of_small_models_are_near_the_best_of_all_assignments() {
 /// is won by moving a few of them.
 #[test]
 fn all_tasks_move_where_few_would_not_pay() {
-    let mut made = Maker::new();
-    let mut last = made.tensor(Kind::Input, 256);
-    for n in 0..80 {
-        let weight = made.tensor(Kind::Weight, 16 << 10);
-        let kind = if n == 79 { Kind::Output } else { Kind::Activation };
-        last = made.task(&[last, weight], kind, 256, 20_000);
-    }
-    let lifetimes = with_cores(made.0, |_| 5_000);
+    let lifetimes = chain(20_000, 5_000);
     for device in [2 << 20, 256 << 10, 40 << 10] {
         let plan = proved(&lifetimes, &machine(device, 1 << 30, [10_000; 2], [100; 2]));
         let least = 80 * 5_000;
@@ -152,14 +157,7 @@ fn all_tasks_move_where_few_would_not_pay() {
 /// The device computes a hundred times as fast and holds a fourth of the weights: that stretch of tasks runs there.
 #[test]
 fn the_device_gets_a_stretch_whose_weights_it_holds() {
-    let mut made = Maker::new();
-    let mut last = made.tensor(Kind::Input, 256);
-    for n in 0..80 {
-        let weight = made.tensor(Kind::Weight, 16 << 10);
-        let kind = if n == 79 { Kind::Output } else { Kind::Activation };
-        last = made.task(&[last, weight], kind, 256, 100);
-    }
-    let lifetimes = with_cores(made.0, |_| 10_000);
+    let lifetimes = chain(100, 10_000);
     // Weights would take 16 us each over the link.
     let plan = proved(&lifetimes, &machine(330 << 10, 1 << 30, [1_000; 2], [20; 2]));
     let all = 80 * 10_000;

@@ -223,6 +223,11 @@ fn a_comparison_is_of_the_plan_that_compile_makes() {
     for figure in ["tasks", "budget", "predicted_nanos"] {
         assert_eq!(ours[figure], report[figure], "{figure}");
     }
+    // A simulation of the plan looks at as many steps by itself.
+    let plan = folder.file("plan.ron");
+    json(&[&["compile"], &words[..], &["-o", &plan]].concat());
+    let simulated = json(&["simulate", &plan, "--target", &target]);
+    assert_eq!((&simulated["step_nanos"], simulated["steps"].as_u64()), (&report["predicted_nanos"], Some(6)));
 }
 
 /// Products of narrow floats, whose matrices the engine widens: its scratch is that on the device's engine and on the cores.

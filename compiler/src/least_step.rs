@@ -64,8 +64,8 @@ pub(crate) fn weights(lifetimes: &Lifetimes, engine: Option<&str>) -> u64 {
     first_users(lifetimes, engine, |_| true).into_iter().fold(0, u64::saturating_add)
 }
 
-/// The step time that no plan with tasks on these engines beats: what each of them computes, and the weights that the device
-/// reads whole, less what it has room for.
+/// The step time that no plan with tasks on these engines beats: what each of them computes, the weights that the device reads
+/// whole, less what it has room for, and those with what its tasks touch at the bandwidth of its memory.
 pub(crate) fn least(lifetimes: &Lifetimes, machine: &Machine, host: &[bool]) -> Nanos {
     let (mut device, mut below) = (0u64, 0u64);
     for (task, host) in lifetimes.tasks.iter().zip(host) {
